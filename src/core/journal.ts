@@ -1,7 +1,7 @@
 import { open, readFile, rename, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { crc32 } from 'node:zlib';
-import { VarveError } from '../core/errors.ts';
+import { VarveError } from './errors.ts';
 
 /**
  * An append-only file of records that survive a crash: one line is `crc32-hex SP json LF`. `append` returns
