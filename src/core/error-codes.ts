@@ -45,4 +45,35 @@ export const ERROR_CODES = {
     manual:
       'A journal of this node has a damaged record that is not its torn last one. The message has file and offset. Keep a copy of the file; the records before it are intact.',
   },
+  JOURNAL_UNWRITABLE: {
+    sqlstate: '58030',
+    http: 500,
+    manual:
+      'A journal of this node cannot be written (full or failing disk). What was not acknowledged may be lost, nothing else. Free space or repair the disk, then restart the node.',
+  },
+  // src/postgres: connections
+  CONNECTION_FAILED: {
+    sqlstate: '08001',
+    http: 502,
+    manual:
+      'A PostgreSQL server could not be reached, did not answer in time, or refused the connection before the login was decided. The message names host, port, database and user; the detail has the text of the server or the operating system. SQLSTATE is the server’s own where it gave one (3D000: the database does not exist). Check that the server runs, listens there and knows that database.',
+  },
+  CONNECTION_LOST: {
+    sqlstate: '08006',
+    http: 502,
+    manual:
+      'An open connection to PostgreSQL ended before its work was done: the server stopped, the backend was terminated, or the network broke. Whether a COMMIT under way took effect is unknown until it is looked up; everything else was rolled back by the server.',
+  },
+  LOGIN_FAILED: {
+    sqlstate: '28000',
+    http: 502,
+    manual:
+      'A PostgreSQL server refused the login, or asks for a password or certificate that was not given. SQLSTATE is the server’s (28P01: wrong password; 28000: no pg_hba.conf entry, unknown role, refused certificate). The server’s log says more than it tells the client.',
+  },
+  QUERY_FAILED: {
+    sqlstate: 'XX000',
+    http: 500,
+    manual:
+      'A PostgreSQL server answered a statement with an error. Message, detail, hint and SQLSTATE are the server’s.',
+  },
 } as const satisfies Record<string, ErrorEntry>;

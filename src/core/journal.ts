@@ -1,70 +1,182 @@
+import { constants } from 'node:fs';
 import { open, readFile, rename, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { crc32 } from 'node:zlib';
-import { VarveError } from './errors.ts';
+import { messageOf, VarveError } from './errors.ts';
 
 /**
- * An append-only file of records that survive a crash: one line is `crc32-hex SP json LF`. `append` returns
- * after fdatasync. A torn last line (the crash hit the write) is dropped on opening; damage elsewhere is an
- * error, because what follows it could not be trusted.
+ * An append-only file of records that survive a crash. One line is one write: `crc32-hex SP json-array LF`,
+ * where the array holds the records of all the appends that were waiting, so that they share one fdatasync
+ * and are kept or lost together: pages of one write may reach the disk in any order, and a checksum over
+ * the whole of it is what tells. `docs/formats/journal.md` draws it.
+ *
+ * A torn last line (the crash hit the write; nobody was told that it succeeded) is dropped on opening;
+ * damage elsewhere is an error, because what follows it could not be trusted.
+ *
+ * One process at a time: the owner of the folder sees to that.
  */
 export class Journal<R> {
   readonly #path: string;
   #file: FileHandle;
+  #sizeBytes: number;
   #records: R[];
+  #keepsRecords = true;
+  /** What the next write takes; undefined when no write is due. */
+  #batch: Waiting<R>[] | undefined;
   #tail: Promise<unknown> = Promise.resolve();
+  #broken: VarveError | undefined;
+  #closed = false;
 
-  private constructor(path: string, file: FileHandle, records: R[]) {
+  private constructor(path: string, file: FileHandle, content: Content<R>) {
     this.#path = path;
     this.#file = file;
-    this.#records = records;
+    this.#records = content.records;
+    this.#sizeBytes = content.intactBytes;
   }
 
-  /** @throws JOURNAL_DAMAGED when a record before the last one does not match its checksum */
+  /** @throws JOURNAL_DAMAGED when a record before the last write does not match its checksum */
   static async open<R>(path: string): Promise<Journal<R>> {
-    const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
-      if (error.code === 'ENOENT') return '';
+    const bytes = await readFile(path).catch((error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT') return Buffer.alloc(0);
       throw error;
     });
-    const { records, intactBytes } = decode<R>(path, text);
+    const content = decode<R>(path, bytes);
     const file = await open(path, 'a', 0o600);
-    if (intactBytes < Buffer.byteLength(text)) await file.truncate(intactBytes);
-    await syncFolder(dirname(path));
-    return new Journal(path, file, records);
+    try {
+      if (content.intactBytes < bytes.length) {
+        await file.truncate(content.intactBytes);
+        await file.datasync();
+      }
+      await syncFolder(dirname(path));
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+    return new Journal(path, file, content);
   }
 
-  /** Oldest first, as of now. */
+  /** Oldest first, as of now; those that are durable. Empty after `forgetRecords`. */
   records(): readonly R[] {
     return this.#records;
   }
 
-  /** Durable when it resolves. Appends are written in the order of the calls. */
+  /** Frees the records' memory, for an owner that keeps its own state: from now on `records()` is empty. */
+  forgetRecords(): void {
+    this.#keepsRecords = false;
+    this.#records = [];
+  }
+
+  /** Of the file, as far as it is durable. */
+  get sizeBytes(): number {
+    return this.#sizeBytes;
+  }
+
+  /**
+   * Durable when it resolves. Records are written in the order of the calls; calls that wait for the same
+   * write share its sync.
+   * @throws JOURNAL_UNWRITABLE when it is not durable; only after a failed sync may it be found again later
+   */
   append(record: R): Promise<void> {
-    return this.#serially(async () => {
-      await this.#file.appendFile(encode(record));
-      await this.#file.datasync();
-      this.#records.push(record);
+    return new Promise((resolve, reject) => {
+      this.#openBatch().push({ record, json: JSON.stringify(record), resolve, reject });
     });
   }
 
-  /** Replaces the content by `keep(records)`, atomically: a crash leaves the old file or the new one. */
+  /**
+   * Replaces the content by `keep(records)`, atomically: a crash leaves the old file or the new one. Records
+   * appended by earlier calls are among `records`; those of later calls come after it in the file.
+   * @throws JOURNAL_UNWRITABLE when the old content is still in place
+   */
   compact(keep: (records: readonly R[]) => R[]): Promise<void> {
+    this.#batch = undefined; // What is appended from now on goes into a write of its own, behind this.
     return this.#serially(async () => {
+      if (this.#broken) throw this.#broken;
       const kept = keep(this.#records);
+      const content = kept.length === 0 ? '' : encode(kept.map((record) => JSON.stringify(record)));
       const temporary = `${this.#path}.new`;
-      const next = await open(temporary, 'w', 0o600);
-      await next.appendFile(kept.map(encode).join(''));
-      await next.sync();
-      await rename(temporary, this.#path);
-      await syncFolder(dirname(this.#path));
-      await this.#file.close();
+      const next = await open(temporary, REPLACE, 0o600).catch((error: unknown) => {
+        throw this.#unwritable(error);
+      });
+      try {
+        await next.appendFile(content);
+        await next.sync();
+        await rename(temporary, this.#path);
+      } catch (error) {
+        await next.close();
+        throw this.#unwritable(error);
+      }
+      const previous = this.#file;
       this.#file = next;
-      this.#records = kept;
+      this.#sizeBytes = Buffer.byteLength(content);
+      this.#records = this.#keepsRecords ? kept : [];
+      await previous.close();
+      // Without this the next crash may bring back the old file, and with it lose what is appended from now on.
+      await syncFolder(dirname(this.#path)).catch((error: unknown) => {
+        throw this.#break(error);
+      });
     });
   }
 
+  /** Waits for what was appended, then closes the file. */
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#serially(() => this.#file.close());
+    await this.#serially(async () => {
+      if (this.#closed) return;
+      this.#closed = true;
+      this.#broken = this.#unwritable('it is closed');
+      await this.#file.close();
+    });
+  }
+
+  #openBatch(): Waiting<R>[] {
+    if (this.#batch) return this.#batch;
+    const batch: Waiting<R>[] = [];
+    this.#batch = batch;
+    void this.#serially(() => {
+      if (this.#batch === batch) this.#batch = undefined;
+      return this.#writeBatch(batch);
+    });
+    return batch;
+  }
+
+  async #writeBatch(batch: readonly Waiting<R>[]): Promise<void> {
+    try {
+      if (this.#broken) throw this.#broken;
+      await this.#write(encode(batch.map(({ json }) => json)));
+    } catch (error) {
+      for (const { reject } of batch) reject(error);
+      return;
+    }
+    if (this.#keepsRecords) for (const { record } of batch) this.#records.push(record);
+    for (const { resolve } of batch) resolve();
+  }
+
+  async #write(line: string): Promise<void> {
+    try {
+      await this.#file.appendFile(line);
+    } catch (error) {
+      // A full disk may have taken a part of the line: what comes next must not follow a torn one.
+      await this.#file.truncate(this.#sizeBytes).catch((again: unknown) => this.#break(again));
+      throw this.#unwritable(error);
+    }
+    try {
+      await this.#file.datasync();
+    } catch (error) {
+      // After a failed sync nobody knows which pages are on disk, and a second sync would not tell.
+      throw this.#break(error);
+    }
+    this.#sizeBytes += Buffer.byteLength(line);
+  }
+
+  #break(cause: unknown): VarveError {
+    this.#broken = this.#unwritable(cause);
+    return this.#broken;
+  }
+
+  #unwritable(cause: unknown): VarveError {
+    return new VarveError('JOURNAL_UNWRITABLE', `${this.#path} cannot be written: ${messageOf(cause)}`, {
+      hint: 'Free space or repair the disk, then restart this node.',
+      cause,
+    });
   }
 
   #serially<T>(work: () => Promise<T>): Promise<T> {
@@ -74,26 +186,49 @@ export class Journal<R> {
   }
 }
 
-function encode(record: unknown): string {
-  const json = JSON.stringify(record);
-  return `${crc32(json).toString(16).padStart(8, '0')} ${json}\n`;
+interface Waiting<R> {
+  readonly record: R;
+  readonly json: string;
+  readonly resolve: () => void;
+  readonly reject: (error: unknown) => void;
 }
 
-function decode<R>(path: string, text: string): { records: R[]; intactBytes: number } {
+interface Content<R> {
+  readonly records: R[];
+  readonly intactBytes: number;
+}
+
+/** Appending, so that writes go to the end also after a torn one was cut off. */
+const REPLACE = constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | constants.O_APPEND;
+const LF = 0x0a;
+const CHECKSUM_CHARS = 8;
+
+function encode(records: readonly string[]): string {
+  const json = `[${records.join(',')}]`;
+  return `${checksum(json)} ${json}\n`;
+}
+
+function checksum(json: string | Buffer): string {
+  return crc32(json).toString(16).padStart(CHECKSUM_CHARS, '0');
+}
+
+function decode<R>(path: string, bytes: Buffer): Content<R> {
   const records: R[] = [];
   let offset = 0;
-  const lines = text.split('\n');
-  for (const [i, line] of lines.entries()) {
-    const last = i >= lines.length - 2;
-    const whole = i < lines.length - 1;
-    if (line === '' && i === lines.length - 1) break;
-    const json = line.slice(9);
-    if (!whole || line.slice(0, 8) !== crc32(json).toString(16).padStart(8, '0')) {
-      if (last) break;
-      throw new VarveError('JOURNAL_DAMAGED', `${path} is damaged at offset ${offset}`);
+  while (offset < bytes.length) {
+    const end = bytes.indexOf(LF, offset);
+    const line = bytes.subarray(offset, end === -1 ? bytes.length : end);
+    const json = line.subarray(CHECKSUM_CHARS + 1);
+    const head = line.toString('latin1', 0, CHECKSUM_CHARS + 1);
+    const whole = end !== -1 && head === `${checksum(json)} `;
+    if (!whole) {
+      if (end === -1 || end === bytes.length - 1) break;
+      throw new VarveError('JOURNAL_DAMAGED', `${path} is damaged at offset ${offset}`, {
+        hint: 'Keep a copy of the file; the records before that offset are intact.',
+      });
     }
-    records.push(JSON.parse(json) as R);
-    offset += Buffer.byteLength(line) + 1;
+    for (const record of JSON.parse(json.toString('utf8')) as R[]) records.push(record);
+    offset = end + 1;
   }
   return { records, intactBytes: offset };
 }
