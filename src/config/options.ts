@@ -1,0 +1,198 @@
+import {
+  choice,
+  count,
+  duration,
+  flag,
+  httpUrl,
+  nodeName,
+  path,
+  port,
+  postgresSource,
+  text,
+  type Kind,
+} from './kinds.ts';
+
+/**
+ * Every setting of Varve, once. Flags, environment names, keys of the configuration file, `--help` and
+ * docs/configuration.md are all made from this table.
+ */
+export const COMMANDS = {
+  up: 'Run a whole system on this machine: a coordinator, access nodes and data nodes. Resumes what it finds in its folder.',
+  node: 'Run one node. `varve up` writes the configuration file and starts each node so.',
+  status: 'Show the nodes of a system and what each of them is doing.',
+  plan: 'Say what a start would do, without doing it.',
+  sql: 'Run SQL on a node: one command, a script from standard input, or interactively.',
+  doctor: 'Check whether this machine, or an existing server, is fit for a node.',
+} as const;
+
+export type Command = keyof typeof COMMANDS;
+
+export interface OptionSpec<T, C extends readonly Command[] = readonly Command[]> {
+  readonly kind: Kind<T>;
+  readonly commands: C;
+  readonly help: string;
+  readonly default?: T;
+  /** How a default that is not a plain value is described. */
+  readonly defaultText?: string;
+  /** One letter. */
+  readonly short?: string;
+  /** Its value is never shown. */
+  readonly secret?: boolean;
+  /** It can be given on the command line only: it makes no sense to keep it. */
+  readonly flagOnly?: boolean;
+}
+
+/** Keeps the exact type of an entry, with `undefined` where there is no default. */
+function option<T, const C extends readonly Command[]>(
+  kind: Kind<T>,
+  spec: Omit<OptionSpec<T, C>, 'kind'> & { readonly default: T },
+): OptionSpec<T, C> & { readonly default: T };
+function option<T, const C extends readonly Command[]>(
+  kind: Kind<T>,
+  spec: Omit<OptionSpec<T, C>, 'kind'>,
+): OptionSpec<T, C>;
+function option<T, const C extends readonly Command[]>(
+  kind: Kind<T>,
+  spec: Omit<OptionSpec<T, C>, 'kind'>,
+): OptionSpec<T, C> {
+  return { kind, ...spec };
+}
+
+const ALL = ['up', 'node', 'status', 'plan', 'sql', 'doctor'] as const;
+const SYSTEM = ['up', 'status', 'plan', 'sql', 'doctor'] as const;
+
+export const OPTIONS = {
+  config: option(path, {
+    commands: ALL,
+    help: 'Configuration file (JSON). Its keys are listed in docs/configuration.md.',
+    flagOnly: true,
+  }),
+  dir: option(path, {
+    commands: SYSTEM,
+    default: 'varve-data',
+    help: 'Folder that holds all of a system started by `varve up`.',
+  }),
+  access: option(count(1, 64), {
+    commands: ['up'],
+    default: 1,
+    help: 'Number of access nodes. More than one is not possible yet.',
+  }),
+  data: option(count(0, 256), {
+    commands: ['up'],
+    defaultText: '3, or as many as the folder already has',
+    help: 'Number of data nodes. May grow from one start to the next; data nodes are taken away with delete_data_node.',
+  }),
+  portBase: option(count(1024, 65_000), {
+    commands: ['up'],
+    help: 'First of the ports in use, counted upwards. Without it free ports are chosen once and kept.',
+    defaultText: 'free ports, kept from then on',
+  }),
+  postgres: option(postgresSource, {
+    commands: ['up', 'node', 'doctor'],
+    defaultText: 'auto; with `up`: embedded, or what the folder was made with',
+    secret: true,
+    help: 'Where PostgreSQL comes from: `embedded` (from the npm package), `system` (installed on this machine), `auto` (system if there is one, else embedded), the folder of its programs, or, for a single node, the URL of a server that is already running.',
+  }),
+  metrics: option(flag, {
+    commands: ['up'],
+    default: true,
+    help: "Write this machine's metrics to the distributed table public.host_metrics.",
+  }),
+  json: option(flag, {
+    commands: ['up', 'status', 'plan', 'doctor'],
+    default: false,
+    help: 'Print JSON instead of text.',
+    flagOnly: true,
+  }),
+  watch: option(flag, {
+    commands: ['status'],
+    default: false,
+    help: 'Repeat every second until stopped.',
+    flagOnly: true,
+  }),
+  command: option(text, { commands: ['sql'], short: 'c', help: 'Run this SQL and end.', flagOnly: true }),
+  node: option(nodeName, {
+    commands: ['sql'],
+    help: 'Node to connect to.',
+    defaultText: 'the first access node',
+    flagOnly: true,
+  }),
+  name: option(nodeName, { commands: ['node'], help: 'Name of the node, unique within its system.' }),
+  role: option(choice('access', 'data'), { commands: ['node'], help: 'What the node is for.' }),
+  folder: option(path, { commands: ['node'], help: "The node's own folder." }),
+  pgPort: option(port, { commands: ['node'], help: 'Port of the PostgreSQL server that the node runs.' }),
+  httpPort: option(port, { commands: ['node'], help: 'Port for HTTP on 127.0.0.1.' }),
+  rpcPort: option(port, {
+    commands: ['node'],
+    help: 'Port on 127.0.0.1 where the SQL functions of an access node reach its daemon.',
+  }),
+  database: option(text, { commands: ['node', 'sql'], default: 'varve', help: 'Name of the database.' }),
+  passwordFile: option(path, {
+    commands: ['node'],
+    help: 'File with the password of the superuser `varve` of a server that the node runs.',
+  }),
+  caFolder: option(path, {
+    commands: ['node'],
+    help: 'Folder of the certificate authority that issues the certificates between nodes.',
+  }),
+  coordinator: option(httpUrl, { commands: ['node', 'doctor'], help: 'URL of the coordinator.' }),
+  startTimeout: option(duration, {
+    commands: ['up', 'node'],
+    default: 120_000,
+    help: 'How long a node may take to become ready before the start counts as failed.',
+  }),
+  stopTimeout: option(duration, {
+    commands: ['up', 'node'],
+    default: 30_000,
+    help: 'How long a node may take to stop before it is ended by force.',
+  }),
+  logLevel: option(choice('debug', 'info', 'warn', 'error'), {
+    commands: ['up', 'node'],
+    default: 'info',
+    help: 'How much the nodes write to their logs.',
+  }),
+} as const;
+
+export type OptionName = keyof typeof OPTIONS;
+type Table = typeof OPTIONS;
+
+type NamesOf<C extends Command> = {
+  [K in OptionName]: C extends Table[K]['commands'][number] ? K : never;
+}[OptionName];
+
+type ValueOf<S> = S extends { readonly kind: Kind<infer T> }
+  ? S extends { readonly default: infer _ }
+    ? T
+    : T | undefined
+  : never;
+
+/** The settings of a command after all sources were read. */
+export type Options<C extends Command> = { readonly [K in NamesOf<C>]: ValueOf<Table[K]> };
+
+/** `portBase` → `--port-base`. */
+export function flagOf(name: OptionName): string {
+  return `--${kebab(name)}`;
+}
+
+/** `portBase` → `VARVE_PORT_BASE`. */
+export function environmentNameOf(name: OptionName): string {
+  return `VARVE_${kebab(name).replaceAll('-', '_').toUpperCase()}`;
+}
+
+/** In the order of the table. */
+export function optionsOf(command: Command): (readonly [OptionName, OptionSpec<unknown>])[] {
+  return (Object.entries(OPTIONS) as [OptionName, OptionSpec<unknown>][]).filter(([, spec]) =>
+    spec.commands.includes(command),
+  );
+}
+
+/** As it is shown to people; `undefined` when there is none. */
+export function defaultTextOf(spec: OptionSpec<unknown>): string | undefined {
+  const value = spec.default;
+  if (spec.defaultText !== undefined || value === undefined) return spec.defaultText;
+  return spec.kind.show?.(value) ?? (typeof value === 'string' ? value : JSON.stringify(value));
+}
+
+function kebab(name: string): string {
+  return name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+}
