@@ -77,8 +77,9 @@ function stepText(row: BoardRow, event: RunEvent): string {
     case 'failed':
       return `${name} failed: ${event.error?.message ?? event.detail ?? 'without a reason'}`;
     case 'running':
-      return [name, runningText(row)].filter((part) => part !== '').join(': ');
+      break;
   }
+  return [name, runningText(row)].filter((part) => part !== '').join(': ');
 }
 
 function runningText(row: BoardRow): string {
