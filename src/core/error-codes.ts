@@ -76,4 +76,148 @@ export const ERROR_CODES = {
     manual:
       'A PostgreSQL server answered a statement with an error. Message, detail, hint and SQLSTATE are the server’s.',
   },
+  // src/coordination
+  COORDINATOR_UNAVAILABLE: {
+    sqlstate: '08006',
+    http: 503,
+    manual:
+      'The coordinator did not answer in time, or has no leader. A read may be repeated; a write may or may not have taken effect. Check that the coordinator at the URL in the message runs and has a quorum.',
+  },
+  COORDINATOR_REFUSED: {
+    sqlstate: '28000',
+    http: 502,
+    manual:
+      'The coordinator answered that it will not do this: the token is missing, wrong or not allowed to, or what answers at that URL is no coordinator. Nothing was changed. Check URL and token.',
+  },
+  SESSION_LOST: {
+    sqlstate: '57P05',
+    http: 503,
+    manual:
+      'The session at the coordinator ended: it could not be renewed within its TTL, or somebody ended it. Its locks are lost with it. The node stops what it did under them and starts again with a new session; if it happens often, look for pauses of the process or raise the TTL.',
+  },
+  LOCK_TIMEOUT: {
+    sqlstate: '55P03',
+    http: 409,
+    manual:
+      'A lock at the coordinator was not granted within the time that the caller would wait. The message names who holds it; after the holder was lost, the lock delay must pass first.',
+  },
+  VALUE_TOO_LARGE: {
+    sqlstate: '54000',
+    http: 413,
+    manual:
+      'A value or transaction is larger than the coordinator takes (512 KiB, 64 operations). Nothing was written. The message has size and limit.',
+  },
+  COORDINATOR_FOLDER_IN_USE: {
+    sqlstate: '55006',
+    http: 409,
+    manual:
+      'Another process serves the embedded coordinator from this folder. Stop it, or give this one a folder of its own.',
+  },
+  // src/postgres: a server of our own
+  POSTGRES_NOT_FOUND: {
+    sqlstate: '58P01',
+    http: 500,
+    manual:
+      'No PostgreSQL of a supported major version (15 to 18), or of the major that the data folder has, was found, or its programs cannot be used by the user it runs as. The detail lists where it was looked for. Install it, or configure the folder of its programs.',
+  },
+  POSTGRES_USER: {
+    sqlstate: '58000',
+    http: 500,
+    manual:
+      'PostgreSQL refuses to run as root, and the user it should run as does not exist or cannot be become. Name an existing ordinary user, or start as one.',
+  },
+  POSTGRES_FOLDER: {
+    sqlstate: '58P01',
+    http: 500,
+    manual:
+      'The folder of a PostgreSQL server cannot be used: it has another major version’s data, files that no server made, or a folder above it is closed to the user that the server runs as. The message names the folder and what is wrong with it.',
+  },
+  POSTGRES_START: {
+    sqlstate: '57P03',
+    http: 500,
+    manual:
+      'A PostgreSQL server of our own, or initdb, ended or did not become ready in time. The detail is the end of its log, which has the reason.',
+  },
+  POSTGRES_STOP: {
+    sqlstate: '57P03',
+    http: 500,
+    manual:
+      'A PostgreSQL server of our own was still there after a fast stop, an immediate stop and a kill. The message has its process id; look at the process’s state (a hanging disk?).',
+  },
+  PORT_IN_USE: {
+    sqlstate: '58000',
+    http: 500,
+    manual:
+      'The port that a server should listen on is taken. The message names the port and, where the system tells, the process. Stop that process or choose another port.',
+  },
+  // src/data-node
+  INVALID_VERSION: {
+    sqlstate: 'XX000',
+    http: 500,
+    manual:
+      'An extension version does not start with three numbers (`1.3.1`), so it cannot be compared. Look at `pg_extension` and `pg_available_extension_versions` on the server that the message names.',
+  },
+  DATA_NODE_INVALID: {
+    sqlstate: 'TS174',
+    http: 409,
+    manual:
+      'A database or its extensions are not fit for a data node: encoding, locale, version, owner or schema differ from what the access node needs, or something is missing. Detail and hint name each difference. Nothing was changed.',
+  },
+  DATA_NODE_FOREIGN: {
+    sqlstate: 'TS171',
+    http: 409,
+    manual:
+      'The database belongs to another distributed database, or is an access node itself. The detail says whose it is. Nothing was changed.',
+  },
+  DATA_NODE_EXISTS: {
+    sqlstate: '42710',
+    http: 409,
+    manual: 'The name, or the database under another name, is a data node already. Nothing was changed.',
+  },
+  DATA_NODE_READ_ONLY: {
+    sqlstate: '25006',
+    http: 409,
+    manual: 'The server takes no writes: it is a standby. Give the address of its primary.',
+  },
+  DATA_NODE_SCHEMA_EXISTS: {
+    sqlstate: '42P06',
+    http: 409,
+    manual:
+      'The schema in which an extension has to be created is there already. Varve does not put its objects into a schema that others made. Drop or rename it, or use a database without it.',
+  },
+  DATA_NODE_BUSY: {
+    sqlstate: '55P03',
+    http: 409,
+    manual:
+      'Another call on the same database of that server has not ended: its transaction is open, or what it made is still being taken back. The detail says which. Repeat when it has ended.',
+  },
+  DATA_NODE_UNREACHABLE: {
+    sqlstate: '08001',
+    http: 502,
+    manual:
+      'The data node could not be connected to as the current user. The detail has the server’s or operating system’s words. The user must exist on both sides, and the data node must let it in by certificate or password.',
+  },
+  PERMISSION_DENIED: {
+    sqlstate: '42501',
+    http: 403,
+    manual: 'A role lacks a right that the operation needs. The hint has the statement that grants it.',
+  },
+  PREPARED_TRANSACTIONS_DISABLED: {
+    sqlstate: '55000',
+    http: 409,
+    manual:
+      'A data node has `max_prepared_transactions = 0`, so commands on several nodes cannot be committed together. Set it there (a restart is needed), or pass transactional => false.',
+  },
+  UNKNOWN_OPERATION: {
+    sqlstate: '0A000',
+    http: 400,
+    manual:
+      'The SQL functions of the database asked for something that this daemon does not know: they are of another version. Update the daemon.',
+  },
+  PASSFILE_INVALID: {
+    sqlstate: 'F0000',
+    http: 500,
+    manual:
+      'A password file is open to its group or others, or is not a plain file. PostgreSQL’s own clients ignore such a file without a word, and the login then fails for lack of a password. Give it mode 0600.',
+  },
 } as const satisfies Record<string, ErrorEntry>;

@@ -1,0 +1,90 @@
+import { execFile } from 'node:child_process';
+import { readFile, realpath, stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { promisify } from 'node:util';
+import { VarveError } from '../core/errors.ts';
+
+/** The operating system user under which PostgreSQL runs when we are root. */
+export interface RunAs {
+  readonly user: string;
+  readonly uid: number;
+  readonly gid: number;
+}
+
+/**
+ * PostgreSQL refuses to run as root: as root, the user to become, which is `wanted`, else `postgres` where
+ * that exists, else `nobody`. Undefined when we are an ordinary user and stay it.
+ * @throws POSTGRES_USER when there is no such user, or another one is wanted and we are not root
+ */
+export async function resolveRunAs(wanted?: string): Promise<RunAs | undefined> {
+  const own = process.getuid?.();
+  if (own !== 0) {
+    const user = wanted === undefined ? undefined : await lookUpUser(wanted);
+    if (wanted === undefined || user?.uid === own) return undefined;
+    throw new VarveError('POSTGRES_USER', `PostgreSQL cannot run as ${wanted}`, {
+      detail: `This process runs as user id ${own}.`,
+      hint: 'Only root can start it as another user: leave the user out, or start as that user.',
+    });
+  }
+  for (const name of wanted === undefined ? ['postgres', 'nobody'] : [wanted]) {
+    const user = await lookUpUser(name);
+    if (user && user.uid !== 0) return user;
+    if (user) {
+      throw new VarveError('POSTGRES_USER', `PostgreSQL cannot run as ${name}, who is root`, {
+        hint: 'Name an ordinary user.',
+      });
+    }
+  }
+  throw new VarveError(
+    'POSTGRES_USER',
+    `there is no user ${wanted ?? 'postgres nor nobody'} on this machine`,
+    {
+      detail: 'PostgreSQL refuses to run as root.',
+      hint: 'Create a user for it and name it, or start as an ordinary user.',
+    },
+  );
+}
+
+/** Name services that are not in the file (LDAP, macOS) are asked through `id`. */
+async function lookUpUser(name: string): Promise<RunAs | undefined> {
+  if (!/^[\w.][\w.-]*\$?$/.test(name)) return undefined;
+  const passwd = await readFile('/etc/passwd', 'utf8').catch(() => '');
+  const fields = passwd
+    .split('\n')
+    .map((line) => line.split(':'))
+    .find(([user]) => user === name);
+  if (fields) return { user: name, uid: Number(fields[2]), gid: Number(fields[3]) };
+  const id = async (flag: string): Promise<number> => {
+    const { stdout } = await promisify(execFile)('id', [flag, name]);
+    return Number(stdout);
+  };
+  return id('-u').then(
+    async (uid) => ({ user: name, uid, gid: await id('-g') }),
+    () => undefined,
+  );
+}
+
+/**
+ * The first folder above `path` that `user` may not pass through, or `path` itself when `user` may not read
+ * (a folder: and enter) it; undefined when all is open. Judged by permission bits: extra groups are
+ * given up when root becomes that user, access lists are not looked at.
+ */
+export async function blockedAt(path: string, user: RunAs): Promise<string | undefined> {
+  const whole = await realpath(path);
+  const folders: string[] = [];
+  for (let at = dirname(whole); ; at = dirname(at)) {
+    folders.unshift(at);
+    if (at === dirname(at)) break;
+  }
+  for (const folder of folders) {
+    if (!(await permits(folder, user, 0o1))) return folder;
+  }
+  const isFolder = (await stat(whole)).isDirectory();
+  return (await permits(whole, user, isFolder ? 0o5 : 0o4)) ? undefined : whole;
+}
+
+async function permits(path: string, user: RunAs, bits: number): Promise<boolean> {
+  const { mode, uid, gid } = await stat(path);
+  const shift = uid === user.uid ? 6 : gid === user.gid ? 3 : 0;
+  return ((mode >> shift) & bits) === bits;
+}
