@@ -1,7 +1,16 @@
-import { appendFile, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
+import {
+  appendFile,
+  type FileHandle,
+  mkdtemp,
+  open,
+  readFile,
+  rm,
+  truncate,
+  writeFile,
+} from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { Journal } from './journal.ts';
 
 let folder: string;
@@ -16,6 +25,12 @@ afterEach(() => rm(folder, { recursive: true }));
 async function contentOf(file = path): Promise<unknown[]> {
   await using journal = await Journal.open<unknown>(file);
   return [...journal.records()];
+}
+
+/** Where a fault can be put into any open file. */
+async function fileHandlePrototype(): Promise<FileHandle> {
+  await using file = await open(join(folder, 'any'), 'w');
+  return Object.getPrototypeOf(file) as FileHandle;
 }
 
 async function filled(...records: unknown[]): Promise<Buffer> {
@@ -134,6 +149,39 @@ describe('a journal', () => {
     await expect(journal.append(2)).rejects.toMatchObject({ code: 'JOURNAL_UNWRITABLE' });
     await expect(journal.compact(() => [])).rejects.toMatchObject({ code: 'JOURNAL_UNWRITABLE' });
     expect(await contentOf()).toEqual([1]);
+  });
+
+  test.each(['appendFile', 'datasync'] as const)(
+    'refuses what comes after a failed %s, because it may rest on what was lost',
+    async (operation) => {
+      const journal = await Journal.open<number>(path);
+      await journal.append(1);
+      const failure = vi
+        .spyOn(await fileHandlePrototype(), operation)
+        .mockRejectedValueOnce(new Error('ENOSPC'));
+      const outcomes = await Promise.allSettled([journal.append(2), journal.append(3)]);
+      failure.mockRestore();
+      expect(outcomes.map(({ status }) => status)).toEqual(['rejected', 'rejected']);
+      await expect(journal.append(4)).rejects.toMatchObject({
+        code: 'JOURNAL_UNWRITABLE',
+        message: `${path} cannot be written: ENOSPC`,
+      });
+      await expect(journal.compact(() => [])).rejects.toMatchObject({ code: 'JOURNAL_UNWRITABLE' });
+      expect(journal.records()).toEqual([1]);
+      await journal[Symbol.asyncDispose]();
+      expect((await contentOf())[0]).toBe(1);
+    },
+  );
+
+  test('keeps its content when a compaction fails', async () => {
+    await using journal = await Journal.open<number>(path);
+    await journal.append(1);
+    const failure = vi.spyOn(await fileHandlePrototype(), 'sync').mockRejectedValueOnce(new Error('EIO'));
+    await expect(journal.compact(() => [])).rejects.toMatchObject({ code: 'JOURNAL_UNWRITABLE' });
+    failure.mockRestore();
+    await journal.append(2);
+    expect(journal.records()).toEqual([1, 2]);
+    expect(await contentOf()).toEqual([1, 2]);
   });
 
   test('drops a tail without a line end, and then refuses it once something follows', async () => {

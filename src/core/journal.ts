@@ -1,4 +1,3 @@
-import { constants } from 'node:fs';
 import { open, readFile, rename, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { crc32 } from 'node:zlib';
@@ -74,7 +73,7 @@ export class Journal<R> {
   /**
    * Durable when it resolves. Records are written in the order of the calls; calls that wait for the same
    * write share its sync.
-   * @throws JOURNAL_UNWRITABLE when it is not durable; only after a failed sync may it be found again later
+   * @throws JOURNAL_UNWRITABLE when it may not be durable; then every later append fails, too
    */
   append(record: R): Promise<void> {
     return new Promise((resolve, reject) => {
@@ -94,7 +93,7 @@ export class Journal<R> {
       const kept = keep(this.#records);
       const content = kept.length === 0 ? '' : encode(kept.map((record) => JSON.stringify(record)));
       const temporary = `${this.#path}.new`;
-      const next = await open(temporary, REPLACE, 0o600).catch((error: unknown) => {
+      const next = await open(temporary, 'w', 0o600).catch((error: unknown) => {
         throw this.#unwritable(error);
       });
       try {
@@ -150,18 +149,15 @@ export class Journal<R> {
     for (const { resolve } of batch) resolve();
   }
 
+  /**
+   * The first failure is the last write: what comes later may rest on what was lost, and after a failed sync
+   * nobody knows which pages are on disk (a second sync would not tell).
+   */
   async #write(line: string): Promise<void> {
     try {
       await this.#file.appendFile(line);
-    } catch (error) {
-      // A full disk may have taken a part of the line: what comes next must not follow a torn one.
-      await this.#file.truncate(this.#sizeBytes).catch((again: unknown) => this.#break(again));
-      throw this.#unwritable(error);
-    }
-    try {
       await this.#file.datasync();
     } catch (error) {
-      // After a failed sync nobody knows which pages are on disk, and a second sync would not tell.
       throw this.#break(error);
     }
     this.#sizeBytes += Buffer.byteLength(line);
@@ -198,8 +194,6 @@ interface Content<R> {
   readonly intactBytes: number;
 }
 
-/** Appending, so that writes go to the end also after a torn one was cut off. */
-const REPLACE = constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | constants.O_APPEND;
 const LF = 0x0a;
 const CHECKSUM_CHARS = 8;
 
