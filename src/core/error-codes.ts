@@ -220,4 +220,45 @@ export const ERROR_CODES = {
     manual:
       'A password file is open to its group or others, or is not a plain file. PostgreSQL’s own clients ignore such a file without a word, and the login then fails for lack of a password. Give it mode 0600.',
   },
+  // src/node, src/cli
+  FOLDER_IN_USE: {
+    sqlstate: '55006',
+    http: 409,
+    manual:
+      'Another process runs a system or a node from this folder; the message has its process id. Stop it, or choose another folder with --dir.',
+  },
+  SYSTEM_NOT_FOUND: {
+    sqlstate: '58P01',
+    http: 404,
+    manual:
+      'The folder holds no system that `varve up` has started. Name the right one with --dir, or start one.',
+  },
+  SYSTEM_DAMAGED: {
+    sqlstate: 'F0000',
+    http: 500,
+    manual:
+      'A file in which a system folder describes itself (system.json, connections.json) is not what Varve writes. Restore it; the data of the nodes is not affected.',
+  },
+  NODE_UNKNOWN: {
+    sqlstate: '22023',
+    http: 404,
+    manual: 'There is no node of that name in this system. `varve status` lists them.',
+  },
+  NODE_START: {
+    sqlstate: '57P03',
+    http: 503,
+    manual:
+      'A node did not become ready. The detail has its last error and where its log is. What has been done is kept: the next start carries on.',
+  },
+  NOT_FOUND: {
+    sqlstate: '22023',
+    http: 404,
+    manual: 'There is nothing at this address of a node’s HTTP server. The hint lists what there is.',
+  },
+  INTERNAL: {
+    sqlstate: 'XX000',
+    http: 500,
+    manual:
+      'A bug: something happened that Varve does not expect. The log has the stack. What was being done may be repeated.',
+  },
 } as const satisfies Record<string, ErrorEntry>;

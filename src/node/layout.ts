@@ -1,0 +1,144 @@
+import { VarveError } from '../core/errors.ts';
+
+/**
+ * What a system folder consists of, and what a start may make of it. Pure: what is there and what is wanted
+ * in, what to have out. Ports are kept once chosen, because data nodes are registered under theirs.
+ *
+ *     DIR/system.json            this layout
+ *     DIR/varve.password         password of the superuser `varve`, for all nodes
+ *     DIR/connections.json       how to reach everything, for programs
+ *     DIR/ca/                    certificate authority between the nodes
+ *     DIR/coordinator/           data of the embedded coordinator
+ *     DIR/nodes/NAME/node.json   configuration of one node; beside it pg/, certs/, log/, …
+ */
+export interface SystemLayout {
+  readonly version: 1;
+  /** Where PostgreSQL comes from. A folder made by one is not handed to another. */
+  readonly postgres: string;
+  readonly portBase?: number | undefined;
+  readonly coordinatorPort: number;
+  readonly nodes: readonly NodeLayout[];
+}
+
+export type NodeRole = 'access' | 'data';
+
+export interface NodeLayout {
+  readonly name: string;
+  readonly role: NodeRole;
+  readonly pgPort: number;
+  readonly httpPort: number;
+  /** Where an access node's SQL functions reach its daemon; reserved on data nodes. */
+  readonly rpcPort: number;
+}
+
+export interface WantedLayout {
+  readonly access: number;
+  /** Undefined: as many as there are, or three. */
+  readonly data: number | undefined;
+  readonly portBase: number | undefined;
+  readonly postgres: string | undefined;
+}
+
+/** Gives `count` ports that nobody listens on, none of them in `taken`. */
+export type ChoosePorts = (count: number, taken: readonly number[]) => Promise<number[]>;
+
+const DEFAULT_DATA_NODES = 3;
+const PORTS_PER_NODE = 3;
+
+/**
+ * The layout to run: the existing one, with the nodes that are wanted in addition.
+ * @throws INVALID_ARGUMENT for what an existing folder cannot become
+ */
+export async function nextLayout(
+  existing: SystemLayout | undefined,
+  wanted: WantedLayout,
+  choosePorts: ChoosePorts,
+): Promise<SystemLayout> {
+  refuse(existing, wanted);
+  const had = existing?.nodes ?? [];
+  const dataCount = wanted.data ?? (existing ? countOf(had, 'data') : DEFAULT_DATA_NODES);
+  const missing = [
+    ...names('an', countOf(had, 'access'), wanted.access).map((name) => ({ name, role: 'access' as const })),
+    ...names('dn', countOf(had, 'data'), dataCount).map((name) => ({ name, role: 'data' as const })),
+  ];
+  const portBase = existing?.portBase ?? wanted.portBase;
+  const wantedCount = missing.length * PORTS_PER_NODE + (existing ? 0 : 1);
+  const taken = existing ? [existing.coordinatorPort, ...had.flatMap(portsOf)] : [];
+  const ports =
+    portBase === undefined
+      ? await choosePorts(wantedCount, taken)
+      : Array.from({ length: wantedCount }, (_, i) => portBase + taken.length + i);
+  const next = (): number => {
+    const port = ports.shift();
+    if (port === undefined || port > 65_535) {
+      throw new VarveError('INVALID_ARGUMENT', `there are not enough ports above ${portBase ?? 0}`, {
+        hint: 'Choose a smaller --port-base.',
+      });
+    }
+    return port;
+  };
+  return {
+    version: 1,
+    postgres: existing?.postgres ?? wanted.postgres ?? 'embedded',
+    ...(portBase === undefined ? {} : { portBase }),
+    coordinatorPort: existing?.coordinatorPort ?? next(),
+    nodes: [
+      ...had,
+      ...missing.map((node) => ({ ...node, pgPort: next(), httpPort: next(), rpcPort: next() })),
+    ],
+  };
+}
+
+function refuse(existing: SystemLayout | undefined, wanted: WantedLayout): void {
+  if (wanted.access > 1) {
+    throw new VarveError(
+      'INVALID_ARGUMENT',
+      `--access ${wanted.access} is not possible yet: there can be one access node`,
+      {
+        hint: 'Leave --access out. Groups of access nodes come with the cluster layer.',
+      },
+    );
+  }
+  if (!existing) return;
+  const dataCount = countOf(existing.nodes, 'data');
+  if (wanted.data !== undefined && wanted.data < dataCount) {
+    throw new VarveError(
+      'INVALID_ARGUMENT',
+      `this folder has ${dataCount} data nodes, more than --data ${wanted.data}`,
+      {
+        hint: "A data node is taken away with SELECT delete_data_node('dnN') on the access node, which moves or refuses what it holds; its server stays until its folder is removed.",
+      },
+    );
+  }
+  if (wanted.portBase !== undefined && wanted.portBase !== existing.portBase) {
+    const had = existing.portBase === undefined ? 'freely chosen ports' : `--port-base ${existing.portBase}`;
+    throw new VarveError(
+      'INVALID_ARGUMENT',
+      `this folder was made with ${had}, not --port-base ${wanted.portBase}`,
+      {
+        hint: 'Leave --port-base out: data nodes are registered under the ports that they have.',
+      },
+    );
+  }
+  if (wanted.postgres !== undefined && wanted.postgres !== existing.postgres) {
+    throw new VarveError(
+      'INVALID_ARGUMENT',
+      'this folder was made with another PostgreSQL than --postgres names',
+      {
+        hint: `Leave --postgres out, or say --postgres ${existing.postgres}.`,
+      },
+    );
+  }
+}
+
+function countOf(nodes: readonly NodeLayout[], role: NodeRole): number {
+  return nodes.filter((node) => node.role === role).length;
+}
+
+function names(prefix: string, have: number, want: number): string[] {
+  return Array.from({ length: Math.max(0, want - have) }, (_, i) => `${prefix}${have + i + 1}`);
+}
+
+function portsOf(node: NodeLayout): number[] {
+  return [node.pgPort, node.httpPort, node.rpcPort];
+}
