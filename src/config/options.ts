@@ -118,7 +118,7 @@ export const OPTIONS = {
     flagOnly: true,
   }),
   name: option(nodeName, { commands: ['node'], help: 'Name of the node, unique within its system.' }),
-  role: option(choice('access', 'data'), { commands: ['node'], help: 'What the node is for.' }),
+  kind: option(choice('access', 'data'), { commands: ['node'], help: 'What the node is for.' }),
   folder: option(path, { commands: ['node'], help: "The node's own folder." }),
   pgPort: option(port, { commands: ['node'], help: 'Port of the PostgreSQL server that the node runs.' }),
   httpPort: option(port, { commands: ['node'], help: 'Port for HTTP on 127.0.0.1.' }),

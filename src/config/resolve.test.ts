@@ -96,8 +96,8 @@ describe('refuses, naming source and rule:', () => {
     [
       'a value outside of a closed set',
       'node',
-      { file: file({ role: 'boss' }) },
-      'varve.json: "role" must be one of access, data, not "boss"',
+      { file: file({ kind: 'boss' }) },
+      'varve.json: "kind" must be one of access, data, not "boss"',
     ],
     [
       'an unknown key',
@@ -170,7 +170,7 @@ test('every default obeys its own rule, in the form in which it is documented', 
   for (const command of Object.keys(COMMANDS) as Command[]) {
     for (const [name, spec] of optionsOf(command)) {
       if (spec.default === undefined) continue;
-      const shown = spec.kind.show?.(spec.default) ?? `${spec.default as string}`;
+      const shown = spec.kind.show?.(spec.default) ?? JSON.stringify(spec.default).replaceAll('"', '');
       expect([name, spec.kind.read(shown)]).toEqual([name, spec.default]);
     }
   }

@@ -20,11 +20,11 @@ export interface SystemLayout {
   readonly nodes: readonly NodeLayout[];
 }
 
-export type NodeRole = 'access' | 'data';
+export type NodeKind = 'access' | 'data';
 
 export interface NodeLayout {
   readonly name: string;
-  readonly role: NodeRole;
+  readonly kind: NodeKind;
   readonly pgPort: number;
   readonly httpPort: number;
   /** Where an access node's SQL functions reach its daemon; reserved on data nodes. */
@@ -58,8 +58,8 @@ export async function nextLayout(
   const had = existing?.nodes ?? [];
   const dataCount = wanted.data ?? (existing ? countOf(had, 'data') : DEFAULT_DATA_NODES);
   const missing = [
-    ...names('an', countOf(had, 'access'), wanted.access).map((name) => ({ name, role: 'access' as const })),
-    ...names('dn', countOf(had, 'data'), dataCount).map((name) => ({ name, role: 'data' as const })),
+    ...names('an', countOf(had, 'access'), wanted.access).map((name) => ({ name, kind: 'access' as const })),
+    ...names('dn', countOf(had, 'data'), dataCount).map((name) => ({ name, kind: 'data' as const })),
   ];
   const portBase = existing?.portBase ?? wanted.portBase;
   const wantedCount = missing.length * PORTS_PER_NODE + (existing ? 0 : 1);
@@ -131,8 +131,8 @@ function refuse(existing: SystemLayout | undefined, wanted: WantedLayout): void 
   }
 }
 
-function countOf(nodes: readonly NodeLayout[], role: NodeRole): number {
-  return nodes.filter((node) => node.role === role).length;
+function countOf(nodes: readonly NodeLayout[], kind: NodeKind): number {
+  return nodes.filter((node) => node.kind === kind).length;
 }
 
 function names(prefix: string, have: number, want: number): string[] {
