@@ -1,0 +1,6 @@
+/** The part of pino's logger that this layer uses. */
+export interface Log {
+  info(facts: object, message: string): void;
+  warn(facts: object, message: string): void;
+  error(facts: object, message: string): void;
+}

@@ -1,0 +1,145 @@
+import { randomInt } from 'node:crypto';
+import type { Connection } from '../postgres/connection.ts';
+import { quoteIdent, quoteLiteral } from '../postgres/sql.ts';
+import { SqlState, sqlStateOf } from '../postgres/sqlstate.ts';
+import { extensionScript } from './extension-files.ts';
+import type { PlannedExtension, ProvisionPlan } from './judge.ts';
+import type { DatabaseDescription } from './request.ts';
+
+/**
+ * The writes of a bootstrap, and what takes them back. A database that is made here gets an OID that was drawn
+ * and journalled beforehand, so that a later look can tell it from one that somebody else made under the same
+ * name. Everything inside of a database happens in one transaction together with the mark `dist_id`, and the
+ * mark lists it.
+ */
+const FIRST_OID = 1 << 30;
+const LAST_OID = 2 ** 32 - 1;
+
+/** Far above what the server hands out by itself in any foreseeable time. */
+export function drawDatabaseOid(): number {
+  return randomInt(FIRST_OID, LAST_OID);
+}
+
+export function createDatabaseSql(
+  access: DatabaseDescription,
+  database: string,
+  owner: string,
+  oid: number,
+): string {
+  const providers: Record<string, string[]> = {
+    c: ['locale_provider libc'],
+    i: [
+      'locale_provider icu',
+      `icu_locale ${quoteLiteral(access.locale ?? '')}`,
+      ...(access.icuRules === null ? [] : [`icu_rules ${quoteLiteral(access.icuRules)}`]),
+    ],
+    b: ['locale_provider builtin', `builtin_locale ${quoteLiteral(access.locale ?? '')}`],
+  };
+  return [
+    `create database ${quoteIdent(database)} template template0 owner ${quoteIdent(owner)}`,
+    `encoding ${quoteLiteral(access.encoding)} lc_collate ${quoteLiteral(access.collation)}`,
+    `lc_ctype ${quoteLiteral(access.characterType)}`,
+    ...(providers[access.provider] ?? []),
+    `oid ${oid}`,
+  ].join(' ');
+}
+
+export interface Membership {
+  readonly distId: string;
+  readonly token: string;
+  /** Where the access database is, in words. */
+  readonly owner: string;
+}
+
+/** Schemas, extensions and the mark, in one transaction and one round trip. Returns the database's own uuid. */
+export async function becomeDataNode(
+  connection: Connection,
+  plan: ProvisionPlan,
+  membership: Membership,
+): Promise<string> {
+  const caller = connection.endpoint.user;
+  const made = { schemas: plan.schemas, extensions: plan.extensions.map((extension) => extension.name) };
+  const statements = [
+    'begin',
+    ...plan.schemas.map(
+      (schema) => `create schema ${quoteIdent(schema)} authorization ${quoteIdent(caller)}`,
+    ),
+    ...(await Promise.all(plan.extensions.map((extension) => creationSql(extension, caller)))),
+  ];
+  if (plan.extensions.length > 0) await connection.query(statements.join(';\n'));
+  else await connection.query('begin');
+  try {
+    const { uuid } = await connection.one<{ uuid: string }>(
+      'select varve.set_dist_id($1, $2, $3, $4, $5) as uuid',
+      [membership.distId, membership.token, membership.owner, JSON.stringify(made), plan.seenToken],
+    );
+    await connection.query('commit');
+    return uuid;
+  } catch (error) {
+    await connection.query('rollback').catch(() => {});
+    throw error;
+  }
+}
+
+async function creationSql(extension: PlannedExtension, caller: string): Promise<string> {
+  if (extension.method === 'script') return installScript(extension.schema, caller, extension.version);
+  return `create extension ${extension.name} schema ${quoteIdent(extension.schema)} version ${quoteLiteral(extension.version)} cascade`;
+}
+
+/** The extension's objects without `create extension`: for servers that have no control file of it. */
+export async function installScript(schema: string, owner: string, version: string): Promise<string> {
+  // As PostgreSQL does for its own scripts; the script compares the name with `varve`.
+  const name = schema === 'varve' ? schema : quoteIdent(schema);
+  const script = (await extensionScript()).replaceAll('@extschema@', name);
+  const row = [version, schema, owner].map(quoteLiteral).join(', ');
+  return `${script}\n;insert into varve.installation (version, schema, owner) values (${row})`;
+}
+
+/**
+ * Takes back what `becomeDataNode` did under `token` in a database that was there before. Nothing happens when
+ * the mark is not that call's.
+ */
+export async function leaveDataNode(connection: Connection, token: string): Promise<void> {
+  const { described } = await connection.one<{ described: boolean }>(
+    `select to_regprocedure('varve._describe_database()') is not null as described`,
+  );
+  if (!described) return;
+  await connection.transaction(async () => {
+    const { seen } = await connection.one<{
+      seen: {
+        distToken: string | null;
+        distMade: { schemas: string[]; extensions: string[] } | null;
+        method: string;
+      };
+    }>(`select varve._describe_database() || jsonb_build_object('method',
+          (select v.method from varve._installed() v)) as seen`);
+    if (seen.distToken !== token) return;
+    const { schemas = [], extensions = [] } = seen.distMade ?? {};
+    if (!extensions.includes('varve'))
+      await connection.query('select varve.clear_dist_id($1, true)', [token]);
+    for (const extension of [...extensions].reverse()) {
+      // The functions of a script installation depend on those in schema varve, so they go along.
+      const byScript = extension === 'varve' && seen.method === 'script';
+      await connection.query(
+        byScript ? 'drop schema varve cascade' : `drop extension ${quoteIdent(extension)}`,
+      );
+    }
+    for (const schema of schemas) await connection.query(`drop schema ${quoteIdent(schema)}`);
+  });
+}
+
+/** Drops the database with this OID, whatever its name is by now; says whether there was one. */
+export async function dropDatabaseByOid(connection: Connection, oid: number): Promise<boolean> {
+  const row = await connection.maybeOne<{ datname: string }>(
+    'select datname from pg_database where oid = $1',
+    [oid],
+  );
+  if (!row) return false;
+  try {
+    await connection.query(`drop database ${quoteIdent(row.datname)} with (force)`);
+  } catch (error) {
+    // Gone between the look and the drop: another rerun of the same taking back was faster.
+    if (sqlStateOf(error) !== SqlState.invalidCatalogName) throw error;
+  }
+  return true;
+}

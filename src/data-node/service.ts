@@ -1,0 +1,179 @@
+import { randomBytes } from 'node:crypto';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { withDeadline } from '../core/deadline.ts';
+import { messageOf, VarveError } from '../core/errors.ts';
+import type { RunDeps } from '../run/run.ts';
+import { AddDataNode } from './add-data-node.ts';
+import { Credentials, type CredentialOptions } from './credentials.ts';
+import { DeleteDataNode } from './delete-data-node.ts';
+import { DistributedExec } from './distributed-exec.ts';
+import type { Log } from './log.ts';
+import { NodeChecks } from './node-checks.ts';
+import { NodeSessions, type NodeSessionsOptions } from './node-session.ts';
+import { Operations, type OperationStatus, type WithAdmin } from './operations.ts';
+import { parseRequest, type Reply, type Request } from './request.ts';
+import { RpcServer, type RpcServerOptions } from './rpc-server.ts';
+import type { VersionPolicy } from './version-rule.ts';
+
+/** Layer 2 on an access node: answers the SQL functions of extension `varve` and settles what they began. */
+
+export interface DataNodeServiceDeps extends RunDeps {
+  readonly log: Log;
+  readonly withAdmin: WithAdmin;
+}
+
+export interface DataNodeServiceOptions {
+  /** Name of this access node. */
+  readonly node: string;
+  /** The daemon's own folder: journal and secret, 0600. */
+  readonly folder: string;
+  readonly listen: RpcServerOptions['listen'];
+  readonly tls?: RpcServerOptions['tls'];
+  readonly credentials: CredentialOptions;
+  readonly ownServer?: NodeSessionsOptions['ownServer'];
+  readonly versionPolicy?: VersionPolicy | undefined;
+  readonly connectTimeoutMs?: number | undefined;
+  /** One statement on a data node. */
+  readonly statementTimeoutMs?: number | undefined;
+  readonly lockTimeoutMs?: number | undefined;
+  /** A whole call, and the wait for another call on the same database. */
+  readonly callTimeoutMs?: number | undefined;
+  readonly targetWaitMs?: number | undefined;
+}
+
+type Handler = (request: Request, signal: AbortSignal) => Promise<Reply>;
+
+export class DataNodeService implements AsyncDisposable {
+  readonly #deps: DataNodeServiceDeps;
+  readonly #options: DataNodeServiceOptions;
+  readonly #operations: Operations;
+  readonly #handlers: Readonly<Record<string, Handler>>;
+  #server: RpcServer | undefined;
+  readonly secret: string;
+
+  private constructor(
+    deps: DataNodeServiceDeps,
+    options: DataNodeServiceOptions,
+    parts: {
+      readonly operations: Operations;
+      readonly handlers: Record<string, Handler>;
+      readonly secret: string;
+    },
+  ) {
+    this.#deps = deps;
+    this.#options = options;
+    this.#operations = parts.operations;
+    this.#handlers = parts.handlers;
+    this.secret = parts.secret;
+  }
+
+  /** Resolves when calls are taken. What an earlier process left unsettled is being settled by then. */
+  static async start(deps: DataNodeServiceDeps, options: DataNodeServiceOptions): Promise<DataNodeService> {
+    await mkdir(options.folder, { recursive: true, mode: 0o700 });
+    const sessions = new NodeSessions({
+      credentials: new Credentials(options.credentials),
+      connectTimeoutMs: options.connectTimeoutMs ?? 5_000,
+      statementTimeoutMs: options.statementTimeoutMs ?? 60_000,
+      lockTimeoutMs: options.lockTimeoutMs ?? 10_000,
+      ownServer: options.ownServer,
+    });
+    const add = new AddDataNode(
+      { ...deps, sessions },
+      { node: options.node, policy: options.versionPolicy ?? 'document' },
+    );
+    const remove = new DeleteDataNode({ sessions });
+    const exec = new DistributedExec({ sessions });
+    const checks = new NodeChecks({ sessions });
+    const kinds = { add_data_node: add, delete_data_node: remove, distributed_exec: exec };
+    const journalPath = join(options.folder, 'operations.journal');
+    const targetWaitMs = options.targetWaitMs ?? 30_000;
+    const operations = await Operations.open(deps, { journalPath, kinds, targetWaitMs });
+    const handlers: Record<string, Handler> = {
+      add_data_node: (request, signal) => add.handle(request, operations, signal),
+      plan_data_node: async (request, signal) => ({ result: await add.plan(request, signal) }),
+      delete_data_node: (request) => remove.handle(request, operations),
+      distributed_exec: (request, signal) => exec.handle(request, operations, signal),
+      ping_data_node: (request, signal) => checks.ping(request, signal),
+      health: (request, signal) => checks.health(request, signal),
+      check_address: (request, signal) => checks.address(request, signal),
+    };
+    const secret = await keepSecret(join(options.folder, 'rpc.secret'));
+    const service = new DataNodeService(deps, options, { operations, handlers, secret });
+    service.#server = await RpcServer.listen(
+      { listen: options.listen, secret, tls: options.tls },
+      (text, signal) => service.#answer(text, signal),
+    );
+    return service;
+  }
+
+  /** Where the SQL functions reach it: the port, 0 on a unix socket. */
+  get port(): number {
+    return this.#server?.port ?? 0;
+  }
+
+  /** Calls whose transaction is open or that ended lately, oldest first. */
+  status(): OperationStatus[] {
+    return this.#operations.status();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#server?.[Symbol.asyncDispose]();
+    await this.#operations[Symbol.asyncDispose]();
+  }
+
+  async #answer(text: string, signal: AbortSignal): Promise<string> {
+    try {
+      return JSON.stringify(await this.#dispatch(JSON.parse(text), signal));
+    } catch (error) {
+      if (error instanceof VarveError) return JSON.stringify({ error: error.toJSON() });
+      // A bug here, or a server that answers in an unknown way: the caller learns that, the log has the rest.
+      this.#deps.log.error({ error }, 'a call failed unexpectedly');
+      return JSON.stringify({ error: { sqlstate: 'XX000', message: messageOf(error) } });
+    }
+  }
+
+  async #dispatch(value: unknown, signal: AbortSignal): Promise<Reply> {
+    const { op, database } = value as { op?: unknown; database?: unknown };
+    if (op === 'runs') return { result: { runs: this.#runsOf(database) } };
+    const handler =
+      typeof op === 'string' && Object.hasOwn(this.#handlers, op) ? this.#handlers[op] : undefined;
+    if (!handler) {
+      throw new VarveError('UNKNOWN_OPERATION', `this daemon does not know "${String(op)}"`, {
+        hint: 'The extension in the database is newer than the daemon: update the daemon.',
+      });
+    }
+    const request = parseRequest(value);
+    const timeoutMs = this.#options.callTimeoutMs ?? 120_000;
+    return withDeadline(request.op, timeoutMs, signal, (within) => handler(request, within));
+  }
+
+  #runsOf(database: unknown): object[] {
+    return this.#operations
+      .status()
+      .filter(({ operation }) => operation.database === database)
+      .map(({ operation, state, endedAtMs, error }) => ({
+        id: operation.id,
+        op: operation.kind,
+        database: operation.database,
+        caller: operation.caller,
+        target: operation.subject,
+        state,
+        begunAt: new Date(operation.begunAtMs),
+        endedAt: endedAtMs === undefined ? null : new Date(endedAtMs),
+        error: error ?? null,
+      }));
+  }
+}
+
+/** The secret survives restarts, so that what the databases hold stays true. */
+async function keepSecret(path: string): Promise<string> {
+  try {
+    return await readFile(path, 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    const secret = randomBytes(32).toString('base64url');
+    await writeFile(path, secret, { mode: 0o600, flush: true });
+    return secret;
+  }
+}
