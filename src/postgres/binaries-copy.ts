@@ -17,7 +17,7 @@ import {
 import { dirname, join, relative } from 'node:path';
 import { VarveError } from '../core/errors.ts';
 import type { Binaries } from './binaries.ts';
-import { blockedAt, type RunAs } from './run-as.ts';
+import { blockedAt, makePassable, type RunAs } from './run-as.ts';
 
 /**
  * The programs made fit to be started by `runAs`: the embedded package's links and execute bits are restored
@@ -112,14 +112,6 @@ async function makeCopy(native: string, copy: string): Promise<void> {
     await rm(making, { recursive: true, force: true });
     if (!(await exists(copy))) throw error;
   }
-}
-
-/** Folders that do not exist yet are made so that every user can pass; existing ones are left as they are. */
-async function makePassable(folder: string): Promise<void> {
-  if (await exists(folder)) return;
-  await makePassable(dirname(folder));
-  await mkdir(folder, { recursive: true });
-  await chmod(folder, 0o755);
 }
 
 async function copyTree(from: string, to: string): Promise<void> {

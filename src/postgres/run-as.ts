@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { readFile, realpath, stat } from 'node:fs/promises';
+import { chmod, mkdir, readFile, realpath, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { promisify } from 'node:util';
 import { VarveError } from '../core/errors.ts';
@@ -65,26 +65,37 @@ async function lookUpUser(name: string): Promise<RunAs | undefined> {
 }
 
 /**
- * The first folder above `path` that `user` may not pass through, or `path` itself when `user` may not read
- * (a folder: and enter) it; undefined when all is open. Judged by permission bits: extra groups are
- * given up when root becomes that user, access lists are not looked at.
+ * The first part of `path` that `user` may not use: a folder above it that is closed, or `path` itself when
+ * `user` may not read it (a folder: and enter it). Undefined when all is open. Judged by permission bits: extra
+ * groups are given up when root becomes that user, access lists are not looked at.
  */
 export async function blockedAt(path: string, user: RunAs): Promise<string | undefined> {
   const whole = await realpath(path);
-  const folders: string[] = [];
-  for (let at = dirname(whole); ; at = dirname(at)) {
-    folders.unshift(at);
-    if (at === dirname(at)) break;
-  }
-  for (const folder of folders) {
-    if (!(await permits(folder, user, 0o1))) return folder;
-  }
+  const blocked = await closedFolder(dirname(whole), user);
+  if (blocked !== undefined) return blocked;
   const isFolder = (await stat(whole)).isDirectory();
   return (await permits(whole, user, isFolder ? 0o5 : 0o4)) ? undefined : whole;
+}
+
+/** The first of `folder` and those above it through which `user` may not pass. `folder` is a real path. */
+export async function closedFolder(folder: string, user: RunAs): Promise<string | undefined> {
+  if (folder !== dirname(folder)) {
+    const above = await closedFolder(dirname(folder), user);
+    if (above !== undefined) return above;
+  }
+  return (await permits(folder, user, 0o1)) ? undefined : folder;
 }
 
 async function permits(path: string, user: RunAs, bits: number): Promise<boolean> {
   const { mode, uid, gid } = await stat(path);
   const shift = uid === user.uid ? 6 : gid === user.gid ? 3 : 0;
   return ((mode >> shift) & bits) === bits;
+}
+
+/** Makes a folder and those above it that are missing, each passable by every user whatever the umask. */
+export async function makePassable(folder: string): Promise<void> {
+  if (await stat(folder).catch(() => undefined)) return;
+  await makePassable(dirname(folder));
+  await mkdir(folder, { recursive: true });
+  await chmod(folder, 0o711);
 }

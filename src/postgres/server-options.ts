@@ -1,0 +1,40 @@
+import type { FindBinariesOptions } from './binaries.ts';
+import type { InitDatabaseOptions } from './init-database.ts';
+
+/** How a server of our own is made and run. Everything but `folder` and `port` may be left out. */
+export interface ServerOptions extends Partial<
+  Pick<InitDatabaseOptions, 'encoding' | 'locale' | 'localeProvider'>
+> {
+  /** Holds the data folder and what belongs to it; made when missing. See `ServerFolder`. */
+  readonly folder: string;
+  /** 0: the one that it had before if that is still free, else one that is free. */
+  readonly port: number;
+  /** Besides 127.0.0.1, on which it always listens. */
+  readonly listenAddresses?: readonly string[] | undefined;
+  readonly binaries?: Partial<FindBinariesOptions> | undefined;
+  /** User that the server becomes when we are root: else `postgres`, else `nobody`. */
+  readonly runAs?: string | undefined;
+  /** Name of the superuser: `postgres`. */
+  readonly superuser?: string | undefined;
+  /** Server settings; they win over ours. */
+  readonly settings?: Readonly<Record<string, string>> | undefined;
+  /** The lines of pg_hba.conf; see `DEFAULT_HBA`. */
+  readonly hba?: readonly string[] | undefined;
+  /** Files that the server can read; a key not open to others. */
+  readonly tls?:
+    | { readonly certFile: string; readonly keyFile: string; readonly caFile?: string | undefined }
+    | undefined;
+  /**
+   * Folders that have `extension/*.control` and the scripts. Before PostgreSQL 18 they are without effect. One
+   * that the server cannot read is copied into its own folder at each start.
+   */
+  readonly extensionFolders?: readonly string[] | undefined;
+  /** False: neither initdb nor the server syncs; for tests. */
+  readonly durable?: boolean | undefined;
+  /** For copies of programs that the server's user cannot reach where they are: `/var/cache/varve`. */
+  readonly cacheFolder?: string | undefined;
+  /** initdb, and the start up to the first login, each: 120,000. A crash recovery has to fit in. */
+  readonly startTimeoutMs?: number | undefined;
+  /** Until the fast stop is followed by an immediate one: 30,000. */
+  readonly stopTimeoutMs?: number | undefined;
+}
