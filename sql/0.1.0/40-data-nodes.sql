@@ -87,6 +87,34 @@ end
 $$;
 revoke execute on function varve._derive_server(varve.data_node, name, jsonb) from public;
 
+-- What nobody else uses goes silently; anything that hangs on the server besides its user mappings is an error.
+create function varve._drop_server(name name) returns void
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  mapped name;
+begin
+  for mapped in select m.usename from pg_user_mappings m where m.srvname = name loop
+    execute format('drop user mapping for %s server %I',
+      case when mapped = 'public' then 'public' else quote_ident(mapped) end, name);
+  end loop;
+  execute format('drop server if exists %I', name);
+end
+$$;
+revoke execute on function varve._drop_server(name) from public;
+
+-- Roles that may use a node's server and have no user mapping of their own there: each gets one.
+create function varve._unmapped_roles() returns table (node_name name, role name)
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+  select n.node_name, r.rolname
+  from varve.data_node n
+    join pg_foreign_server s on s.srvname = n.node_name
+    join pg_roles r on r.rolcanlogin and has_server_privilege(r.oid, s.oid, 'USAGE')
+  where not exists (select from pg_user_mappings m where m.srvid = s.oid and m.umuser in (r.oid, 0))
+$$;
+revoke execute on function varve._unmapped_roles() from public;
+
 create function varve._options(verb text, options jsonb) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select string_agg(format('%s %I %L', verb, key, value), ', ' order by key) from jsonb_each_text(options) $$;
@@ -216,7 +244,7 @@ begin
     'name', node.node_name, 'host', node.host, 'port', node.port, 'database', node.database,
     'uuid', node.node_uuid, 'token', node.token, 'dropDatabase', p_drop_database)));
   delete from varve.data_node n where n.node_name = p_name;
-  execute format('drop server if exists %I cascade', p_name);
+  perform varve._drop_server(p_name);
   update varve.identity i set dist_id = null
     where i.dist_id = i.uuid and not exists (select from varve.data_node);
   return true;

@@ -28,12 +28,6 @@ export interface CredentialOptions {
   readonly tls?: TlsOptions['mode'] | 'auto' | undefined;
 }
 
-/** Options of foreign server and user mapping, as `varve._derive_server` takes them. */
-export interface Login {
-  readonly server: Record<string, string>;
-  readonly user: Record<string, string>;
-}
-
 export class Credentials {
   readonly #options: CredentialOptions;
 
@@ -59,23 +53,32 @@ export class Credentials {
     };
   }
 
-  /** How sessions of the access node's server log in as `role`. */
-  async login(host: string, role: string, password?: string | null): Promise<Login> {
-    const { passfile, caFile, certificatesFolder, serverPaths } = this.#options;
+  /** Options of a foreign server: how its sessions check whom they talk to. */
+  serverOptions(host: string): Record<string, string> {
+    const { passfile, caFile, serverPaths } = this.#options;
+    return {
+      sslmode: this.#tlsMode(host),
+      ...(caFile ? { sslrootcert: serverPaths?.caFile ?? caFile } : {}),
+      ...(passfile ? { passfile: serverPaths?.passfile ?? passfile } : {}),
+    };
+  }
+
+  /** Options of a user mapping: how sessions of the access node's server log in as `role`. */
+  async userOptions(role: string, password?: string | null): Promise<Record<string, string>> {
+    const { certificatesFolder, serverPaths } = this.#options;
     const folder = serverPaths?.certificatesFolder ?? certificatesFolder;
     const certified = folder !== undefined && (await this.#certificate(role)) !== undefined;
-    const server: Record<string, string> = { sslmode: this.#tlsMode(host) };
-    if (caFile) server['sslrootcert'] = serverPaths?.caFile ?? caFile;
-    if (passfile) server['passfile'] = serverPaths?.passfile ?? passfile;
-    const user: Record<string, string> = { user: role };
-    if (certified) {
-      user['sslcert'] = join(folder, certificateName(role, 'crt'));
-      user['sslkey'] = join(folder, certificateName(role, 'key'));
-    }
-    // A role without a password of its own comes in by certificate or password file, which needs this switch.
-    if (password) user['password'] = password;
-    else user['password_required'] = 'false';
-    return { server, user };
+    return {
+      user: role,
+      ...(certified
+        ? {
+            sslcert: join(folder, certificateName(role, 'crt')),
+            sslkey: join(folder, certificateName(role, 'key')),
+          }
+        : {}),
+      // A role without a password of its own comes in by certificate or password file, which needs this switch.
+      ...(password ? { password } : { password_required: 'false' }),
+    };
   }
 
   #tlsMode(host: string): TlsOptions['mode'] {

@@ -1,7 +1,7 @@
 import { VarveError } from '../core/errors.ts';
 import { Connection, PLAIN_SESSION } from '../postgres/connection.ts';
 import { SqlState, sqlStateOf } from '../postgres/sqlstate.ts';
-import type { Credentials, Login as ServerLogin } from './credentials.ts';
+import type { Credentials } from './credentials.ts';
 import type { Notice } from './request.ts';
 import { describeServer, describeTarget, type Target } from './target.ts';
 
@@ -31,10 +31,6 @@ export class NodeSessions {
 
   constructor(options: NodeSessionsOptions) {
     this.#options = options;
-  }
-
-  get credentials(): Credentials {
-    return this.#options.credentials;
   }
 
   /**
@@ -87,13 +83,20 @@ export class NodeSessions {
     });
   }
 
-  /** How sessions of the access node's own server reach the target, for foreign server and user mapping. */
-  async serverLogin(target: Target, login: Login): Promise<ServerLogin> {
+  /** Options of the target's foreign server, as the access node's own server needs them. */
+  serverOptions(target: Target): Record<string, string> {
     const route = this.route(target);
-    const options = await this.#options.credentials.login(route.host, login.role, login.password);
+    const options = this.#options.credentials.serverOptions(route.host);
     const { ownServer } = this.#options;
-    if (!ownServer || route === target) return options;
-    return { ...options, server: { ...options.server, host: ownServer.socketFolderForServer } };
+    return ownServer && route !== target ? { ...options, host: ownServer.socketFolderForServer } : options;
+  }
+
+  /** The same with the user mapping of one role: what `varve._derive_server` takes. */
+  async serverLogin(target: Target, login: Login): Promise<{ server: object; user: object }> {
+    return {
+      server: this.serverOptions(target),
+      user: await this.#options.credentials.userOptions(login.role, login.password),
+    };
   }
 
   /** The way to a target: the own server's socket where that is meant, else its address. */

@@ -85,6 +85,8 @@ class RpcSession {
   }
 
   start(): void {
+    // An answer is several messages; without this each pair waits for a delayed acknowledgement.
+    this.#socket.setNoDelay(true);
     const late = setTimeout(() => this.#socket.destroy(), LOGIN_TIMEOUT_MS);
     this.#socket.on('data', (chunk: Buffer) => {
       this.#buffer = this.#buffer.length === 0 ? chunk : Buffer.concat([this.#buffer, chunk]);

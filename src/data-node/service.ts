@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { withDeadline } from '../core/deadline.ts';
 import { messageOf, VarveError } from '../core/errors.ts';
 import type { RunDeps } from '../run/run.ts';
+import { AccessDatabases, type AccessDatabase } from './access-databases.ts';
 import { AddDataNode } from './add-data-node.ts';
 import { Credentials, type CredentialOptions } from './credentials.ts';
 import { DeleteDataNode } from './delete-data-node.ts';
@@ -40,7 +41,15 @@ export interface DataNodeServiceOptions {
   /** A whole call, and the wait for another call on the same database. */
   readonly callTimeoutMs?: number | undefined;
   readonly targetWaitMs?: number | undefined;
+  /** The administrator's database, and the address that databases are told; without it none are looked after. */
+  readonly reconcile?:
+    | { readonly homeDatabase: string; readonly host: string; readonly intervalMs?: number }
+    | undefined;
 }
+
+/** libpq finds a unix socket as `.s.PGSQL.<port>` in the folder that is given as its host. */
+export const SOCKET_PORT = 5432;
+export const SOCKET_NAME = `.s.PGSQL.${SOCKET_PORT}`;
 
 type Handler = (request: Request, signal: AbortSignal) => Promise<Reply>;
 
@@ -50,6 +59,9 @@ export class DataNodeService implements AsyncDisposable {
   readonly #operations: Operations;
   readonly #handlers: Readonly<Record<string, Handler>>;
   #server: RpcServer | undefined;
+  #databases: AccessDatabases | undefined;
+  #loop: Promise<void> = Promise.resolve();
+  readonly #stop = new AbortController();
   readonly secret: string;
 
   private constructor(
@@ -78,38 +90,25 @@ export class DataNodeService implements AsyncDisposable {
       lockTimeoutMs: options.lockTimeoutMs ?? 10_000,
       ownServer: options.ownServer,
     });
-    const add = new AddDataNode(
-      { ...deps, sessions },
-      { node: options.node, policy: options.versionPolicy ?? 'document' },
-    );
-    const remove = new DeleteDataNode({ sessions });
-    const exec = new DistributedExec({ sessions });
-    const checks = new NodeChecks({ sessions });
-    const kinds = { add_data_node: add, delete_data_node: remove, distributed_exec: exec };
-    const journalPath = join(options.folder, 'operations.journal');
-    const targetWaitMs = options.targetWaitMs ?? 30_000;
-    const operations = await Operations.open(deps, { journalPath, kinds, targetWaitMs });
-    const handlers: Record<string, Handler> = {
-      add_data_node: (request, signal) => add.handle(request, operations, signal),
-      plan_data_node: async (request, signal) => ({ result: await add.plan(request, signal) }),
-      delete_data_node: (request) => remove.handle(request, operations),
-      distributed_exec: (request, signal) => exec.handle(request, operations, signal),
-      ping_data_node: (request, signal) => checks.ping(request, signal),
-      health: (request, signal) => checks.health(request, signal),
-      check_address: (request, signal) => checks.address(request, signal),
-    };
+    const { operations, handlers } = await openHandlers(deps, options, sessions);
     const secret = await keepSecret(join(options.folder, 'rpc.secret'));
     const service = new DataNodeService(deps, options, { operations, handlers, secret });
     service.#server = await RpcServer.listen(
       { listen: options.listen, secret, tls: options.tls },
       (text, signal) => service.#answer(text, signal),
     );
+    service.#lookAfterDatabases(sessions);
     return service;
   }
 
-  /** Where the SQL functions reach it: the port, 0 on a unix socket. */
-  get port(): number {
-    return this.#server?.port ?? 0;
+  /** The port by which `dblink` finds it; on a unix socket, the one in the socket's name. */
+  get addressPort(): number {
+    return this.#server?.port || SOCKET_PORT;
+  }
+
+  /** Access databases with their data nodes, as of the last look. */
+  databases(): readonly AccessDatabase[] {
+    return this.#databases?.known() ?? [];
   }
 
   /** Calls whose transaction is open or that ended lately, oldest first. */
@@ -117,7 +116,18 @@ export class DataNodeService implements AsyncDisposable {
     return this.#operations.status();
   }
 
+  #lookAfterDatabases(sessions: NodeSessions): void {
+    const { reconcile } = this.#options;
+    if (!reconcile) return;
+    const { host, homeDatabase, intervalMs = 5_000 } = reconcile;
+    const address = { host, port: this.addressPort, secret: this.secret };
+    this.#databases = new AccessDatabases({ ...this.#deps, sessions }, { homeDatabase, address, intervalMs });
+    this.#loop = this.#databases.run(this.#stop.signal);
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#stop.abort();
+    await this.#loop;
     await this.#server?.[Symbol.asyncDispose]();
     await this.#operations[Symbol.asyncDispose]();
   }
@@ -164,6 +174,34 @@ export class DataNodeService implements AsyncDisposable {
         error: error ?? null,
       }));
   }
+}
+
+/** What the SQL functions may ask for, and the operations that some of it begins. */
+async function openHandlers(
+  deps: DataNodeServiceDeps,
+  options: DataNodeServiceOptions,
+  sessions: NodeSessions,
+): Promise<{ operations: Operations; handlers: Record<string, Handler> }> {
+  const { node, versionPolicy: policy = 'document', targetWaitMs = 30_000 } = options;
+  const add = new AddDataNode({ ...deps, sessions }, { node, policy });
+  const remove = new DeleteDataNode({ sessions });
+  const exec = new DistributedExec({ sessions });
+  const checks = new NodeChecks({ sessions });
+  const kinds = { add_data_node: add, delete_data_node: remove, distributed_exec: exec };
+  const journalPath = join(options.folder, 'operations.journal');
+  const operations = await Operations.open(deps, { journalPath, kinds, targetWaitMs });
+  return {
+    operations,
+    handlers: {
+      add_data_node: (request, signal) => add.handle(request, operations, signal),
+      plan_data_node: async (request, signal) => ({ result: await add.plan(request, signal) }),
+      delete_data_node: (request) => remove.handle(request, operations),
+      distributed_exec: (request, signal) => exec.handle(request, operations, signal),
+      ping_data_node: (request, signal) => checks.ping(request, signal),
+      health: (request, signal) => checks.health(request, signal),
+      check_address: (request, signal) => checks.address(request, signal),
+    },
+  };
 }
 
 /** The secret survives restarts, so that what the databases hold stays true. */
