@@ -287,14 +287,15 @@ async function wantedConfig(context: ServerContext): Promise<ServerConfig> {
   };
 }
 
-/** Where the server's user cannot read an extension folder, a copy in our own is used. */
+/** An extension folder that the server's user cannot read is copied into our own, which that user knows. */
 async function extensionFolders(context: ServerContext): Promise<{ given: string; used: string }[]> {
   const folder = await context.folder();
   const given = context.options.extensionFolders ?? [];
   return Promise.all(
     given.map(async (path, i) => {
-      const blocked = folder.runAs && (await blockedAt(join(path, 'extension'), folder.runAs));
-      return { given: path, used: blocked === undefined ? path : join(folder.path, `extensions-${i}`) };
+      const own = path.startsWith(`${folder.path}/`);
+      const open = own || !folder.runAs || !(await blockedAt(join(path, 'extension'), folder.runAs));
+      return { given: path, used: open ? path : join(folder.path, `extensions-${i}`) };
     }),
   );
 }
