@@ -261,4 +261,10 @@ export const ERROR_CODES = {
     manual:
       'A bug: something happened that Varve does not expect. The log has the stack. What was being done may be repeated.',
   },
+  CERTIFICATE_INVALID: {
+    sqlstate: 'F0000',
+    http: 500,
+    manual:
+      'The file of the certificate authority is damaged, or its time is over. Restore it from a copy; a new authority is made when the file is moved away, and its certificate must then be given to all who trusted the old one.',
+  },
 } as const satisfies Record<string, ErrorEntry>;
