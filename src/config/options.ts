@@ -31,7 +31,7 @@ export interface OptionSpec<T, C extends readonly Command[] = readonly Command[]
   readonly kind: Kind<T>;
   readonly commands: C;
   readonly help: string;
-  readonly default?: T;
+  readonly default?: NoInfer<T>;
   /** How a default that is not a plain value is described. */
   readonly defaultText?: string;
   /** One letter. */
@@ -43,15 +43,15 @@ export interface OptionSpec<T, C extends readonly Command[] = readonly Command[]
 }
 
 /** Keeps the exact type of an entry, with `undefined` where there is no default. */
-function option<T, const C extends readonly Command[]>(
+function option<const T, const C extends readonly Command[]>(
   kind: Kind<T>,
-  spec: Omit<OptionSpec<T, C>, 'kind'> & { readonly default: T },
+  spec: Omit<OptionSpec<T, C>, 'kind'> & { readonly default: NoInfer<T> },
 ): OptionSpec<T, C> & { readonly default: T };
-function option<T, const C extends readonly Command[]>(
+function option<const T, const C extends readonly Command[]>(
   kind: Kind<T>,
   spec: Omit<OptionSpec<T, C>, 'kind'>,
 ): OptionSpec<T, C>;
-function option<T, const C extends readonly Command[]>(
+function option<const T, const C extends readonly Command[]>(
   kind: Kind<T>,
   spec: Omit<OptionSpec<T, C>, 'kind'>,
 ): OptionSpec<T, C> {
@@ -134,6 +134,11 @@ export const OPTIONS = {
   caFolder: option(path, {
     commands: ['node'],
     help: 'Folder of the certificate authority that issues the certificates between nodes.',
+  }),
+  coordinatorKind: option(choice('embedded', 'consul'), {
+    commands: ['node', 'doctor'],
+    default: 'embedded',
+    help: 'What answers at the URL of the coordinator: that of `varve up`, or Consul 1.10 or newer.',
   }),
   coordinator: option(httpUrl, { commands: ['node', 'doctor'], help: 'URL of the coordinator.' }),
   startTimeout: option(duration, {

@@ -22,7 +22,7 @@ export function nodeMetrics(events: RunEvents, status: () => NodeStatus): Regist
   events.subscribe(({ run, step, state }) => {
     if (!['done', 'skipped', 'failed', 'cancelled'].includes(state)) return;
     // Runs that carry an id in their name would make a series each.
-    const kind = run.replace(/[:/#].*$/, '');
+    const kind = run.replace(/[\s:/#].*$/, '');
     if (step === '') runs.inc({ run: kind, state });
     else steps.inc({ run: kind, step, state });
   });

@@ -1,0 +1,86 @@
+import { fileURLToPath } from 'node:url';
+import { Command, CommanderError, Option } from 'commander';
+import {
+  COMMANDS,
+  defaultTextOf,
+  environmentNameOf,
+  flagOf,
+  optionsOf,
+  type Command as CommandName,
+  type OptionName,
+  type OptionSpec,
+} from '../config/options.ts';
+import type { CliContext, Flags } from './context.ts';
+import { errorText } from './error-text.ts';
+import { ExitCode, exitCodeOf } from './exit-codes.ts';
+
+type Run = (context: CliContext, flags: Flags) => Promise<number>;
+
+/** Loaded when they are needed: `varve --help` need not read everything. */
+const RUNS: Readonly<Record<CommandName, () => Promise<Run>>> = {
+  up: async () => (await import('./up-command.ts')).up,
+  node: async () => (await import('./node-command.ts')).node,
+  status: async () => (await import('./status-command.ts')).status,
+  plan: async () => (await import('./plan-command.ts')).plan,
+  sql: async () => (await import('./sql-command.ts')).sql,
+  doctor: async () => (await import('./doctor-command.ts')).doctor,
+};
+
+/** Runs one command line and gives its exit code. Errors are printed; none is thrown. */
+export async function main(args: readonly string[]): Promise<number> {
+  const context: CliContext = {
+    environment: process.env,
+    stdin: process.stdin,
+    stdout: process.stdout,
+    stderr: process.stderr,
+    script: fileURLToPath(
+      new URL(`entry${import.meta.url.endsWith('.ts') ? '.ts' : '.js'}`, import.meta.url),
+    ),
+  };
+  let exitCode: number = ExitCode.ok;
+  const program = commandLine(async (name, flags) => {
+    exitCode = await (await RUNS[name]())(context, flags);
+  });
+  try {
+    await program.parseAsync(args, { from: 'user' });
+    return exitCode;
+  } catch (error) {
+    if (error instanceof CommanderError) return error.exitCode === 0 ? ExitCode.ok : ExitCode.usage;
+    context.stderr.write(`${errorText(error)}\n`);
+    return exitCodeOf(error);
+  }
+}
+
+/** The commands and their flags, made from the table of options. */
+export function commandLine(run: (name: CommandName, flags: Flags) => Promise<void>): Command {
+  const program = new Command('varve')
+    .description('A distributed time-series database on PostgreSQL whose nodes bring themselves up.')
+    .exitOverride()
+    .showHelpAfterError('(varve COMMAND --help lists the flags of a command)');
+  for (const [name, description] of Object.entries(COMMANDS) as [CommandName, string][]) {
+    const command = program.command(name).description(description).exitOverride().allowExcessArguments(false);
+    for (const [option, spec] of optionsOf(name)) command.addOption(flagOption(option, spec));
+    command.action((_options, self: Command) => run(name, givenFlags(self)));
+  }
+  return program;
+}
+
+function flagOption(name: OptionName, spec: OptionSpec<unknown>): Option {
+  const flag = spec.default === true ? flagOf(name).replace('--', '--no-') : flagOf(name);
+  const value = spec.kind.placeholder === '' ? '' : ` <${spec.kind.placeholder}>`;
+  const short = spec.short === undefined ? '' : `-${spec.short}, `;
+  const fallback = spec.kind.placeholder === '' ? undefined : defaultTextOf(spec);
+  const notes = [
+    ...(fallback === undefined ? [] : [`default: ${fallback}`]),
+    ...(spec.flagOnly ? [] : [environmentNameOf(name)]),
+  ];
+  const help = spec.default === true ? `Do not: ${spec.help}` : spec.help;
+  return new Option(`${short}${flag}${value}`, notes.length > 0 ? `${help} (${notes.join('; ')})` : help);
+}
+
+/** Those that stand on the command line. */
+function givenFlags(command: Command): Flags {
+  return Object.fromEntries(
+    Object.entries(command.opts()).filter(([name]) => command.getOptionValueSource(name) === 'cli'),
+  );
+}

@@ -1,0 +1,105 @@
+import type { Registry } from 'prom-client';
+import { Gauge } from 'prom-client';
+import { DataNodeService } from '../data-node/service.ts';
+import { Pool } from '../postgres/pool.ts';
+import type { RunDeps } from '../run/run.ts';
+import type { Log } from './log.ts';
+import type { RunningPostgres } from './postgres-service.ts';
+
+export interface AccessLayerDeps extends RunDeps {
+  readonly log: Log;
+  /** As of now: after a recovery it may be another server process. */
+  readonly postgres: () => RunningPostgres;
+}
+
+export interface AccessLayerOptions {
+  readonly node: string;
+  /** For what the service keeps: its journal and secret. */
+  readonly folder: string;
+  /** 0: a free one. */
+  readonly rpcPort: number;
+  readonly database: string;
+}
+
+/** What an access node has beyond its PostgreSQL. */
+export interface AccessLayer extends AsyncDisposable {
+  /** Parts of the node's status; lists named as in `varve status --json`. */
+  status(): Readonly<Record<string, unknown>>;
+  registerMetrics(registry: Registry): void;
+}
+
+/** Starts the service behind the SQL functions on this node's PostgreSQL. */
+export async function startAccessLayer(
+  deps: AccessLayerDeps,
+  options: AccessLayerOptions,
+): Promise<AccessLayer> {
+  const admins = new AdminPools(deps.postgres);
+  const { rpcPort } = options;
+  const { own, credentials } = deps.postgres();
+  const service = await DataNodeService.start(
+    { ...deps, withAdmin: (database, work, signal) => admins.of(database).withConnection(work, signal) },
+    {
+      node: options.node,
+      folder: options.folder,
+      listen: { host: '127.0.0.1', port: rpcPort },
+      credentials,
+      ownServer: own && {
+        port: own.port,
+        socketFolder: own.socketDir,
+        socketFolderForServer: own.socketDirForBackends,
+      },
+      reconcile: { homeDatabase: options.database, host: '127.0.0.1' },
+    },
+  );
+  return {
+    status: () => ({
+      dataNodes: service
+        .databases()
+        .flatMap(({ database, nodes }) => nodes.map((node) => ({ accessDatabase: database, ...node }))),
+      operations: service.status(),
+    }),
+    registerMetrics: (registry) => {
+      const gauge: Gauge = new Gauge({
+        name: 'varve_data_nodes',
+        help: 'Data nodes that the access databases of this node have.',
+        registers: [registry],
+        collect: () => gauge.set(service.databases().reduce((sum, { nodes }) => sum + nodes.length, 0)),
+      });
+    },
+    async [Symbol.asyncDispose]() {
+      await service[Symbol.asyncDispose]();
+      await admins[Symbol.asyncDispose]();
+    },
+  };
+}
+
+const ADMIN = {
+  maxCount: 8,
+  idleTimeoutMs: 30_000,
+  waitTimeoutMs: 30_000,
+  connectTimeoutMs: 10_000,
+} as const;
+
+/** The administrator's connections, a pool for each database. */
+class AdminPools implements AsyncDisposable {
+  readonly #pools = new Map<string, Pool>();
+  readonly #postgres: () => RunningPostgres;
+
+  constructor(postgres: () => RunningPostgres) {
+    this.#postgres = postgres;
+  }
+
+  of(database: string): Pool {
+    const known = this.#pools.get(database);
+    if (known) return known;
+    const { connectTimeoutMs, ...limits } = ADMIN;
+    const endpoint = { ...this.#postgres().endpoint, database };
+    const pool = new Pool({ endpoint, connect: { connectTimeoutMs, applicationName: 'varve' }, ...limits });
+    this.#pools.set(database, pool);
+    return pool;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all([...this.#pools.values()].map((pool) => pool.close()));
+  }
+}

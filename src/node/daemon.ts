@@ -1,0 +1,162 @@
+import { join } from 'node:path';
+import type { Registry } from 'prom-client';
+import type { Clock } from '../core/clock.ts';
+import { isAbort, messageOf, VarveError } from '../core/errors.ts';
+import { applyEvent, emptyBoard, type Board } from '../run/board.ts';
+import { RunEvents } from '../run/events.ts';
+import { runSteps } from '../run/run.ts';
+import { startAccessLayer, type AccessLayer } from './access-layer.ts';
+import { EventFeed } from './event-feed.ts';
+import { lockFolder } from './folder-lock.ts';
+import { httpApp } from './http-app.ts';
+import { serveHttp } from './http-server.ts';
+import type { Log } from './log.ts';
+import { nodeMetrics } from './node-metrics.ts';
+import type { NodeOptions } from './node-options.ts';
+import { currentStep, runStatuses, type NodeState, type NodeStatus } from './node-status.ts';
+import { nodeContext, nodeSteps, runningPostgres } from './node-steps.ts';
+import { PostgresService, type RunningPostgres } from './postgres-service.ts';
+import { keepRegistered } from './registration.ts';
+import type { Report } from './supervision.ts';
+
+export interface DaemonDeps {
+  readonly log: Log;
+  readonly clock: Clock;
+  /** To the supervisor. */
+  readonly report: Report;
+}
+
+/**
+ * Runs one node until the signal fires: brings its PostgreSQL up, keeps it up, registers the node with the
+ * coordinator and serves HTTP. Resolves when everything has been stopped in order.
+ * @throws FOLDER_IN_USE, PORT_IN_USE, and whatever the first bring-up throws
+ */
+export async function runNode(deps: DaemonDeps, options: NodeOptions, signal: AbortSignal): Promise<void> {
+  await using _lock = await lockFolder(options.folder);
+  const daemon = new Daemon(deps, options);
+  using _feed = daemon.feed;
+  const app = httpApp({
+    status: () => daemon.status(),
+    feed: daemon.feed,
+    metrics: daemon.metrics,
+    onBug: (error) => deps.log.error({ error }, 'an HTTP request met a bug'),
+    signal,
+  });
+  await using _http = await serveHttp(app, { port: options.httpPort });
+  await using _postgres = daemon.postgres;
+  await daemon.run(signal);
+}
+
+class Daemon {
+  readonly feed: EventFeed;
+  readonly metrics: Registry;
+  readonly postgres: PostgresService;
+  readonly #deps: DaemonDeps;
+  readonly #options: NodeOptions;
+  readonly #events = new RunEvents();
+  readonly #startedAtMs: number;
+  #board: Board = emptyBoard;
+  #state: NodeState = 'starting';
+  #reason = 'the bring-up has not begun';
+  #layer: AccessLayer | undefined;
+
+  constructor(deps: DaemonDeps, options: NodeOptions) {
+    this.#deps = deps;
+    this.#options = options;
+    this.#startedAtMs = deps.clock.nowMs();
+    this.#events.subscribe((event) => {
+      this.#board = applyEvent(this.#board, event);
+      deps.report({ type: 'event', event });
+    });
+    this.feed = new EventFeed(this.#events, { epoch: String(this.#startedAtMs) });
+    this.metrics = nodeMetrics(this.#events, () => this.status());
+    this.postgres = new PostgresService({
+      clock: deps.clock,
+      bringUp: (signal) => this.#bringUp(signal),
+      onUp: ({ version, endpoint }) => deps.log.info({ version, port: endpoint.port }, 'PostgreSQL is up'),
+      onDown: (why, delayMs) => this.#recovering(why, delayMs),
+    });
+  }
+
+  status(): NodeStatus {
+    const { name, kind } = this.#options;
+    const runs = runStatuses(this.#board);
+    return {
+      name,
+      kind,
+      role: null,
+      term: null,
+      state: this.#state,
+      ...currentStep(runs),
+      reasons: this.#state === 'ready' ? [] : [this.#reason],
+      pid: process.pid,
+      startedAt: new Date(this.#startedAtMs).toISOString(),
+      postgres: this.postgres.status(),
+      runs,
+      dataNode: this.#layer?.status() ?? null,
+    };
+  }
+
+  /** Until the signal fires; PostgreSQL is left to the caller. */
+  async run(signal: AbortSignal): Promise<void> {
+    const { log, report, clock } = this.#deps;
+    try {
+      this.#reason = 'PostgreSQL is being brought up';
+      const running = await this.postgres.start(signal);
+      await using _layer = await this.#startLayer(running);
+      this.#ready();
+      await Promise.all([
+        this.postgres.run(signal),
+        keepRegistered({ log, clock }, this.#options, { isReady: () => this.#state === 'ready', signal }),
+      ]);
+    } catch (error) {
+      if (signal.aborted && (isAbort(error) || error === signal.reason)) return;
+      const known =
+        error instanceof VarveError ? error : new VarveError('INTERNAL', messageOf(error), { cause: error });
+      report({ type: 'failed', error: known.toJSON() });
+      throw error;
+    } finally {
+      this.#state = 'stopping';
+      this.#reason = 'the node is stopping';
+    }
+  }
+
+  async #bringUp(signal: AbortSignal): Promise<RunningPostgres> {
+    const { clock } = this.#deps;
+    // Anew each time: what a context remembers is of one attempt.
+    const context = await nodeContext({ clock }, this.#options);
+    const steps = nodeSteps(context);
+    const { name } = this.#options;
+    await runSteps({ clock, events: this.#events }, { run: 'bring-up', node: name, steps, context, signal });
+    const running = await runningPostgres(context);
+    if (this.#state === 'recovering') this.#ready(running);
+    return running;
+  }
+
+  /** What access nodes have beyond their PostgreSQL. */
+  async #startLayer(running: RunningPostgres): Promise<AccessLayer | null> {
+    const { log, clock } = this.#deps;
+    const { name, kind, database, rpcPort, folder } = this.#options;
+    if (kind !== 'access') return null;
+    this.#reason = 'the data node service is starting';
+    this.#layer = await startAccessLayer(
+      { log, clock, events: this.#events, postgres: () => this.postgres.running ?? running },
+      { node: name, folder: join(folder, 'data-node'), rpcPort, database },
+    );
+    this.#layer.registerMetrics(this.metrics);
+    return this.#layer;
+  }
+
+  #ready(running = this.postgres.running): void {
+    this.#state = 'ready';
+    this.#deps.report({ type: 'ready', postgresPid: running?.own?.pid ?? null });
+    this.#deps.log.info({}, 'the node is ready');
+  }
+
+  #recovering(why: string, delayMs: number): void {
+    this.#state = 'recovering';
+    this.#reason = why;
+    this.#deps.report({ type: 'recovering', why });
+    this.#deps.log.warn({ delayMs }, `PostgreSQL is brought up again: ${why}`);
+  }
+}

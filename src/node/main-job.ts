@@ -1,0 +1,151 @@
+import { hostname } from 'node:os';
+import { Backoff } from '../core/backoff.ts';
+import type { Clock } from '../core/clock.ts';
+import { messageOf } from '../core/errors.ts';
+import { Connection, type Endpoint } from '../postgres/connection.ts';
+import type { Renderer } from '../run/renderer.ts';
+import { HostMetrics } from './host-metrics.ts';
+import { prepareMetricsTable } from './host-metrics-table.ts';
+import { hostSampler } from './host-metrics-sampler.ts';
+import type { NodeLayout, SystemLayout } from './layout.ts';
+import { readSummary } from './summary-data.ts';
+import { summaryLines } from './summary.ts';
+import { DATABASE, SUPERUSER, type SystemFolder } from './system-folder.ts';
+
+export interface MainJobDeps {
+  readonly clock: Clock;
+  readonly renderer: Renderer;
+  readonly interactive: boolean;
+  /** The data nodes are added, or could not be at the first attempt. */
+  readonly onPrepared: () => Promise<void>;
+}
+
+export interface MainJobOptions {
+  readonly folder: SystemFolder;
+  readonly layout: SystemLayout;
+  readonly coordinatorUrl: string;
+  readonly metrics: boolean;
+}
+
+const SUMMARY_EVERY_MS = 2000;
+const RETRY = { firstMs: 500, maxMs: 15_000 } as const;
+const STATEMENT_TIMEOUT_MS = 60_000;
+
+/**
+ * What `varve up` is for, done as any client would: adds the data nodes over SQL, writes this machine's
+ * metrics to a table that is spread over them, and shows where everything is. Until the signal fires; what
+ * fails is tried again.
+ */
+export async function runMainJob(
+  deps: MainJobDeps,
+  options: MainJobOptions,
+  signal: AbortSignal,
+): Promise<void> {
+  const access = options.layout.nodes.find(({ kind }) => kind === 'access');
+  if (!access) throw new Error('assertion failed: a system has an access node');
+  const endpoint = await clientEndpoint(options.folder, access);
+  const connect = (): Promise<Connection> => open(endpoint, signal);
+  await prepare(deps, options, { connect, signal });
+  const jobs = [showSummary(deps, options, { connect, signal })];
+  if (options.metrics) jobs.push(writeMetrics(deps, connect, signal));
+  await Promise.all(jobs);
+}
+
+/** How a client of this system logs in, as connections.json says. */
+export async function clientEndpoint(folder: SystemFolder, node: NodeLayout): Promise<Endpoint> {
+  const password = await folder.password();
+  return { host: '127.0.0.1', port: node.pgPort, database: DATABASE, user: SUPERUSER, password };
+}
+
+function open(endpoint: Endpoint, signal: AbortSignal): Promise<Connection> {
+  return Connection.open(endpoint, {
+    connectTimeoutMs: 5000,
+    statementTimeoutMs: STATEMENT_TIMEOUT_MS,
+    applicationName: 'varve up',
+    signal,
+  });
+}
+
+interface Client {
+  readonly connect: () => Promise<Connection>;
+  readonly signal: AbortSignal;
+}
+
+/** Repeated until it succeeds; the caller is told after the first attempt. */
+async function prepare(
+  deps: MainJobDeps,
+  options: MainJobOptions,
+  { connect, signal }: Client,
+): Promise<void> {
+  const { clock, renderer, onPrepared } = deps;
+  const backoff = new Backoff(RETRY);
+  for (let attempt = 1; !signal.aborted; attempt += 1) {
+    const failure = await addDataNodes(options, connect).then(
+      () => undefined,
+      (error: unknown) => messageOf(error),
+    );
+    signal.throwIfAborted();
+    if (failure === undefined) {
+      await onPrepared();
+      return;
+    }
+    const delayMs = backoff.nextMs();
+    renderer.note('warn', 'up', `the data nodes could not be set up: ${failure}; trying again`);
+    if (attempt === 1) await onPrepared();
+    await clock.sleep(delayMs, signal);
+  }
+}
+
+async function addDataNodes(
+  { layout, metrics }: MainJobOptions,
+  connect: () => Promise<Connection>,
+): Promise<void> {
+  await using connection = await connect();
+  for (const { name, kind, pgPort } of layout.nodes) {
+    if (kind !== 'data') continue;
+    await connection.query(
+      "select * from add_data_node($1, '127.0.0.1', port => $2, database => $3, if_not_exists => true)",
+      [name, pgPort, DATABASE],
+    );
+  }
+  if (metrics && layout.nodes.some(({ kind }) => kind === 'data')) await prepareMetricsTable(connection);
+}
+
+async function writeMetrics(
+  { clock, renderer }: MainJobDeps,
+  connect: Client['connect'],
+  signal: AbortSignal,
+): Promise<void> {
+  const sampler = await hostSampler();
+  if (sampler.limitation !== undefined) renderer.note('warn', 'up', sampler.limitation);
+  const metrics = new HostMetrics({
+    clock,
+    sampler,
+    connect,
+    host: hostname(),
+    note: (level, text) => renderer.note(level, 'up', text),
+  });
+  await metrics.run(signal);
+}
+
+async function showSummary(
+  { clock, renderer, interactive }: MainJobDeps,
+  { folder, layout, coordinatorUrl, metrics }: MainJobOptions,
+  { connect, signal }: Client,
+): Promise<void> {
+  const places = {
+    folder: folder.path,
+    passfile: folder.passfile,
+    nodes: layout.nodes.map((node) => ({ ...node, http: `http://127.0.0.1:${node.httpPort}` })),
+    coordinatorUrl,
+  };
+  // The first figures come with the first rows.
+  if (metrics) await clock.sleep(SUMMARY_EVERY_MS, signal).catch(() => {});
+  for (let refresh = false; !signal.aborted; refresh = true) {
+    const data = await readSummary(connect, { metrics, nowMs: clock.nowMs() });
+    if (signal.aborted) return;
+    renderer.page({ name: 'summary', lines: summaryLines(places, data), data: { ...data }, refresh });
+    if (!interactive) return;
+    await clock.sleep(SUMMARY_EVERY_MS, signal).catch(() => {});
+  }
+}

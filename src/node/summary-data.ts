@@ -1,0 +1,61 @@
+import { messageOf } from '../core/errors.ts';
+import type { Connection } from '../postgres/connection.ts';
+
+/** What the summary of a running system shows, read from the database as any client could. */
+export interface SummaryData {
+  readonly dataNodes: readonly {
+    readonly name: string;
+    readonly address: string;
+    readonly available: boolean;
+  }[];
+  readonly shards: readonly {
+    readonly table: string;
+    readonly node: string;
+    readonly shards: readonly number[];
+  }[];
+  readonly rows: readonly { readonly node: string; readonly rows: number; readonly newest: string | null }[];
+  readonly latest: readonly { readonly metric: string; readonly labels: string; readonly value: number }[];
+  /** Why parts are missing. */
+  readonly error: string | null;
+}
+
+/** So far back the live query looks: its cost does not grow with the table. */
+export const LIVE_SECONDS = 60;
+
+const NODES = `select node_name as name, host || ':' || port as address, available
+  from varve.data_nodes order by node_name`;
+
+const SHARDS = `select s.table_name as "table", s.node_name as node, pg_catalog.array_agg(s.shard order by s.shard) as shards
+  from varve.shards s group by 1, 2 order by 1, 2`;
+
+const ROWS = `select s.node_name as node, pg_catalog.count(*)::int4 as rows, pg_catalog.max(m.time)::text as newest
+  from public.host_metrics m join varve.shards s on s.partition = m.tableoid
+  where m.time > $1 group by 1 order by 1`;
+
+const LATEST = `select distinct on (metric, labels) metric, labels::text as labels, value
+  from public.host_metrics
+  where time > $1 and (metric in ('load', 'processes') or metric = 'memory_bytes' and labels ->> 'kind' = 'available')
+  order by metric, labels, time desc`;
+
+/** Never throws: a database that is away is part of what is shown. */
+export async function readSummary(
+  connect: () => Promise<Connection>,
+  options: { readonly metrics: boolean; readonly nowMs: number },
+): Promise<SummaryData> {
+  const since = new Date(options.nowMs - LIVE_SECONDS * 1000).toISOString();
+  const data = { dataNodes: [], shards: [], rows: [], latest: [], error: null };
+  try {
+    await using connection = await connect();
+    const read = async <R extends object>(sql: string, params: unknown[] = []): Promise<R[]> =>
+      (await connection.query<R>(sql, params)).rows;
+    return {
+      dataNodes: await read(NODES),
+      shards: await read(SHARDS),
+      rows: options.metrics ? await read(ROWS, [since]) : [],
+      latest: options.metrics ? await read(LATEST, [since]) : [],
+      error: null,
+    };
+  } catch (error) {
+    return { ...data, error: messageOf(error) };
+  }
+}

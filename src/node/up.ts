@@ -1,0 +1,175 @@
+import { resolve } from 'node:path';
+import type { Options } from '../config/options.ts';
+import type { Clock } from '../core/clock.ts';
+import { isAbort, messageOf } from '../core/errors.ts';
+import { EmbeddedCoordinator } from '../coordination/embedded-server.ts';
+import { CertificateAuthority } from '../postgres/certificates.ts';
+import type { Renderer } from '../run/renderer.ts';
+import { LOCAL_NAMES } from './certificates.ts';
+import { lockFolder } from './folder-lock.ts';
+import { nextLayout, type NodeLayout, type SystemLayout } from './layout.ts';
+import type { Log } from './log.ts';
+import { runMainJob } from './main-job.ts';
+import type { NodeProgram } from './node-process.ts';
+import { chooseFreePorts } from './ports.ts';
+import { System } from './system.ts';
+import { connectionsOf, DATABASE, SystemFolder } from './system-folder.ts';
+
+export interface UpDeps {
+  readonly clock: Clock;
+  /** Called when the folder is ours: the log is in it. */
+  readonly log: () => Log;
+  readonly renderer: Renderer;
+  readonly program: NodeProgram;
+  /** Whether the output can be redrawn, so that the summary may be refreshed. */
+  readonly interactive: boolean;
+}
+
+export interface UpSignals {
+  /** Stop everything in order. */
+  readonly stop: AbortSignal;
+  /** Stop waiting for it. */
+  readonly force: AbortSignal;
+}
+
+/**
+ * Runs a whole system from its folder until `signals.stop` fires: coordinator, nodes, main job. Resumes what
+ * the folder holds, whatever state a killed run left it in. Resolves when everything has been stopped: the
+ * main job, then the nodes with their PostgreSQL, then the coordinator.
+ * @throws FOLDER_IN_USE when another process runs this system
+ * @throws INVALID_ARGUMENT for a change that the folder does not allow
+ * @throws NODE_START when a node does not come up
+ */
+export async function runUp(deps: UpDeps, options: Options<'up'>, signals: UpSignals): Promise<void> {
+  const folder = new SystemFolder(resolve(options.dir));
+  await using _lock = await lockFolder(folder.path);
+  const layout = await prepareFolder(folder, options);
+  await folder.removeConnections();
+  await using coordinator = await EmbeddedCoordinator.start(
+    { folder: folder.coordinatorFolder, port: layout.coordinatorPort },
+    { clock: deps.clock, log: deps.log() },
+  );
+  for (const node of layout.nodes) {
+    await folder.writeNodeConfig(
+      node.name,
+      nodeConfig(folder, layout, { node, options, url: coordinator.url }),
+    );
+  }
+  await runSystem(deps, { folder, layout, options, coordinatorUrl: coordinator.url }, signals);
+  await folder.removeConnections();
+}
+
+async function prepareFolder(folder: SystemFolder, options: Options<'up'>): Promise<SystemLayout> {
+  const existing = await folder.readLayout();
+  const { access, data, portBase, postgres } = options;
+  const layout = await nextLayout(existing, { access, data, portBase, postgres }, chooseFreePorts);
+  await folder.writeLayout(layout);
+  await folder.ensurePassword(layout.nodes);
+  // Before the nodes ask for it, all at once.
+  await (await CertificateAuthority.open(folder.caFolder)).issueServer([...LOCAL_NAMES]);
+  return layout;
+}
+
+/** The settings of `varve node`, as its configuration file has them. */
+function nodeConfig(
+  folder: SystemFolder,
+  layout: SystemLayout,
+  {
+    node,
+    options,
+    url,
+  }: { readonly node: NodeLayout; readonly options: Options<'up'>; readonly url: string },
+): object {
+  return {
+    name: node.name,
+    kind: node.kind,
+    folder: folder.nodeFolder(node.name),
+    postgres: layout.postgres,
+    pgPort: node.pgPort,
+    httpPort: node.httpPort,
+    ...(node.kind === 'access' ? { rpcPort: node.rpcPort } : {}),
+    database: DATABASE,
+    passwordFile: folder.passwordFile,
+    caFolder: folder.caFolder,
+    coordinatorKind: 'embedded',
+    coordinator: url,
+    startTimeout: `${options.startTimeout}ms`,
+    stopTimeout: `${options.stopTimeout}ms`,
+    logLevel: options.logLevel,
+  };
+}
+
+interface Running {
+  readonly folder: SystemFolder;
+  readonly layout: SystemLayout;
+  readonly options: Options<'up'>;
+  readonly coordinatorUrl: string;
+}
+
+async function runSystem(deps: UpDeps, running: Running, signals: UpSignals): Promise<void> {
+  const { clock, renderer, program } = deps;
+  const { folder, layout, options, coordinatorUrl } = running;
+  const published = new Publisher(
+    () => {
+      const pidOf = (name: string): number => system.pidOf(name);
+      return folder.writeConnections(connectionsOf(folder, layout, { pidOf, coordinatorUrl }));
+    },
+    (error) => renderer.note('error', 'up', `connections.json cannot be written: ${messageOf(error)}`),
+  );
+  const system = new System(
+    {
+      clock,
+      program,
+      onEvent: (event) => renderer.event(event),
+      note: (level, source, text) => renderer.note(level, source, text),
+      onChange: () => void published.again(),
+    },
+    { startTimeoutMs: options.startTimeout, stopTimeoutMs: options.stopTimeout },
+    folder,
+  );
+  const kill = (): void => system.kill();
+  signals.force.addEventListener('abort', kill);
+  try {
+    await system.start(layout.nodes, signals.stop);
+    await runMainJob(
+      { ...deps, onPrepared: () => published.begin() },
+      { folder, layout, coordinatorUrl, metrics: options.metrics },
+      signals.stop,
+    );
+  } catch (error) {
+    if (!signals.stop.aborted || !(isAbort(error) || error === signals.stop.reason)) throw error;
+  } finally {
+    renderer.note('info', 'up', 'stopping the nodes');
+    await system.stop();
+    await published.end();
+    signals.force.removeEventListener('abort', kill);
+  }
+}
+
+/** Writes connections.json from `begin` on, and again after each change; one write at a time. */
+class Publisher {
+  readonly #write: () => Promise<void>;
+  readonly #onError: (error: unknown) => void;
+  #active = false;
+  #tail: Promise<void> = Promise.resolve();
+
+  constructor(write: () => Promise<void>, onError: (error: unknown) => void) {
+    this.#write = write;
+    this.#onError = onError;
+  }
+
+  begin(): Promise<void> {
+    this.#active = true;
+    return this.again();
+  }
+
+  again(): Promise<void> {
+    if (this.#active) this.#tail = this.#tail.then(this.#write).catch(this.#onError);
+    return this.#tail;
+  }
+
+  async end(): Promise<void> {
+    this.#active = false;
+    await this.#tail;
+  }
+}
