@@ -93,7 +93,7 @@ export class DistributedExec implements OperationKind {
           `prepare transaction ${quoteLiteral(transactionName(id, i))}`,
         );
         // A command that ended the transaction by itself leaves nothing to prepare.
-        if (command === 'PREPARE TRANSACTION') return;
+        if (command.startsWith('PREPARE')) return;
         throw new VarveError('INVALID_ARGUMENT', 'the command may not begin or end transactions', {
           hint: 'Leave COMMIT and ROLLBACK out, or pass transactional => false.',
         });

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import { Backoff } from '../core/backoff.ts';
 import type { Clock } from '../core/clock.ts';
 import { withDeadline } from '../core/deadline.ts';
@@ -60,6 +61,8 @@ export class Operations implements AsyncDisposable {
     this.#deps = deps;
     this.#options = options;
     this.#journal = journal;
+    // Every open operation listens.
+    setMaxListeners(0, this.#stop.signal);
   }
 
   static async open(deps: OperationsDeps, options: OperationsOptions): Promise<Operations> {
@@ -139,6 +142,7 @@ export class Operations implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stop.abort();
+    for (const pending of this.#pending.values()) pending.startSettling();
     await Promise.all([...this.#pending.values()].map((pending) => pending.finished));
     await this.#journal[Symbol.asyncDispose]();
   }
@@ -177,10 +181,7 @@ export class Operations implements AsyncDisposable {
 
   async #settle(pending: Pending): Promise<void> {
     const { signal } = this.#stop;
-    const stopped = new Promise<void>((resolve) =>
-      signal.addEventListener('abort', () => resolve(), { once: true }),
-    );
-    await Promise.race([pending.settling, stopped]);
+    await pending.settling;
     const backoff = new Backoff({ firstMs: 20, maxMs: 1000 });
     const failing = new Backoff({ firstMs: 200, maxMs: 30_000 });
     while (!signal.aborted) {
@@ -246,6 +247,7 @@ export class Operations implements AsyncDisposable {
     const { operation } = pending;
     const atMs = this.#deps.clock.nowMs();
     await this.#journal.append({ type: 'settled', id: operation.id, outcome, atMs });
+    if (outcome === 'confirmed') await this.#forget(operation);
     this.#pending.delete(operation.id);
     pending.endFirstAttempt();
     this.#history.push({ operation, state: outcome, endedAtMs: atMs });
@@ -255,7 +257,6 @@ export class Operations implements AsyncDisposable {
         unsettled(records).map((o) => ({ type: 'begun', operation: o })),
       );
     }
-    if (outcome === 'confirmed') await this.#forget(operation);
   }
 
   /** The witness row has served; one that stays behind after a crash does no harm. */
