@@ -47,6 +47,15 @@ export interface QueryResult<R extends object> {
   readonly command: string;
 }
 
+/** A result as it is shown to people. */
+export interface TextResult {
+  /** In order, repeated names included; empty for a statement that returns no rows. */
+  readonly columns: readonly string[];
+  readonly rows: readonly (readonly (string | null)[])[];
+  readonly rowCount: number;
+  readonly command: string;
+}
+
 /** Settings under which names, times and numbers mean the same whatever the server's and role's defaults. */
 export const PLAIN_SESSION: Readonly<Record<string, string>> = {
   search_path: 'pg_catalog',
@@ -158,6 +167,30 @@ export class Connection implements AsyncDisposable {
     return result;
   }
 
+  /**
+   * The results of one or more statements as the server's own text, column by column, for showing them. NULL
+   * is null.
+   */
+  async queryText(sql: string, options: QueryOptions = {}): Promise<TextResult[]> {
+    const results = this.#tail.then(() => {
+      this.#signal?.throwIfAborted();
+      options.signal?.throwIfAborted();
+      const types = { getTypeParser: () => (value: unknown) => value };
+      const query = { text: sql, rowMode: 'array' as const, types };
+      return this.#interruptible<RawTextResult>(() => this.#client.query(query as never), {
+        ...options,
+        interruptible: true,
+      });
+    });
+    this.#tail = results.catch(() => {});
+    return (await results).map(({ rows, rowCount, command, fields }) => ({
+      columns: (fields ?? []).map(({ name }) => name),
+      rows,
+      rowCount: rowCount ?? 0,
+      command: command ?? '',
+    }));
+  }
+
   /** The single row of a query; anything else is a bug of the query. */
   async one<R extends object>(sql: string, params?: readonly unknown[], options?: QueryOptions): Promise<R> {
     const row = await this.maybeOne<R>(sql, params, options);
@@ -241,14 +274,25 @@ export class Connection implements AsyncDisposable {
     params: readonly unknown[],
     options: QueryOptions & { readonly interruptible: boolean },
   ): Promise<QueryResult<R>> {
+    const results = await this.#interruptible<RawResult<R>>(
+      () => this.#client.query<R & Record<string, unknown>>(sql, params as unknown[]),
+      options,
+    );
+    const last = results.at(-1);
+    return { rows: last?.rows ?? [], rowCount: last?.rowCount ?? 0, command: last?.command ?? '' };
+  }
+
+  async #interruptible<T>(
+    start: () => Promise<T | T[]>,
+    options: QueryOptions & { readonly interruptible: boolean },
+  ): Promise<T[]> {
     if (this.closed) throw this.#lostBecause(this.#lostError);
-    const work = this.#client.query<R & Record<string, unknown>>(sql, params as unknown[]);
+    const work = start();
     const interruption = this.#interruptOn(work, options);
     try {
       // The type declarations pass over that several statements have several results.
-      const results: RawResult<R> | RawResult<R>[] = await work;
-      const last = Array.isArray(results) ? results.at(-1) : results;
-      return { rows: last?.rows ?? [], rowCount: last?.rowCount ?? 0, command: last?.command ?? '' };
+      const results = await work;
+      return Array.isArray(results) ? results : [results];
     } catch (error) {
       throw interruption.reason() ?? this.#queryError(error);
     } finally {
@@ -323,6 +367,13 @@ export class Connection implements AsyncDisposable {
       cause,
     });
   }
+}
+
+interface RawTextResult {
+  readonly rows: (string | null)[][];
+  readonly rowCount: number | null;
+  readonly command: string | null;
+  readonly fields: readonly { readonly name: string }[] | undefined;
 }
 
 interface RawResult<R> {
