@@ -27,7 +27,8 @@ export const silentLog: CoordinatorLog = { info: () => {}, warn: () => {}, error
 
 /** The contract of `coordinator.ts`, for any kind of coordinator. */
 export function testCoordinator(name: string, factory: () => Promise<CoordinatorHarness>): void {
-  describe(`the contract of the coordinator: ${name}`, () => {
+  // Real time, on machines that do other things as well.
+  describe(`the contract of the coordinator: ${name}`, { timeout: 60_000 }, () => {
     let harness: CoordinatorHarness;
     let ttlMs: number;
     const longTtlMs = 20_000;
@@ -418,7 +419,7 @@ export function testCoordinator(name: string, factory: () => Promise<Coordinator
         expect(tokens).toHaveLength(40);
         for (const [i, token] of tokens.entries()) expect(token).toBeGreaterThan(tokens[i - 1] ?? 0n);
         expect((await client().get(`${at}count`))?.value.toString()).toBe('40');
-      }, 30_000);
+      });
 
       test('one session holds a lock once', async () => {
         const [c, key] = [client(), `${folder()}lock`];
@@ -468,6 +469,23 @@ export function testCoordinator(name: string, factory: () => Promise<Coordinator
         proxy.target = { host, port };
         await session.close();
         await (await c.lock(key, await longSession(c), { owner: 'three', waitMs: 10_000 })).release();
+      });
+
+      test('a lock whose grant nobody heard of is given back', async () => {
+        const { proxy, coordinator } = await proxied();
+        const [c, key] = [client(), `${folder()}lock`];
+        const session = await coordinator.session({ ttlMs: ttlMs * 4, name: 'deaf', lockDelayMs: 60_000 });
+        proxy.silent = 'answers';
+        const giveUp = new AbortController();
+        const waiting = coordinator.lock(key, session, { owner: 'deaf', signal: giveUp.signal });
+        const outcome = expect(waiting).rejects.toThrow('gave up');
+        while ((await c.get(key))?.holder === undefined) await systemClock.sleep(10);
+        giveUp.abort(new Error('gave up'));
+        proxy.silent = false;
+        proxy.cut();
+        await outcome;
+        await (await c.lock(key, await longSession(c), { owner: 'next', waitMs: 20_000 })).release();
+        expect(session.lost.aborted).toBe(false);
       });
     });
 
@@ -528,7 +546,7 @@ export function testCoordinator(name: string, factory: () => Promise<Coordinator
         await watching;
         expect(seen.at(-1)).toBe(last);
         for (const [i, value] of seen.entries()) expect(value).toBeGreaterThan(seen[i - 1] ?? -2);
-      }, 40_000);
+      });
     });
 
     describe.concurrent('services', () => {
@@ -582,7 +600,7 @@ export function testCoordinator(name: string, factory: () => Promise<Coordinator
             if (states.at(-1) === 'critical') return;
           }
         })();
-        await systemClock.sleep(ttlMs * 3);
+        await systemClock.sleep(ttlMs * 5);
         expect(states).toEqual(['passing']);
         proxy.silent = true;
         await watching;
@@ -657,7 +675,7 @@ export function testCoordinator(name: string, factory: () => Promise<Coordinator
         await lock.release();
         const next = await c.lock(`${at}lock`, await longSession(c), { owner: 'two', waitMs: 5000 });
         expect(next.token).toBeGreaterThan(lock.token);
-      }, 60_000);
+      });
     });
   });
 }

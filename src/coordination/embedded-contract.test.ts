@@ -3,23 +3,22 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { systemClock } from '../core/clock.ts';
 import { silentLog, testCoordinator } from './contract.suite.ts';
-import { EmbeddedCoordinator } from './embedded-server.ts';
+import { EMBEDDED_MIN_TTL_MS, EmbeddedCoordinator } from './embedded-server.ts';
 import { openCoordinator } from './open-coordinator.ts';
 
 testCoordinator('embedded', async () => {
   const deps = { clock: systemClock, log: silentLog };
   const folder = await mkdtemp(join(tmpdir(), 'varve-test-coordinator-'));
-  const minTtlMs = 500;
-  let server = await EmbeddedCoordinator.start({ folder, minTtlMs }, deps);
+  let server = await EmbeddedCoordinator.start({ folder }, deps);
   return {
-    minTtlMs,
+    minTtlMs: EMBEDDED_MIN_TTL_MS,
     get url() {
       return server.url;
     },
-    open: (url = server.url) => openCoordinator({ kind: 'embedded', url, minTtlMs, timeoutMs: 3000 }, deps),
+    open: (url = server.url) => openCoordinator({ kind: 'embedded', url, timeoutMs: 3000 }, deps),
     async restart() {
       await server.close();
-      server = await EmbeddedCoordinator.start({ folder, minTtlMs }, deps);
+      server = await EmbeddedCoordinator.start({ folder }, deps);
     },
     async [Symbol.asyncDispose]() {
       await server.close();

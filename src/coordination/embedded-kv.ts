@@ -183,7 +183,8 @@ class Draft {
   }
 
   #delete(key: string): readonly KvRow[] {
-    if (this.#row(key)) this.changes.set(key, undefined);
+    if (this.#state.rows.has(key)) this.changes.set(key, undefined);
+    else this.changes.delete(key); // It was made by this very call.
     return [];
   }
 

@@ -22,7 +22,7 @@ export type LogRecord =
 export const LOG_FILE = 'coordinator.journal';
 const FORMAT = 1;
 
-/** The journal may grow by this, or to twice its last snapshot, before it is compacted. */
+/** The journal may grow by this, or by the size of its last snapshot, before it is compacted. */
 const COMPACT_BYTES = 4 * 1024 * 1024;
 
 export class EmbeddedLog {
@@ -30,7 +30,7 @@ export class EmbeddedLog {
   readonly #journal: Journal<LogRecord>;
   readonly #deps: Pick<CoordinatorDeps, 'clock' | 'log'>;
   #sequence: number;
-  #compactAtBytes = 0;
+  #compactAtBytes = 2 * COMPACT_BYTES;
   #compaction: Promise<void> | undefined;
 
   private constructor(
@@ -56,7 +56,7 @@ export class EmbeddedLog {
       const content = replay(path, journal.records(), deps.clock.monotonicMs());
       journal.forgetRecords();
       const log = new EmbeddedLog(journal, content, deps);
-      await log.#compact();
+      if (journal.sizeBytes === 0 || journal.sizeBytes > COMPACT_BYTES) await log.#compact();
       return log;
     } catch (error) {
       await journal[Symbol.asyncDispose]();

@@ -7,8 +7,8 @@ export class TcpProxy implements AsyncDisposable {
   target: { readonly host: string; readonly port: number };
   /** Held back in each direction. */
   latencyMs = 0;
-  /** Connections are taken and nothing passes, neither on new ones nor on those that are open. */
-  silent = false;
+  /** Connections are taken and stay open, but nothing passes; or requests do, and their answers do not. */
+  silent: boolean | 'answers' = false;
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
 
@@ -52,7 +52,8 @@ export class TcpProxy implements AsyncDisposable {
       this.#sockets.add(from);
       from.on('data', (chunk: Buffer) => {
         const pass = (): void => {
-          if (!this.silent && !to.destroyed) to.write(chunk);
+          const swallowed = this.silent === true || (this.silent === 'answers' && from === server);
+          if (!swallowed && !to.destroyed) to.write(chunk);
         };
         if (this.latencyMs === 0) pass();
         else setTimeout(pass, this.latencyMs);
