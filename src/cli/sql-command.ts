@@ -1,5 +1,100 @@
-import type { CliContext, Flags } from './context.ts';
+import { createInterface } from 'node:readline';
+import { SqlClient, sqlErrorLines } from '../node/sql-client.ts';
+import { splitScript } from '../node/sql-split.ts';
+import { SystemAccess } from '../node/system-access.ts';
+import { settings, type CliContext, type Flags } from './context.ts';
+import { ExitCode } from './exit-codes.ts';
 
-export async function sql(_context: CliContext, _flags: Flags): Promise<number> {
-  return 0;
+export async function sql(context: CliContext, flags: Flags): Promise<number> {
+  const options = settings(context, 'sql', flags);
+  const system = await SystemAccess.find(options.dir);
+  const endpoint = await system.endpoint(options.node, options.database);
+  await using client = await SqlClient.open(endpoint, (lines) => print(context.stderr, lines));
+  if (options.command !== undefined) return runAll(context, client, [options.command]);
+  if (!context.stdin.isTTY) {
+    const { statements, rest } = splitScript(await readAll(context.stdin));
+    return runAll(context, client, rest === '' ? statements : [...statements, rest]);
+  }
+  return converse(context, client, options.database);
+}
+
+/** Stops at the first error, which makes the exit code. */
+async function runAll(
+  context: CliContext,
+  client: SqlClient,
+  statements: readonly string[],
+): Promise<number> {
+  for (const statement of statements) {
+    if (!(await runOne(context, client, statement))) return ExitCode.failed;
+  }
+  return ExitCode.ok;
+}
+
+async function runOne(
+  context: CliContext,
+  client: SqlClient,
+  statement: string,
+  signal?: AbortSignal,
+): Promise<boolean> {
+  try {
+    print(context.stdout, await client.run(statement, signal));
+    return true;
+  } catch (error) {
+    print(context.stderr, signal?.aborted ? ['cancelled'] : sqlErrorLines(error));
+    return false;
+  }
+}
+
+const HELP = ['Statements end with a semicolon. Ctrl-C cancels, \\q or Ctrl-D leaves. For more, use psql.'];
+
+/** Reads statements from a terminal. Ctrl-C cancels the one that runs, or what was typed so far. */
+async function converse(context: CliContext, client: SqlClient, database: string): Promise<number> {
+  const lines = createInterface({ input: context.stdin, output: context.stdout, terminal: true });
+  let typed = '';
+  let running: AbortController | undefined;
+  const prompt = (): void => {
+    lines.setPrompt(`${database}${typed === '' ? '=' : '-'}${client.inTransaction ? '*' : ''}> `);
+    lines.prompt();
+  };
+  lines.on('SIGINT', () => {
+    if (running) return running.abort();
+    typed = '';
+    context.stdout.write('^C\n');
+    prompt();
+  });
+  print(context.stdout, HELP);
+  prompt();
+  for await (const line of lines) {
+    const command = typed === '' ? line.trim() : '';
+    if (command === '\\q' || command === 'exit' || command === 'quit') break;
+    if (command.startsWith('\\')) print(context.stdout, HELP);
+    else {
+      const { statements, rest } = splitScript(`${typed}${line}\n`);
+      typed = rest === '' ? '' : `${rest}\n`;
+      for (const statement of statements) {
+        running = new AbortController();
+        const done = await runOne(context, client, statement, running.signal);
+        running = undefined;
+        if (!done) break;
+      }
+    }
+    if (client.closed) {
+      print(context.stderr, ['the connection is lost']);
+      lines.close();
+      return ExitCode.failed;
+    }
+    prompt();
+  }
+  lines.close();
+  return ExitCode.ok;
+}
+
+async function readAll(stream: NodeJS.ReadStream): Promise<string> {
+  const chunks: Buffer[] = [];
+  for await (const chunk of stream) chunks.push(Buffer.from(chunk as Uint8Array));
+  return Buffer.concat(chunks).toString();
+}
+
+function print(stream: NodeJS.WriteStream, lines: readonly string[]): void {
+  if (lines.length > 0) stream.write(`${lines.join('\n')}\n`);
 }

@@ -28,6 +28,9 @@ export interface AccessLayer extends AsyncDisposable {
   registerMetrics(registry: Registry): void;
 }
 
+/** The longest wait for the database to have learnt where the daemon is; it is told again and again. */
+const INTRODUCTION_MS = 5000;
+
 /** Starts the service behind the SQL functions on this node's PostgreSQL. */
 export async function startAccessLayer(
   deps: AccessLayerDeps,
@@ -51,6 +54,12 @@ export async function startAccessLayer(
       reconcile: { homeDatabase: options.database, host: '127.0.0.1' },
     },
   );
+  // Until then its functions say that no daemon has introduced itself.
+  const untilMs = deps.clock.monotonicMs() + INTRODUCTION_MS;
+  while (!service.databases().some(({ database }) => database === options.database)) {
+    if (deps.clock.monotonicMs() > untilMs) break;
+    await deps.clock.sleep(10);
+  }
   return {
     status: () => ({
       dataNodes: service

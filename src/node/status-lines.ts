@@ -1,0 +1,47 @@
+import { progressText } from '../run/figures.ts';
+import type { NodeRow, RunStatus, SystemStatus } from './node-status.ts';
+import { textTable } from './text-table.ts';
+
+/** `varve status` for people. */
+export function statusLines({ nodes, dataNodes, runs }: SystemStatus): string[] {
+  const rows = nodes.map((node) => [
+    node.name,
+    node.kind,
+    node.state,
+    node.pid === null ? '' : String(node.pid),
+    postgresText(node),
+    node.http,
+    nowText(node),
+  ]);
+  const active = runs.filter(({ state }) => state === 'running' || state === 'failed');
+  return [
+    ...textTable(['node', 'kind', 'state', 'pid', 'PostgreSQL', 'HTTP', 'now'], rows),
+    '',
+    `${dataNodes.length} data node${dataNodes.length === 1 ? '' : 's'} added`,
+    ...(active.length > 0 ? ['', ...active.map(runText)] : []),
+  ];
+}
+
+function postgresText({ postgres }: NodeRow): string {
+  if (postgres === null) return '';
+  const restarts = postgres.restartCount > 0 ? `, restarted ${postgres.restartCount}×` : '';
+  return `${postgres.up ? '' : 'down, '}${postgres.version ?? ''} on ${postgres.host}:${postgres.port}${restarts}`;
+}
+
+function nowText({ step, waitingFor, reasons }: NodeRow): string {
+  if (step !== null) return waitingFor === null ? step : `${step}: waiting for ${waitingFor}`;
+  return reasons.join('; ');
+}
+
+function runText(run: RunStatus): string {
+  const progress = progressText({
+    done: run.done ?? undefined,
+    total: run.total ?? undefined,
+    unit: run.unit ?? undefined,
+    etaMs: run.etaMs ?? undefined,
+  });
+  const what = run.error?.message ?? run.waitingFor ?? run.detail ?? '';
+  return [`${run.node}: ${run.run} ${run.state} at ${run.step}`, progress, what]
+    .filter((part) => part !== '')
+    .join('; ');
+}
