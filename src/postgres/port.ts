@@ -1,13 +1,23 @@
+import { randomInt } from 'node:crypto';
 import { readdir, readFile, readlink } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { platform } from 'node:process';
 import { VarveError } from '../core/errors.ts';
 
-/** A port that nothing listens on now, of the system's choice. */
+/**
+ * Below the ranges from which systems take the ports of outgoing connections (32768 on Linux, 49152 elsewhere):
+ * there a port that a server is to have again after a restart could be taken by any client meanwhile.
+ */
+const PORTS = { first: 20_000, count: 12_000 };
+const TRIES = 200;
+
+/** A port that nothing listens on now, drawn at random so that several who look at once differ. */
 export async function freePort(host = '127.0.0.1'): Promise<number> {
-  const port = await listenOnce(0, host);
-  if (port === undefined) throw new VarveError('PORT_IN_USE', `no port is free on ${host}`);
-  return port;
+  for (let i = 0; i < TRIES; i += 1) {
+    const port = await listenOnce(PORTS.first + randomInt(PORTS.count), host);
+    if (port !== undefined) return port;
+  }
+  throw new VarveError('PORT_IN_USE', `no port is free on ${host}`);
 }
 
 /** @throws PORT_IN_USE naming the port and, where the system tells, who listens on it */

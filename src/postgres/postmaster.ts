@@ -1,4 +1,5 @@
 import { execFile } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { readdir, readFile, readlink, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { platform } from 'node:process';
@@ -35,12 +36,22 @@ export function parsePidFile(text: string): PidFile | undefined {
   };
 }
 
+/**
+ * True while there is such a process. One that has ended counts as gone although its parent has not asked for
+ * it yet: in a container without an init nobody asks for the children of a parent that died.
+ */
 export function isAlive(pid: number): boolean {
   try {
     process.kill(pid, 0);
-    return true;
   } catch (error) {
     return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+  if (platform !== 'linux') return true;
+  try {
+    const text = readFileSync(`/proc/${pid}/stat`, 'latin1');
+    return text.slice(text.lastIndexOf(')') + 2, text.lastIndexOf(')') + 3) !== 'Z';
+  } catch {
+    return false;
   }
 }
 

@@ -45,6 +45,18 @@ export async function resolveRunAs(wanted?: string): Promise<RunAs | undefined> 
   );
 }
 
+/**
+ * The same for a data folder that may exist: as root, who says nothing else, its owner goes on with it.
+ * @throws POSTGRES_USER as `resolveRunAs`
+ */
+export async function resolveRunAsFor(dataDir: string, wanted?: string): Promise<RunAs | undefined> {
+  const owner = await stat(dataDir).catch(() => undefined);
+  if (wanted !== undefined || process.getuid?.() !== 0 || !owner || owner.uid === 0) {
+    return resolveRunAs(wanted);
+  }
+  return { user: `with id ${owner.uid}`, uid: owner.uid, gid: owner.gid };
+}
+
 /** Name services that are not in the file (LDAP, macOS) are asked through `id`. */
 async function lookUpUser(name: string): Promise<RunAs | undefined> {
   if (!/^[\w.][\w.-]*\$?$/.test(name)) return undefined;

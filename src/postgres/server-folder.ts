@@ -142,8 +142,17 @@ export class ServerFolder {
 
   /** Major version of the data folder; undefined when there is none yet. */
   async dataMajor(): Promise<number | undefined> {
-    const found = await stat(this.dataDir).catch(() => undefined);
+    const found = await stat(this.dataDir).catch((error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT') return undefined;
+      throw error;
+    });
     if (!found) return undefined;
+    const own = process.getuid?.();
+    if (own !== 0 && own !== undefined && found.uid !== own) {
+      throw new VarveError('POSTGRES_FOLDER', `${this.dataDir} belongs to another user (id ${found.uid})`, {
+        hint: 'Start as that user or as root, or choose another folder.',
+      });
+    }
     const text = await readFile(join(this.dataDir, 'PG_VERSION'), 'utf8').catch(() => undefined);
     if (text !== undefined && /^\d+\s*$/.test(text)) return Number(text);
     throw new VarveError('POSTGRES_FOLDER', `${this.dataDir} exists but is not a PostgreSQL data folder`, {

@@ -18,7 +18,7 @@ export interface ServerOptions extends Partial<
   readonly superuser?: string | undefined;
   /** Server settings; they win over ours. */
   readonly settings?: Readonly<Record<string, string>> | undefined;
-  /** The lines of pg_hba.conf; see `DEFAULT_HBA`. */
+  /** The lines of pg_hba.conf, after one that lets the superuser in from 127.0.0.1; see `DEFAULT_HBA`. */
   readonly hba?: readonly string[] | undefined;
   /** Files that the server can read; a key not open to others. */
   readonly tls?:
@@ -29,7 +29,7 @@ export interface ServerOptions extends Partial<
    * that the server cannot read is copied into its own folder at each start.
    */
   readonly extensionFolders?: readonly string[] | undefined;
-  /** False: neither initdb nor the server syncs; for tests. */
+  /** False: neither initdb nor the server syncs, which only a crash of the machine shows; for tests. */
   readonly durable?: boolean | undefined;
   /** For copies of programs that the server's user cannot reach where they are: `/var/cache/varve`. */
   readonly cacheFolder?: string | undefined;

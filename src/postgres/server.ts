@@ -10,7 +10,7 @@ import { initDatabase } from './init-database.ts';
 import { OwnServer } from './own-server.ts';
 import { checkPortFree, freePort } from './port.ts';
 import { isAlive, signalProcess, type PidFile } from './postmaster.ts';
-import { blockedAt, resolveRunAs } from './run-as.ts';
+import { blockedAt, resolveRunAsFor } from './run-as.ts';
 import {
   configChange,
   configuredPort,
@@ -20,6 +20,7 @@ import {
 } from './server-config.ts';
 import { ServerFolder } from './server-folder.ts';
 import type { ServerOptions } from './server-options.ts';
+import { quoteIdent } from './sql.ts';
 import { livePostmaster, spawnPostmaster, stopAdopted, untilReady } from './start-server.ts';
 
 export { OwnServer, type ServerExit } from './own-server.ts';
@@ -59,9 +60,7 @@ export class ServerContext {
   }
 
   folder(): Promise<ServerFolder> {
-    this.#folder ??= resolveRunAs(this.options.runAs).then((runAs) =>
-      ServerFolder.at(this.options.folder, runAs),
-    );
+    this.#folder ??= openFolder(this.options);
     return this.#folder;
   }
 
@@ -119,6 +118,10 @@ export class ServerContext {
       () => freePort(),
     );
   }
+}
+
+async function openFolder({ folder, runAs }: ServerOptions): Promise<ServerFolder> {
+  return ServerFolder.at(folder, await resolveRunAsFor(join(folder, 'data'), runAs));
 }
 
 /** The bring-up of one server, as the steps of a node's run. */
@@ -277,13 +280,17 @@ async function wantedConfig(context: ServerContext): Promise<ServerConfig> {
       ...(options.tls ? { ssl: 'on', ssl_cert_file: seen(options.tls.certFile) } : {}),
       ...(options.tls ? { ssl_key_file: seen(options.tls.keyFile) } : {}),
       ...(options.tls?.caFile === undefined ? {} : { ssl_ca_file: seen(options.tls.caFile) }),
-      ...(context.durable ? {} : { fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off' }),
+      ...(context.durable ? {} : { fsync: 'off', full_page_writes: 'off' }),
       ...(major >= 18 && extensions.length > 0
         ? { extension_control_path: [...extensions, '$system'].join(':') }
         : {}),
       ...options.settings,
     },
-    hba: options.hba ?? DEFAULT_HBA,
+    // Whatever else is asked for, we get in.
+    hba: [
+      `host all ${quoteIdent(context.superuser)} 127.0.0.1/32 scram-sha-256`,
+      ...(options.hba ?? DEFAULT_HBA),
+    ],
   };
 }
 

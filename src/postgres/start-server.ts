@@ -88,6 +88,7 @@ export async function spawnPostmaster(deps: StartDeps, parts: StartParts): Promi
   await boundLog(folder.logFile);
   const logOffset = await fileSize(folder.logFile);
   await using log = await open(folder.logFile, 'a', 0o600);
+  await folder.give(folder.logFile);
   await using data = await open(folder.dataDir, 'r');
   const child = spawn(binaries.postgres, ['-D', folder.dataArgument()], {
     ...folder.spawnOptions(),
