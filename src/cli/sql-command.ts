@@ -10,12 +10,12 @@ export async function sql(context: CliContext, flags: Flags): Promise<number> {
   const system = await SystemAccess.find(options.dir);
   const endpoint = await system.endpoint(options.node, options.database);
   await using client = await SqlClient.open(endpoint, (lines) => print(context.stderr, lines));
-  if (options.command !== undefined) return runAll(context, client, [options.command]);
+  if (options.command !== undefined) return await runAll(context, client, [options.command]);
   if (!context.stdin.isTTY) {
     const { statements, rest } = splitScript(await readAll(context.stdin));
-    return runAll(context, client, rest === '' ? statements : [...statements, rest]);
+    return await runAll(context, client, rest === '' ? statements : [...statements, rest]);
   }
-  return converse(context, client, options.database);
+  return await converse(context, client, options.database);
 }
 
 /** Stops at the first error, which makes the exit code. */

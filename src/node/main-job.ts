@@ -79,6 +79,7 @@ async function prepare(
 ): Promise<void> {
   const { clock, renderer, onPrepared } = deps;
   const backoff = new Backoff(RETRY);
+  let said: string | undefined;
   for (let attempt = 1; !signal.aborted; attempt += 1) {
     const failure = await addDataNodes(options, connect).then(
       () => undefined,
@@ -90,7 +91,9 @@ async function prepare(
       return;
     }
     const delayMs = backoff.nextMs();
-    renderer.note('warn', 'up', `the data nodes could not be set up: ${failure}; trying again`);
+    // Once, not with every attempt.
+    if (failure !== said) renderer.note('warn', 'up', `the data nodes are not set up yet: ${failure}`);
+    said = failure;
     if (attempt === 1) await onPrepared();
     await clock.sleep(delayMs, signal);
   }

@@ -188,10 +188,13 @@ const reachServer: Step<NodeContext> = {
   apply: () => Promise.resolve(),
 };
 
+const NOT_UP = todo('once the server runs');
+
 const createDatabase: Step<NodeContext> = {
   name: 'create-database',
   check: async (context) => {
     const { database } = context.options;
+    if (!isUp(context)) return NOT_UP;
     await using connection = await open(adminEndpoint(context, homeOf(context)));
     const found = await connection.maybeOne('select 1 from pg_catalog.pg_database where datname = $1', [
       database,
@@ -207,6 +210,7 @@ const createDatabase: Step<NodeContext> = {
 const createExtensionsStep: Step<NodeContext> = {
   name: 'create-extensions',
   check: async (context) => {
+    if (!isUp(context)) return NOT_UP;
     await using connection = await open(adminEndpoint(context));
     const missing = await missingExtensions(connection);
     return missing === '' ? done : todo(missing);
@@ -216,6 +220,11 @@ const createExtensionsStep: Step<NodeContext> = {
     await createExtensions(connection);
   },
 };
+
+/** Always, but in a plan: that starts no server. */
+function isUp({ server, remote }: NodeContext): boolean {
+  return remote !== undefined || server?.server !== undefined;
+}
 
 /** A database that exists: of a server by URL, that of the URL. */
 function homeOf({ remote }: NodeContext): string {

@@ -1,5 +1,5 @@
 import { open } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
+import { resolve } from 'node:path';
 import { messageOf, VarveError } from '../core/errors.ts';
 import type { Endpoint } from '../postgres/connection.ts';
 import { lockHolder } from './folder-lock.ts';
@@ -107,7 +107,9 @@ async function tail(path: string): Promise<string> {
   }
 }
 
-/** Configuration of a node of a system, for planning its start. */
-export function nodeConfigFiles(dir: string, layout: SystemLayout): string[] {
-  return layout.nodes.map(({ name }) => join(resolve(dir), 'nodes', name, 'node.json'));
+/** The configuration files of a system's nodes; none where there is no system. */
+export async function nodeConfigFiles(dir: string): Promise<string[]> {
+  const folder = new SystemFolder(resolve(dir));
+  const layout = await folder.readLayout();
+  return layout?.nodes.map(({ name }) => folder.configFile(name)) ?? [];
 }
