@@ -221,8 +221,12 @@ export class AddDataNode implements OperationKind {
     bootstrap.sessions.push(session);
     bootstrap.database = session;
     const { access } = wanted;
-    const schemas = [access.varve.schema, ...(access.timescaledb ? [access.timescaledb.schema] : [])];
-    const database = await observeDatabase(session, schemas);
+    const extensions = [access.varve, ...(access.timescaledb ? [access.timescaledb] : [])];
+    const names = access.timescaledb ? ['varve', 'timescaledb'] : ['varve'];
+    const database = await observeDatabase(session, {
+      schemas: extensions.map(({ schema }) => schema),
+      create: wanted.bootstrap ? names : [],
+    });
     const ours = database.description?.distId === access.uuid;
     const nodes = ours ? [...wanted.nodes, ...(await this.#registered(access.database))] : wanted.nodes;
     bootstrap.judgement = judge({ ...wanted, nodes }, { server, database });

@@ -56,19 +56,20 @@ const LOCALE = `jsonb_build_object(
   'icuRules', to_jsonb(d) ->> 'daticurules', 'collationVersion', d.datcollversion,
   'acceptsConnections', d.datallowconn)`;
 
+// The server reads every control file for this: not where nothing can be created anyway.
 const OFFERS = `(select coalesce(jsonb_object_agg(name, versions), '{}') from (
   select name, jsonb_agg(version) as versions from pg_available_extension_versions
   where name in ('varve', 'timescaledb') group by name) offers)`;
 
 const ROLE = `'serverVersion', current_setting('server_version_num')::integer,
   'inRecovery', pg_is_in_recovery(),
-  'superuser', r.rolsuper, 'createDatabase', r.rolcreatedb or r.rolsuper,
-  'offers', ${OFFERS}`;
+  'superuser', r.rolsuper, 'createDatabase', r.rolcreatedb or r.rolsuper`;
 
 /** One round trip on a maintenance database. */
 export async function observeServer(connection: Connection, database: string): Promise<ServerObservation> {
   const { seen } = await connection.one<{ seen: ServerObservation }>(
     `select jsonb_build_object(${ROLE},
+       'offers', case when exists (select from pg_database where datname = $1) then '{}' else ${OFFERS} end,
        'database', (select ${LOCALE} from pg_database d where d.datname = $1)) as seen
      from pg_roles r where r.rolname = current_user`,
     [database],
@@ -76,14 +77,20 @@ export async function observeServer(connection: Connection, database: string): P
   return seen;
 }
 
-/** One round trip on the database itself, a second one where Varve is installed. */
+/**
+ * One round trip on the database itself, a second one where Varve is installed. `schemas` are those in which
+ * extensions are wanted; `offers` is left empty unless one of `create` is missing.
+ */
 export async function observeDatabase(
   connection: Connection,
-  schemas: readonly string[],
+  wanted: { readonly schemas: readonly string[]; readonly create: readonly string[] },
 ): Promise<DatabaseObservation> {
   const { seen, described } = await connection.one<{ seen: DatabaseObservation; described: boolean }>(
     `select jsonb_build_object(${ROLE},
        'locale', ${LOCALE},
+       'offers', case when exists (
+           select from unnest($2::name[]) w where w not in (select extname from pg_extension))
+         then ${OFFERS} else '{}' end,
        'mayCreateInDatabase', has_database_privilege(d.oid, 'CREATE'),
        'mayCreateInPublic', coalesce(has_schema_privilege(to_regnamespace('public'), 'CREATE'), false),
        'extensions', (select coalesce(jsonb_object_agg(e.extname, jsonb_build_object(
@@ -95,7 +102,7 @@ export async function observeDatabase(
      ) as seen, to_regprocedure('varve._describe_database()') is not null as described
      from pg_roles r, pg_database d
      where r.rolname = current_user and d.datname = current_database()`,
-    [schemas],
+    [wanted.schemas, wanted.create],
   );
   if (!described) return { ...seen, description: null };
   const { description } = await connection.one<{ description: unknown }>(

@@ -59,26 +59,17 @@ export async function becomeDataNode(
 ): Promise<string> {
   const caller = connection.endpoint.user;
   const made = { schemas: plan.schemas, extensions: plan.extensions.map((extension) => extension.name) };
+  const mark = [membership.distId, membership.token, membership.owner, JSON.stringify(made), plan.seenToken];
   const statements = [
-    'begin',
     ...plan.schemas.map(
       (schema) => `create schema ${quoteIdent(schema)} authorization ${quoteIdent(caller)}`,
     ),
     ...(await Promise.all(plan.extensions.map((extension) => creationSql(extension, caller)))),
+    `select varve.set_dist_id(${mark.map((value) => (value === null ? 'null' : quoteLiteral(value))).join(', ')}) as uuid`,
   ];
-  if (plan.extensions.length > 0) await connection.query(statements.join(';\n'));
-  else await connection.query('begin');
-  try {
-    const { uuid } = await connection.one<{ uuid: string }>(
-      'select varve.set_dist_id($1, $2, $3, $4, $5) as uuid',
-      [membership.distId, membership.token, membership.owner, JSON.stringify(made), plan.seenToken],
-    );
-    await connection.query('commit');
-    return uuid;
-  } catch (error) {
-    await connection.query('rollback').catch(() => {});
-    throw error;
-  }
+  // Several statements in one message are one transaction.
+  const { uuid } = await connection.one<{ uuid: string }>(statements.join(';\n'));
+  return uuid;
 }
 
 async function creationSql(extension: PlannedExtension, caller: string): Promise<string> {
