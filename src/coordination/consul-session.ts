@@ -62,11 +62,12 @@ export class ConsulSession implements Session {
   async renew(): Promise<void> {
     this.throwIfLost();
     const sentMs = this.#deps.clock.monotonicMs();
-    const timeoutMs = Math.max(1, this.#endsMs - sentMs);
-    const answer = await this.#parts.http.request('PUT', `/v1/session/renew/${this.id}`, {
-      signal: this.#lost.signal,
-      timeoutMs: Math.min(timeoutMs, this.ttlMs / 3),
-      accept: [404],
+    const timeoutMs = Math.max(1, Math.min(this.#endsMs - sentMs, this.ttlMs / 3));
+    const path = `/v1/session/renew/${this.id}`;
+    const options = { signal: this.#over.signal, timeoutMs, accept: [404 as const] };
+    const answer = await this.#parts.http.request('PUT', path, options).catch((error: unknown) => {
+      this.throwIfLost();
+      throw error;
     });
     if (answer.status === 404) this.lose('the coordinator does not know it any more');
     this.throwIfLost();
