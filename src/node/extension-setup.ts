@@ -1,5 +1,4 @@
-import { EXTENSION_VERSION } from '../data-node/extension-files.ts';
-import { installScript } from '../data-node/provision.ts';
+import { installation, installExtension } from '../data-node/install-extension.ts';
 import type { Connection } from '../postgres/connection.ts';
 
 const SCHEMA = 'public';
@@ -10,7 +9,7 @@ const NEEDED = ['postgres_fdw', 'dblink'] as const;
 export async function missingExtensions(connection: Connection): Promise<string> {
   const missing = [
     ...(await missingOf(connection, NEEDED)),
-    ...((await hasVarve(connection)) ? [] : ['varve']),
+    ...((await installation(connection)) ? [] : ['varve']),
   ];
   return missing.length === 0 ? '' : `not installed: ${missing.join(', ')}`;
 }
@@ -20,15 +19,7 @@ export async function createExtensions(connection: Connection): Promise<void> {
   for (const name of await missingOf(connection, NEEDED)) {
     await connection.query(`create extension if not exists ${name} schema ${SCHEMA}`);
   }
-  if (await hasVarve(connection)) return;
-  const offered = await connection.maybeOne(
-    "select 1 from pg_catalog.pg_available_extensions where name = 'varve'",
-  );
-  if (offered) await connection.query(`create extension varve schema ${SCHEMA}`);
-  else {
-    const script = await installScript(SCHEMA, connection.endpoint.user, EXTENSION_VERSION);
-    await connection.transaction(() => connection.query(script));
-  }
+  await installExtension(connection, { schema: SCHEMA });
 }
 
 async function missingOf(connection: Connection, names: readonly string[]): Promise<string[]> {
@@ -38,12 +29,4 @@ async function missingOf(connection: Connection, names: readonly string[]): Prom
     [names],
   );
   return rows.map(({ name }) => name);
-}
-
-/** As an extension, or as the same objects by script. */
-async function hasVarve(connection: Connection): Promise<boolean> {
-  const { found } = await connection.one<{ found: boolean }>(
-    "select pg_catalog.to_regclass('varve.installation') is not null as found",
-  );
-  return found;
 }

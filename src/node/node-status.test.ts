@@ -1,0 +1,100 @@
+import { describe, expect, test } from 'vitest';
+import { applyEvent, emptyBoard } from '../run/board.ts';
+import type { RunEvent } from '../run/step.ts';
+import { currentStep, runStatuses, systemStatus, type AskedNode, type NodeStatus } from './node-status.ts';
+import { statusLines } from './status-lines.ts';
+
+const status = (name: string, more: Partial<NodeStatus> = {}): NodeStatus => ({
+  name,
+  kind: 'data',
+  role: null,
+  term: null,
+  state: 'ready',
+  step: null,
+  waitingFor: null,
+  reasons: [],
+  pid: 7,
+  startedAt: '2026-01-01T00:00:00.000Z',
+  postgres: { version: '18.4', host: '127.0.0.1', port: 5433, up: true, pid: 8, restartCount: 0 },
+  runs: [],
+  dataNode: null,
+  ...more,
+});
+
+const asked = (name: string, answer: AskedNode['answer']): AskedNode => ({
+  name,
+  kind: 'data',
+  http: 'http://127.0.0.1:1',
+  pid: 7,
+  answer,
+});
+
+const event = (step: string, state: RunEvent['state'], more: Partial<RunEvent> = {}): RunEvent => ({
+  run: 'bring-up',
+  node: 'dn1',
+  step,
+  state,
+  atMs: 0,
+  ...more,
+});
+
+describe('the status of a system', () => {
+  test('shows a node that does not answer, with the reason', () => {
+    const document = systemStatus([
+      asked('dn1', { status: status('dn1') }),
+      asked('dn2', { unreachable: 'process 7 does not answer' }),
+    ]);
+    expect(
+      document.nodes.map(({ name, state, reasons, postgres }) => [name, state, reasons, postgres?.port]),
+    ).toEqual([
+      ['dn1', 'ready', [], 5433],
+      ['dn2', 'unreachable', ['process 7 does not answer'], undefined],
+    ]);
+    expect(document.nodes[0]).not.toHaveProperty('runs');
+  });
+
+  test('joins the lists of all nodes', () => {
+    const layer = { dataNodes: [{ name: 'dn1' }], shards: [{ id: 0 }], other: 1 };
+    const document = systemStatus([
+      asked('an1', {
+        status: status('an1', {
+          dataNode: layer,
+          runs: runStatuses(applyEvent(emptyBoard, event('', 'running'))),
+        }),
+      }),
+      asked('an2', { status: status('an2', { dataNode: { dataNodes: 'no list' } }) }),
+    ]);
+    expect(document).toMatchObject({ dataNodes: [{ name: 'dn1' }], shards: [{ id: 0 }], namespaces: [] });
+    expect(document.runs).toHaveLength(1);
+  });
+
+  test('for people has a line a node, and one for each run that goes on or failed', () => {
+    const board = [
+      event('', 'running'),
+      event('copy', 'running', { done: 1, total: 4, unit: 'files', waitingFor: 'dn3' }),
+    ].reduce(applyEvent, emptyBoard);
+    const runs = runStatuses(board);
+    const document = systemStatus([
+      asked('dn1', { status: status('dn1', { state: 'starting', ...currentStep(runs), runs }) }),
+      asked('dn2', { unreachable: 'the system is not running' }),
+    ]);
+    const lines = statusLines(document);
+    expect(lines[2]).toMatch(/dn1 .* starting .* 18\.4 on 127\.0\.0\.1:5433 .* copy: waiting for dn3$/);
+    expect(lines[3]).toMatch(/dn2 .* unreachable .* the system is not running$/);
+    expect(lines.at(-1)).toBe('dn1: bring-up running at copy; 1/4 files · 25%; dn3');
+  });
+});
+
+test('the current step is that of the newest run that goes on', () => {
+  const later = { run: 'later' };
+  const board = [
+    event('', 'running'),
+    event('a', 'running'),
+    event('', 'running', later),
+    event('b', 'running', later),
+  ];
+  const at = (events: RunEvent[]) => currentStep(runStatuses(events.reduce(applyEvent, emptyBoard))).step;
+  expect(at(board)).toBe('b');
+  expect(at([...board, event('', 'done', later)])).toBe('a');
+  expect(at([...board, event('', 'done', later), event('', 'failed')])).toBeNull();
+});
