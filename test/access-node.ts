@@ -3,10 +3,10 @@ import { chown, mkdtemp, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { systemClock } from '../src/core/clock.ts';
+import { installExtension } from '../src/data-node/install-extension.ts';
 import type { Log } from '../src/data-node/log.ts';
 import { DataNodeService, type DataNodeServiceOptions } from '../src/data-node/service.ts';
 import type { Connection, Endpoint } from '../src/postgres/connection.ts';
-import { quoteIdent } from '../src/postgres/sql.ts';
 import { RunEvents } from '../src/run/events.ts';
 import { connect, serverEndpoint, serverFacts, testDatabase, type TestDatabase } from './database.ts';
 import { TEMP_PREFIX } from './leak-check.ts';
@@ -18,6 +18,8 @@ export interface AccessNodeOptions {
   readonly dataDir?: string;
   /** Logins for the password file, which the daemon and the server's sessions use. */
   readonly logins: readonly Endpoint[];
+  /** What follows `create database x template template0`. */
+  readonly clauses?: string | undefined;
   /** Schema of the extension. */
   readonly schema?: string;
   readonly service?: Partial<DataNodeServiceOptions>;
@@ -44,7 +46,7 @@ export async function testAccessNode(options: AccessNodeOptions): Promise<TestAc
   const dataDir = options.dataDir ?? join(serverFacts().folder, 'data');
   const folder = await mkdtemp(join(tmpdir(), `${TEMP_PREFIX}daemon-`));
   const passfile = await writePassfiles(folder, dataDir, options.logins);
-  const database = await testDatabase({ admin });
+  const database = await testDatabase({ admin, clauses: options.clauses });
   const events = new RunEvents();
   const serviceOptions: DataNodeServiceOptions = {
     node: 'an1',
@@ -107,8 +109,7 @@ async function makeAccessDatabase(
 ): Promise<void> {
   await using connection = await connect(database.endpoint);
   await connection.query('create extension dblink; create extension postgres_fdw');
-  if (schema !== 'public') await connection.query(`create schema ${quoteIdent(schema)}`);
-  await connection.query(`create extension varve schema ${quoteIdent(schema)}`);
+  await installExtension(connection, { schema });
   await connection.query('insert into varve.endpoint (host, port, secret) values ($1, $2, $3)', [
     '127.0.0.1',
     service.addressPort,

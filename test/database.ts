@@ -38,7 +38,7 @@ export interface TestDatabaseOptions {
   readonly admin?: Endpoint;
   readonly name?: string;
   /** What follows `create database x template template0`. */
-  readonly clauses?: string;
+  readonly clauses?: string | undefined;
 }
 
 /** A new database, dropped with all of its connections when it is disposed of. */

@@ -57,8 +57,10 @@ create table varve.installation (
   only_row boolean primary key default true check (only_row),
   version text not null,
   schema name not null,
-  owner name not null
+  owner name not null,
+  routines text[] not null default '{}'
 );
+comment on column varve.installation.routines is 'those outside of schema varve, to be dropped with it';
 
 -- The registry of data nodes. These rows are the truth; foreign servers and user mappings are derived.
 create table varve.data_node (

@@ -39,6 +39,8 @@ export async function installExtension(
     const present = await installation(connection);
     if (present) return { ...present, created: false };
     const authorization = owner === connection.endpoint.user ? '' : ` authorization ${quoteIdent(owner)}`;
+    // What the script names without a schema is PostgreSQL's own, whoever owns the caller's search path.
+    await connection.query('set local search_path = pg_catalog, pg_temp');
     if (schema !== 'public')
       await connection.query(`create schema if not exists ${quoteIdent(schema)}${authorization}`);
     const offered = await connection.maybeOne(

@@ -2,7 +2,7 @@ import { randomInt } from 'node:crypto';
 import type { Connection } from '../postgres/connection.ts';
 import { quoteIdent, quoteLiteral } from '../postgres/sql.ts';
 import { SqlState, sqlStateOf } from '../postgres/sqlstate.ts';
-import { extensionScript } from './extension-files.ts';
+import { installScript, uninstallScript } from './install-extension.ts';
 import type { PlannedExtension, ProvisionPlan } from './judge.ts';
 import type { DatabaseDescription } from './request.ts';
 
@@ -77,15 +77,6 @@ async function creationSql(extension: PlannedExtension, caller: string): Promise
   return `create extension ${extension.name} schema ${quoteIdent(extension.schema)} version ${quoteLiteral(extension.version)} cascade`;
 }
 
-/** The extension's objects without `create extension`: for servers that have no control file of it. */
-export async function installScript(schema: string, owner: string, version: string): Promise<string> {
-  // As PostgreSQL does for its own scripts; the script compares the name with `varve`.
-  const name = schema === 'varve' ? schema : quoteIdent(schema);
-  const script = (await extensionScript()).replaceAll('@extschema@', name);
-  const row = [version, schema, owner].map(quoteLiteral).join(', ');
-  return `${script}\n;insert into varve.installation (version, schema, owner) values (${row})`;
-}
-
 /**
  * Takes back what `becomeDataNode` did under `token` in a database that was there before. Nothing happens when
  * the mark is not that call's.
@@ -109,13 +100,11 @@ export async function leaveDataNode(connection: Connection, token: string): Prom
     if (!extensions.includes('varve'))
       await connection.query('select varve.clear_dist_id($1, true)', [token]);
     for (const extension of [...extensions].reverse()) {
-      // The functions of a script installation depend on those in schema varve, so they go along.
-      const byScript = extension === 'varve' && seen.method === 'script';
-      await connection.query(
-        byScript ? 'drop schema varve cascade' : `drop extension ${quoteIdent(extension)}`,
-      );
+      if (extension === 'varve' && seen.method === 'script') await uninstallScript(connection);
+      else await connection.query(`drop extension ${quoteIdent(extension)}`);
     }
-    for (const schema of schemas) await connection.query(`drop schema ${quoteIdent(schema)}`);
+    // A schema `varve` may be gone with the objects of the script.
+    for (const schema of schemas) await connection.query(`drop schema if exists ${quoteIdent(schema)}`);
   });
 }
 
