@@ -1,11 +1,14 @@
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { systemClock } from '../core/clock.ts';
 import { silentLog } from './contract.suite.ts';
 import type { Coordinator, Entry } from './coordinator.ts';
 import { type CoordinatorOptions, openCoordinator } from './open-coordinator.ts';
+
+// Disks and machines that others use as well may be slow.
+vi.setConfig({ testTimeout: 60_000 });
 
 /** What a server may answer that the embedded one never does. */
 type Reply = { status?: number; index?: number; body?: unknown } | 'silence';

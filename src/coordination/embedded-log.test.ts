@@ -1,12 +1,15 @@
 import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { type Clock, systemClock } from '../core/clock.ts';
 import { Journal } from '../core/journal.ts';
 import { silentLog } from './contract.suite.ts';
 import { EmbeddedLog, LOG_FILE, type LogRecord } from './embedded-log.ts';
 import { EmbeddedStore, type StoreCommand, type StoreSnapshot } from './embedded-store.ts';
+
+// Disks and machines that others use as well may be slow.
+vi.setConfig({ testTimeout: 60_000 });
 
 let folder: string;
 let path: string;

@@ -9,6 +9,9 @@ import { systemClock } from '../core/clock.ts';
 import { silentLog } from './contract.suite.ts';
 import { EmbeddedCoordinator, type EmbeddedOptions } from './embedded-server.ts';
 
+// Disks and machines that others use as well may be slow.
+vi.setConfig({ testTimeout: 60_000 });
+
 let folder: string;
 let server: EmbeddedCoordinator;
 const deps = { clock: systemClock, log: silentLog };

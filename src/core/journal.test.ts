@@ -13,6 +13,9 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { Journal } from './journal.ts';
 
+// Disks and machines that others use as well may be slow.
+vi.setConfig({ testTimeout: 60_000 });
+
 let folder: string;
 let path: string;
 
