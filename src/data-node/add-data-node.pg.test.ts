@@ -176,6 +176,33 @@ describe('adding a data node', () => {
     await own.settled();
   });
 
+  it('needs no credentials on the access node’s own server, as any role', async () => {
+    await using own = await startTestServer(18, { extensionFolders: [extensions], socketPeers: true });
+    const { port: ownPort, socketDir, socketDirForBackends, dataDir } = own.server;
+    const ownServer = { port: ownPort, socketFolder: socketDir, socketFolderForServer: socketDirForBackends };
+    await using node = await testAccessNode({
+      admin: own.server.admin(),
+      dataDir,
+      logins: [],
+      service: { credentials: {}, ownServer },
+    });
+    await using caller = await node.connect();
+    await caller.query(
+      'create role dora login createdb; grant usage on foreign data wrapper postgres_fdw to dora',
+    );
+    await caller.query('grant create on schema public to dora; set role dora');
+    await caller.query(`select add_data_node('dn', '127.0.0.1', 'dora_dn')`);
+    await caller.query(
+      `create foreign table public.them (datname name) server dn options (schema_name 'pg_catalog', table_name 'pg_database')`,
+    );
+    expect(await caller.one(`select datname from public.them where datname = 'dora_dn'`)).toEqual({
+      datname: 'dora_dn',
+    });
+    await expect(caller.query(`select add_data_node('me', 'localhost')`)).rejects.toMatchObject({
+      message: 'cannot add the current database as a data node to itself',
+    });
+  });
+
   it('says the same of a self-add in every state', async () => {
     const endpoint = serverEndpoint();
     await using own = await testAccessNode({ logins: [endpoint] });

@@ -46,11 +46,15 @@ export async function startAccessLayer(
       folder: options.folder,
       listen: { host: '127.0.0.1', port: rpcPort },
       credentials,
-      ownServer: own && {
-        port: own.port,
-        socketFolder: own.socketDir,
-        socketFolderForServer: own.socketDirForBackends,
-      },
+      // Before 16 the socket asks for a password as everything else does.
+      ownServer:
+        own && own.major >= 16
+          ? {
+              port: own.port,
+              socketFolder: own.socketDir,
+              socketFolderForServer: own.socketDirForBackends,
+            }
+          : undefined,
       reconcile: { homeDatabase: options.database, host: '127.0.0.1' },
     },
   );
@@ -84,7 +88,8 @@ export async function startAccessLayer(
 
 const ADMIN = {
   maxCount: 8,
-  idleTimeoutMs: 30_000,
+  // Shorter than DROP DATABASE waits for others to leave.
+  idleTimeoutMs: 1_000,
   waitTimeoutMs: 30_000,
   connectTimeoutMs: 10_000,
 } as const;

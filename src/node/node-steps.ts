@@ -69,6 +69,8 @@ function ownServerContext(
       },
       hba: kind === 'data' && certificates ? DATA_NODE_HBA : undefined,
       tls: kind === 'data' ? certificates?.server : undefined,
+      // A data node may be another database of the access node's own server.
+      socketPeers: kind === 'access',
       startTimeoutMs,
       // The supervisor's patience has to cover what follows the stop, too.
       stopTimeoutMs: Math.ceil(stopTimeoutMs / 2),

@@ -57,6 +57,21 @@ export async function resolveRunAsFor(dataDir: string, wanted?: string): Promise
   return { user: `with id ${owner.uid}`, uid: owner.uid, gid: owner.gid };
 }
 
+/**
+ * Names of the users of the operating system as whom this process and a server of ours run: those that
+ * `peer` authentication sees. Empty where they have none.
+ */
+export async function peerNames(runAs: RunAs | undefined): Promise<string[]> {
+  const ids = new Set([process.getuid?.(), runAs?.uid].filter((id) => id !== undefined));
+  const names = [...ids].map((id) =>
+    promisify(execFile)('id', ['-un', String(id)]).then(
+      ({ stdout }) => stdout.trim(),
+      () => undefined,
+    ),
+  );
+  return (await Promise.all(names)).filter((name) => name !== undefined);
+}
+
 /** Name services that are not in the file (LDAP, macOS) are asked through `id`. */
 async function lookUpUser(name: string): Promise<RunAs | undefined> {
   if (!/^[\w.][\w.-]*\$?$/.test(name)) return undefined;

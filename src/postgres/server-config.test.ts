@@ -42,12 +42,12 @@ describe('settings', () => {
 });
 
 describe('the configuration', () => {
-  const wanted = { settings: { port: '20001', work_mem: '8MB' }, hba: DEFAULT_HBA };
+  const wanted = { settings: { port: '20001', work_mem: '8MB' }, hba: DEFAULT_HBA, ident: [] };
 
   it('is all new in a fresh data folder, and unchanged once it is written', async () => {
-    expect(await configChange(folder, wanted)).toEqual({ settings: ['port', 'work_mem'], hba: true });
+    expect(await configChange(folder, wanted)).toEqual({ settings: ['port', 'work_mem'], access: true });
     await writeConfig(folder, wanted, undefined);
-    expect(await configChange(folder, wanted)).toEqual({ settings: [], hba: false });
+    expect(await configChange(folder, wanted)).toEqual({ settings: [], access: false });
     expect(await configuredPort(folder)).toBe(20_001);
   });
 
@@ -56,11 +56,12 @@ describe('the configuration', () => {
     const next = {
       settings: { port: '20001', work_mem: '9MB', fsync: 'off' },
       hba: ['local all all reject'],
+      ident: [],
     };
-    expect(await configChange(folder, next)).toEqual({ settings: ['fsync', 'work_mem'], hba: true });
+    expect(await configChange(folder, next)).toEqual({ settings: ['fsync', 'work_mem'], access: true });
     expect(await configChange(folder, { ...wanted, settings: { port: '20001' } })).toEqual({
       settings: ['work_mem'],
-      hba: false,
+      access: false,
     });
   });
 

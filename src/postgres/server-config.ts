@@ -19,12 +19,15 @@ export const DEFAULT_HBA: readonly string[] = [
 export interface ServerConfig {
   readonly settings: Readonly<Record<string, string>>;
   readonly hba: readonly string[];
+  /** Lines of pg_ident.conf: which users of the operating system may be which roles. */
+  readonly ident: readonly string[];
 }
 
 export interface ConfigChange {
   /** Names of settings that were added, removed or have another value, sorted. */
   readonly settings: readonly string[];
-  readonly hba: boolean;
+  /** pg_hba.conf or pg_ident.conf. */
+  readonly access: boolean;
 }
 
 /** What differs between the files of a data folder and `wanted`. */
@@ -34,18 +37,21 @@ export async function configChange(dataDir: string, wanted: ServerConfig): Promi
   const included = (await readOr(join(dataDir, 'postgresql.conf'), '')).split('\n').includes(INCLUDE);
   return {
     settings: [...names].filter((name) => !included || present[name] !== wanted.settings[name]).toSorted(),
-    hba: (await readOr(join(dataDir, 'pg_hba.conf'), '')) !== hbaText(wanted.hba),
+    access:
+      (await readOr(join(dataDir, 'pg_hba.conf'), '')) !== linesText(wanted.hba) ||
+      (await readOr(join(dataDir, 'pg_ident.conf'), '')) !== linesText(wanted.ident),
   };
 }
 
-/** Writes `varve.conf` and `pg_hba.conf`, each atomically, and has the former included. */
+/** Writes `varve.conf`, `pg_ident.conf` and `pg_hba.conf`, each atomically, and has the former included. */
 export async function writeConfig(
   dataDir: string,
   wanted: ServerConfig,
   owner: RunAs | undefined,
 ): Promise<void> {
   await writeFileAtomic(join(dataDir, 'varve.conf'), settingsText(wanted.settings), { owner });
-  await writeFileAtomic(join(dataDir, 'pg_hba.conf'), hbaText(wanted.hba), { owner });
+  await writeFileAtomic(join(dataDir, 'pg_ident.conf'), linesText(wanted.ident), { owner });
+  await writeFileAtomic(join(dataDir, 'pg_hba.conf'), linesText(wanted.hba), { owner });
   const main = join(dataDir, 'postgresql.conf');
   const text = await readOr(main, '');
   // At the end, because the last value given counts.
@@ -82,7 +88,7 @@ export function parseSettings(text: string): Record<string, string> {
   return settings;
 }
 
-function hbaText(lines: readonly string[]): string {
+function linesText(lines: readonly string[]): string {
   return `# Rewritten at each start.\n${lines.map((line) => `${line}\n`).join('')}`;
 }
 

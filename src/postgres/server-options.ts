@@ -20,6 +20,11 @@ export interface ServerOptions extends Partial<
   readonly settings?: Readonly<Record<string, string>> | undefined;
   /** The lines of pg_hba.conf, after one that lets the superuser in from 127.0.0.1; see `DEFAULT_HBA`. */
   readonly hba?: readonly string[] | undefined;
+  /**
+   * Over its unix socket, which nobody else reaches, the server lets this process and its own sessions in as any
+   * role, without a password. PostgreSQL 15 cannot express it and does not.
+   */
+  readonly socketPeers?: boolean | undefined;
   /** Files that the server can read; a key not open to others. */
   readonly tls?:
     | { readonly certFile: string; readonly keyFile: string; readonly caFile?: string | undefined }

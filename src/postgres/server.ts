@@ -10,7 +10,7 @@ import { initDatabase } from './init-database.ts';
 import { OwnServer } from './own-server.ts';
 import { checkPortFree, freePort } from './port.ts';
 import { isAlive, signalProcess, type PidFile } from './postmaster.ts';
-import { blockedAt, resolveRunAsFor } from './run-as.ts';
+import { blockedAt, peerNames, resolveRunAsFor } from './run-as.ts';
 import {
   configChange,
   configuredPort,
@@ -179,7 +179,7 @@ async function checkConfig(context: ServerContext): Promise<Check> {
   const folder = await context.folder();
   if ((await folder.dataMajor()) === undefined) return todo('no data folder yet');
   const change = await configChange(folder.dataDir, await wantedConfig(context));
-  const names = [...change.settings, ...(change.hba ? ['pg_hba.conf'] : [])];
+  const names = [...change.settings, ...(change.access ? ['pg_hba.conf'] : [])];
   return names.length === 0 ? done : todo(`to be set: ${names.join(', ')}`);
 }
 
@@ -270,6 +270,7 @@ async function wantedConfig(context: ServerContext): Promise<ServerConfig> {
   const seen = (path: string): string => folder.seenByServer(path);
   const listen = ['127.0.0.1', ...(options.listenAddresses ?? [])];
   const extensions = (await extensionFolders(context)).map(({ used }) => seen(used));
+  const peers = options.socketPeers && major >= 16 ? await peerNames(folder.runAs) : [];
   return {
     settings: {
       listen_addresses: listen.includes('*') ? '*' : [...new Set(listen)].join(','),
@@ -288,9 +289,11 @@ async function wantedConfig(context: ServerContext): Promise<ServerConfig> {
     },
     // Whatever else is asked for, we get in.
     hba: [
-      `host all ${quoteIdent(context.superuser)} 127.0.0.1/32 scram-sha-256`,
+      ...(peers.length > 0 ? ['local all all peer map=varve'] : []),
+      `hostnossl all ${quoteIdent(context.superuser)} 127.0.0.1/32 scram-sha-256`,
       ...(options.hba ?? DEFAULT_HBA),
     ],
+    ident: peers.map((user) => `varve ${quoteIdent(user)} all`),
   };
 }
 
