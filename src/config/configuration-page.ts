@@ -10,6 +10,18 @@ import {
   type OptionSpec,
 } from './options.ts';
 
+const EXIT_CODES = [
+  '## Exit codes',
+  '',
+  '| code | meaning |',
+  '|---|---|',
+  '| 0 | Done. Also: a system was stopped as asked. |',
+  '| 1 | An operating error; message, detail, hint and code are on standard error. |',
+  '| 2 | Wrong usage or configuration; nothing was begun. |',
+  '| 3 | The answer is no: `doctor` found a failure, `status` a node that is not ready. |',
+  '| 70 | A bug in Varve; the stack is on standard error. |',
+];
+
 /** docs/configuration.md, made from the table of options. */
 export function configurationPage(): string {
   const lines = [
@@ -32,6 +44,7 @@ export function configurationPage(): string {
   for (const [name, spec] of Object.entries(OPTIONS) as [OptionName, OptionSpec<unknown>][]) {
     lines.push(`| \`${name}\` | ${cell(spec.kind.rule)} |`);
   }
+  lines.push('', ...EXIT_CODES);
   return `${lines.join('\n')}\n`;
 }
 
