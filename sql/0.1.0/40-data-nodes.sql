@@ -219,6 +219,50 @@ begin atomic
   select * from varve._add_data_node(current_user::name, $1, $2, $3, $4, $5, $6, $7);
 end;
 
+-- What add_data_node would find and do with these arguments. It looks, and changes nothing.
+create function varve._plan_data_node(
+  caller name, p_name name, p_host text, p_database name, p_port integer, p_bootstrap boolean, p_password text)
+returns table (r_kind text, r_message text, r_detail text, r_hint text)
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  seen jsonb;
+  plan jsonb;
+begin
+  perform varve._assume(caller);
+  seen := varve._rpc(varve._request('plan_data_node', caller, jsonb_build_object(
+    'name', p_name, 'host', p_host, 'port', coalesce(p_port, current_setting('port')::integer),
+    'database', coalesce(p_database, current_database()), 'bootstrap', p_bootstrap, 'password', p_password)));
+  plan := seen -> 'plan';
+  return query
+    select 'problem', f ->> 'message', f ->> 'detail', f ->> 'hint'
+    from jsonb_array_elements(seen -> 'findings') f
+    union all
+    select 'notice', n ->> 'message', n ->> 'detail', null from jsonb_array_elements(seen -> 'notices') n
+    union all
+    select 'action', 'create database', null, null where (plan ->> 'createDatabase')::boolean
+    union all
+    select 'action', format('create schema "%s"', s), null, null from jsonb_array_elements_text(plan -> 'schemas') s
+    union all
+    select 'action', format('create extension "%s" version %s', e ->> 'name', e ->> 'version'),
+      format('In schema "%s".', e ->> 'schema'),
+      case when e ->> 'method' = 'script' then 'By script: the server has no control file of it.' end
+    from jsonb_array_elements(plan -> 'extensions') e
+    union all
+    select 'action', 'set dist_id and register the data node', null, null
+    where jsonb_array_length(seen -> 'findings') = 0;
+end
+$$;
+
+create function @extschema@.plan_data_node(
+  node_name name, host text, database name default null, port integer default null,
+  bootstrap boolean default true, password text default null)
+returns table (kind text, message text, detail text, hint text)
+language sql volatile
+begin atomic
+  select * from varve._plan_data_node(current_user::name, $1, $2, $3, $4, $5, $6);
+end;
+
 create function varve._delete_data_node(
   caller name, p_name name, p_if_exists boolean, p_force boolean, p_repartition boolean, p_drop_database boolean)
 returns boolean

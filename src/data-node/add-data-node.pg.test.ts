@@ -254,6 +254,38 @@ describe('adding a data node', () => {
   });
 });
 
+describe('planning', () => {
+  const plan = async (database: string): Promise<string[]> => {
+    const { rows } = await session.query<{ kind: string; message: string }>(
+      `select kind, message from plan_data_node('dn1', '127.0.0.1', $1, $2)`,
+      [database, port],
+    );
+    return rows.map(({ kind, message }) => `${kind}: ${message}`);
+  };
+
+  it('says what would be made, and makes nothing', async () => {
+    await expectUnchanged(async () => {
+      expect(await plan('planned')).toEqual([
+        'action: create database',
+        'action: create extension "varve" version 0.1.0',
+        'action: set dist_id and register the data node',
+      ]);
+    });
+  });
+
+  it('says what is wrong, and makes nothing', async () => {
+    await using there = await testDatabase({
+      admin: at('postgres'),
+      clauses: `encoding 'SQL_ASCII' lc_collate 'C' lc_ctype 'C'`,
+    });
+    await expectUnchanged(async () => {
+      const lines = await plan(there.name);
+      expect(lines.filter((line) => line.startsWith('problem: '))).toHaveLength(3);
+      expect(lines).not.toContain('action: set dist_id and register the data node');
+    });
+  });
+});
+
 describe('the caller’s transaction', () => {
   it.each([
     ['ROLLBACK', ['begin', 'ADD', 'rollback']],
