@@ -127,8 +127,14 @@ class Daemon {
     const context = await nodeContext({ clock }, this.#options);
     const steps = nodeSteps(context);
     const { name } = this.#options;
-    await runSteps({ clock, events: this.#events }, { run: 'bring-up', node: name, steps, context, signal });
-    const running = await runningPostgres(context);
+    const run = { run: 'bring-up', node: name, steps, context, signal };
+    const running = await runSteps({ clock, events: this.#events }, run)
+      .then(() => runningPostgres(context))
+      .catch(async (error: unknown) => {
+        // Nobody else knows of a server that was started before a later step failed.
+        await context.server?.server?.stop();
+        throw error;
+      });
     if (this.#state === 'recovering') this.#ready(running);
     return running;
   }

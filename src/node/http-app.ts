@@ -26,6 +26,7 @@ export function httpApp(deps: HttpDeps): Hono {
     refuseForeignHost(context);
     await next();
   });
+  app.get('/', (context) => context.html(indexPage(deps.status())));
   app.get('/healthz', (context) => context.json({ status: 'alive' }));
   app.get('/readyz', (context) => {
     const { state, reasons } = deps.status();
@@ -46,6 +47,13 @@ export function httpApp(deps: HttpDeps): Hono {
     return context.json(known.toJSON(), known.httpStatus as 400);
   });
   return app;
+}
+
+/** What there is to see on this node. The name is checked by its option, so it needs no escaping. */
+function indexPage({ name, kind }: NodeStatus): string {
+  const links = ['/api/status', '/api/events', '/metrics', '/readyz'];
+  const list = links.map((path) => `<li><a href="${path}">${path}</a></li>`).join('');
+  return `<!doctype html><html lang="en"><meta charset="utf-8"><title>Varve ${name}</title><h1>${name}, ${kind} node</h1><ul>${list}</ul></html>`;
 }
 
 function internal(error: unknown, deps: HttpDeps): VarveError {

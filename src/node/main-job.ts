@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { hostname } from 'node:os';
 import { Backoff } from '../core/backoff.ts';
 import type { Clock } from '../core/clock.ts';
@@ -49,6 +50,8 @@ export async function runMainJob(
   const jobs = [showSummary(deps, options, { connect, signal })];
   if (options.metrics) jobs.push(writeMetrics(deps, connect, signal));
   await Promise.all(jobs);
+  // A summary that is not refreshed is soon done.
+  if (!signal.aborted) await once(signal, 'abort');
 }
 
 /** How a client of this system logs in, as connections.json says. */

@@ -3,6 +3,7 @@ import { VarveError } from '../core/errors.ts';
 import type { RunEvent } from '../run/step.ts';
 import type { NoteLevel } from '../run/renderer.ts';
 import { waitForRelease } from './folder-lock.ts';
+import { stopLeftServer } from './leftover-server.ts';
 import type { NodeLayout } from './layout.ts';
 import { spawnNode, type NodeProgram } from './node-process.ts';
 import { nodeMessage, type NodeMessage } from './supervision.ts';
@@ -38,6 +39,7 @@ export class System {
   readonly #folder: SystemFolder;
   readonly #nodes = new Map<string, RunningNode>();
   readonly #stop = new AbortController();
+  #killed = false;
 
   constructor(deps: SystemDeps, options: SystemOptions, folder: SystemFolder) {
     this.#deps = deps;
@@ -58,14 +60,22 @@ export class System {
     return this.#nodes.get(name)?.process.pid ?? 0;
   }
 
-  /** Ends all nodes and resolves when they are gone. */
+  /** Ends all nodes and resolves when they are gone, with the servers of daemons that were killed. */
   async stop(): Promise<void> {
     this.#stop.abort();
-    await Promise.all([...this.#nodes.values()].map(({ done }) => done));
+    const { clock } = this.#deps;
+    await Promise.all(
+      [...this.#nodes].map(async ([name, { done }]) => {
+        await done;
+        const patienceMs = this.#killed ? 0 : this.#options.stopTimeoutMs;
+        await stopLeftServer(clock, this.#folder.nodeFolder(name), patienceMs);
+      }),
+    );
   }
 
   /** Ends all processes by force. */
   kill(): void {
+    this.#killed = true;
     for (const { process } of this.#nodes.values()) process.kill();
   }
 

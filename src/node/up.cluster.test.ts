@@ -1,0 +1,186 @@
+import { chmod, chown, mkdir, mkdtemp, realpath, rm, stat } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { blockedAt } from '../postgres/run-as.ts';
+import { processesOf, SystemProcess, varve, type User } from '../../test/system-process.ts';
+
+const isRoot = process.getuid?.() === 0;
+const NOBODY: User = { uid: 65_534, gid: 65_534 };
+
+let base: string;
+let running: SystemProcess | undefined;
+
+beforeAll(async () => {
+  base = await realpath(await mkdtemp(join(tmpdir(), 'varve-test-up-')));
+});
+
+afterEach(async () => {
+  await running?.stop('SIGTERM');
+  running = undefined;
+});
+
+afterAll(() => rm(base, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 }));
+
+async function up(dir: string, args: readonly string[] = [], user?: User): Promise<SystemProcess> {
+  running = await SystemProcess.up(dir, ['--no-metrics', ...args], user);
+  return running;
+}
+
+describe('a system of one access node and two data nodes', () => {
+  // As a checkout below a closed folder has it: mkdtemp makes 0700.
+  const folder = (): string => join(base, 'with a space', 'system');
+
+  test('comes up from an empty folder, and tells programs how to reach it', async () => {
+    const system = await up(folder(), ['--data', '2']);
+    const { access, data, coordinator, dashboard } = system.connections();
+    expect(access).toEqual([
+      {
+        name: 'an1',
+        pid: expect.any(Number) as number,
+        host: '127.0.0.1',
+        port: expect.any(Number) as number,
+        database: 'varve',
+        user: 'varve',
+        passwordFile: join(folder(), 'varve.password'),
+      },
+    ]);
+    expect(data.map(({ name }) => name)).toEqual(['dn1', 'dn2']);
+    expect((await stat(join(folder(), 'varve.password'))).mode & 0o777).toBe(0o600);
+    const ready = await fetch(`${data[0]?.http}/readyz`);
+    expect(ready.status).toBe(200);
+    expect((await fetch(`${coordinator.url}/v1/status/leader`)).status).toBe(200);
+    expect((await fetch(dashboard)).status).toBe(200);
+    const services = (await (
+      await fetch(`${coordinator.url}/v1/health/service/varve-node?passing=1`)
+    ).json()) as unknown[];
+    expect(services).toHaveLength(3);
+    expect(await system.sql('select node_name, port from varve.data_nodes order by 1')).toEqual(
+      data.map(({ name, pgPort }) => `${name}       | ${pgPort}`),
+    );
+    await system.sql('create table kept as select 1 as one');
+  });
+
+  test('carries on with its data, on the same ports, and refuses a second start on its folder', async () => {
+    const system = await up(folder());
+    expect(await system.sql('select one from kept')).toEqual(['1']);
+    const second = await varve(['up', '--dir', folder()]);
+    expect([second.code, second.stderr]).toEqual([
+      1,
+      expect.stringContaining(`in use by process ${system.pid}`),
+    ]);
+    const fewer = await varve(['up', '--dir', folder(), '--data', '1']);
+    expect(fewer.code).not.toBe(0);
+    const wrong = await varve(['sql', '--dir', folder(), '-c', 'select 1/0']);
+    expect([wrong.code, wrong.stderr.trim()]).toEqual([1, 'ERROR 22012: division by zero']);
+    const script = await varve(['sql', '--dir', folder()], { input: "select ';' as a; select 2 as b" });
+    expect(script.stdout.match(/\(1 row\)/g)).toHaveLength(2);
+  });
+
+  test('stops as a whole when asked, and leaves no process', async () => {
+    const system = await up(folder());
+    expect(processesOf(folder()).length).toBeGreaterThan(6);
+    expect(await system.stop('SIGINT')).toBe(0);
+    expect(processesOf(folder())).toEqual([]);
+    const stopped = await varve(['status', '--dir', folder(), '--json']);
+    expect(stopped.code).toBe(3);
+    expect(stopped.stdout).toContain('the system is not running');
+  });
+
+  test('starts a killed daemon again, which goes on with its server', async () => {
+    const system = await up(folder());
+    const [daemon, postgres] = [system.daemonPid('dn1'), system.postgresPid('dn1')];
+    await system.kill([daemon]);
+    await system.allReady('dn1', daemon);
+    expect(system.postgresPid('dn1')).toBe(postgres);
+    expect(processesOf(folder()).filter((what) => /dn1.*node\.json|node\.json.*dn1/.test(what))).toHaveLength(
+      1,
+    );
+  });
+
+  test('brings a killed PostgreSQL up again, without a new daemon', async () => {
+    const system = await up(folder());
+    const [daemon, postgres] = [system.daemonPid('an1'), system.postgresPid('an1')];
+    await system.kill([postgres]);
+    await expect.poll(async () => (await system.allReady()).nodes[0]?.postgres?.restartCount).toBe(1);
+    expect(system.daemonPid('an1')).toBe(daemon);
+    expect(system.postgresPid('an1')).not.toBe(postgres);
+    expect(await system.sql('select one from kept')).toEqual(['1']);
+    expect(await system.sql("select ping_data_node('dn1')")).toEqual(['t']);
+  });
+
+  test('notices that its supervisor was killed, and stops', async () => {
+    const system = await up(folder());
+    await system.kill([system.pid]);
+    await expect.poll(() => processesOf(folder()), { timeout: 20_000 }).toEqual([]);
+  });
+
+  test.each<[string, (system: SystemProcess) => number[]]>([
+    ['the whole tree', (system) => system.allPids()],
+    [
+      'the supervisor and the daemons',
+      (system) => [system.pid, ...['an1', 'dn1', 'dn2'].map((name) => system.daemonPid(name))],
+    ],
+    [
+      'the supervisor, a daemon and a server',
+      (system) => [system.pid, system.daemonPid('dn1'), system.postgresPid('dn2')],
+    ],
+  ])('goes on after %s was killed', async (_, victims) => {
+    const first = await up(folder());
+    await first.sql('insert into kept select max(one) + 1 from kept');
+    const [count] = await first.sql('select count(*) from kept');
+    await first.kill(victims(first));
+    const second = await up(folder());
+    expect(await second.sql('select count(*) from kept')).toEqual([count]);
+    expect((await second.allReady()).nodes).toHaveLength(3);
+    expect(await second.sql("select ping_data_node('dn2')")).toEqual(['t']);
+    await second.stop();
+    expect(processesOf(folder())).toEqual([]);
+  });
+
+  test('grows by a data node, and does not shrink', async () => {
+    const system = await up(folder(), ['--data', '3']);
+    expect(await system.sql('select count(*) from varve.data_nodes')).toEqual(['3']);
+    await system.stop();
+    const fewer = await varve(['up', '--dir', folder(), '--data', '2']);
+    expect([fewer.code, fewer.stderr]).toEqual([2, expect.stringContaining('delete_data_node')]);
+  });
+});
+
+test('a port that is taken is named, and the start fails with nothing left running', async () => {
+  const dir = join(base, 'taken');
+  const holder = await up(join(base, 'holder'), ['--data', '0']);
+  const port = holder.connections().access[0]?.port ?? 0;
+  const result = await varve([
+    'up',
+    '--dir',
+    dir,
+    '--data',
+    '0',
+    '--no-metrics',
+    '--port-base',
+    String(port - 1),
+  ]);
+  expect(result.code).toBe(1);
+  expect(result.stderr).toMatch(new RegExp(`node an1 .*\\n.*port ${port}`));
+  expect(processesOf(dir)).toEqual([]);
+});
+
+test.runIf(isRoot)('an ordinary user runs a system from a checkout that is not his', async (context) => {
+  const checkout = fileURLToPath(new URL('../..', import.meta.url));
+  const blocked = await blockedAt(checkout, { user: 'nobody', ...NOBODY });
+  if (blocked !== undefined) context.skip(`${blocked} is closed to him`);
+  const home = join(tmpdir(), `varve-test-ordinary-${process.pid}`);
+  await mkdir(home);
+  try {
+    await chown(home, NOBODY.uid, NOBODY.gid);
+    await chmod(home, 0o700);
+    const system = await up(join(home, 'system'), ['--data', '1'], NOBODY);
+    expect((await stat(`/proc/${system.postgresPid('an1')}`)).uid).toBe(NOBODY.uid);
+    await system.stop();
+    expect(processesOf(home)).toEqual([]);
+  } finally {
+    await rm(home, { recursive: true, force: true });
+  }
+});
