@@ -1,6 +1,7 @@
+import { join } from 'node:path';
 import type { Registry } from 'prom-client';
 import { Gauge } from 'prom-client';
-import { DataNodeService } from '../data-node/service.ts';
+import { DataNodeService, SOCKET_NAME } from '../data-node/service.ts';
 import { Pool } from '../postgres/pool.ts';
 import type { RunDeps } from '../run/run.ts';
 import type { Log } from './log.ts';
@@ -39,31 +40,27 @@ export async function startAccessLayer(
   const admins = new AdminPools(deps.postgres);
   const { rpcPort } = options;
   const { own, credentials } = deps.postgres();
+  const socket = own && own.socketDir.length <= SOCKET_FOLDER_MAX_LENGTH ? own : undefined;
   const service = await DataNodeService.start(
     { ...deps, withAdmin: (database, work, signal) => admins.of(database).withConnection(work, signal) },
     {
       node: options.node,
       folder: options.folder,
-      listen: { host: '127.0.0.1', port: rpcPort },
+      // Nobody but the server and we reach its socket folder, so that is where its functions find us, too.
+      listen: socket ? { path: join(socket.socketDir, SOCKET_NAME) } : { host: '127.0.0.1', port: rpcPort },
       credentials,
       // Before 16 the socket asks for a password as everything else does.
       ownServer:
-        own && own.major >= 16
+        socket && socket.major >= 16
           ? {
-              port: own.port,
-              socketFolder: own.socketDir,
-              socketFolderForServer: own.socketDirForBackends,
+              port: socket.port,
+              socketFolder: socket.socketDir,
+              socketFolderForServer: socket.socketDirForBackends,
             }
           : undefined,
-      reconcile: { homeDatabase: options.database, host: '127.0.0.1' },
+      reconcile: { homeDatabase: options.database, host: socket?.socketDirForBackends ?? '127.0.0.1' },
     },
   );
-  // Until then its functions say that no daemon has introduced itself.
-  const untilMs = deps.clock.monotonicMs() + INTRODUCTION_MS;
-  while (!service.databases().some(({ database }) => database === options.database)) {
-    if (deps.clock.monotonicMs() > untilMs) break;
-    await deps.clock.sleep(10);
-  }
   return {
     status: () => ({
       dataNodes: service
@@ -85,6 +82,9 @@ export async function startAccessLayer(
     },
   };
 }
+
+/** A unix socket's path is at most 107 bytes on Linux, 103 elsewhere, name included. */
+const SOCKET_FOLDER_MAX_LENGTH = 85;
 
 const ADMIN = {
   maxCount: 8,

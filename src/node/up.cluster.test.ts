@@ -1,9 +1,12 @@
 import { chmod, chown, mkdir, mkdtemp, realpath, rm, stat } from 'node:fs/promises';
+import { once } from 'node:events';
+import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { blockedAt } from '../postgres/run-as.ts';
+import { chooseFreePorts } from './ports.ts';
 import { processesOf, SystemProcess, varve, type User } from '../../test/system-process.ts';
 
 const isRoot = process.getuid?.() === 0;
@@ -150,8 +153,10 @@ describe('a system of one access node and two data nodes', () => {
 
 test('a port that is taken is named, and the start fails with nothing left running', async () => {
   const dir = join(base, 'taken');
-  const holder = await up(join(base, 'holder'), ['--data', '0']);
-  const port = holder.connections().access[0]?.port ?? 0;
+  // The second of its ports is that of PostgreSQL on an1.
+  const [first = 0] = await chooseFreePorts(1, []);
+  const holder = createServer().listen(first + 1, '127.0.0.1');
+  await once(holder, 'listening');
   const result = await varve([
     'up',
     '--dir',
@@ -160,10 +165,11 @@ test('a port that is taken is named, and the start fails with nothing left runni
     '0',
     '--no-metrics',
     '--port-base',
-    String(port - 1),
+    String(first),
   ]);
+  holder.close();
   expect(result.code).toBe(1);
-  expect(result.stderr).toMatch(new RegExp(`node an1 .*\\n.*port ${port}`));
+  expect(result.stderr).toMatch(new RegExp(`node an1 .*\\n.*port ${first + 1}`));
   expect(processesOf(dir)).toEqual([]);
 });
 
