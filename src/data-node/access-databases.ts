@@ -44,6 +44,7 @@ export class AccessDatabases {
   readonly #deps: AccessDatabasesDeps;
   readonly #options: AccessDatabasesOptions;
   #known: AccessDatabase[] = [];
+  #failure: string | undefined;
   /** Databases that were seen without the extension, by OID, with the time of the next look. */
   readonly #without = new Map<string, number>();
 
@@ -57,21 +58,25 @@ export class AccessDatabases {
     return this.#known;
   }
 
-  /** Rounds until the signal fires. A failing round is logged and the next one tries again. */
+  /** Rounds until the signal fires. */
   async run(signal: AbortSignal): Promise<void> {
-    let failure: string | undefined;
     while (!signal.aborted) {
-      try {
-        await this.reconcile(signal);
-        failure = undefined;
-      } catch (error) {
-        if (signal.aborted) return;
-        // The same trouble is said once, not every round.
-        if (messageOf(error) !== failure)
-          this.#deps.log.warn({ error }, 'access databases could not be looked after');
-        failure = messageOf(error);
-      }
       await this.#deps.clock.sleep(this.#options.intervalMs, signal).catch(() => {});
+      if (!signal.aborted) await this.round(signal);
+    }
+  }
+
+  /** One round; a failing one is logged, and the next one tries again. */
+  async round(signal: AbortSignal): Promise<void> {
+    try {
+      await this.reconcile(signal);
+      this.#failure = undefined;
+    } catch (error) {
+      if (signal.aborted) return;
+      // The same trouble is said once, not every round.
+      if (messageOf(error) !== this.#failure)
+        this.#deps.log.warn({ error }, 'access databases could not be looked after');
+      this.#failure = messageOf(error);
     }
   }
 

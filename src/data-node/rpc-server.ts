@@ -1,3 +1,4 @@
+import { rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { createServer as createTlsServer } from 'node:tls';
 import { messageOf, VarveError } from '../core/errors.ts';
@@ -47,7 +48,9 @@ export class RpcServer implements AsyncDisposable {
       : createServer(accept);
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject);
-      server.listen(options.listen, () => {
+      // Who may pass its folder may use the socket; one that a killed daemon left is in the way.
+      if ('path' in options.listen) rmSync(options.listen.path, { force: true });
+      server.listen({ ...options.listen, readableAll: true, writableAll: true }, () => {
         server.off('error', reject);
         resolve();
       });

@@ -1,8 +1,9 @@
 import { randomBytes } from 'node:crypto';
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { chown, mkdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { withDeadline } from '../core/deadline.ts';
 import { messageOf, VarveError } from '../core/errors.ts';
+import { writeFileAtomic } from '../postgres/atomic-file.ts';
 import type { RunDeps } from '../run/run.ts';
 import { AccessDatabases, type AccessDatabase } from './access-databases.ts';
 import { AddDataNode } from './add-data-node.ts';
@@ -43,12 +44,21 @@ export interface DataNodeServiceOptions {
   readonly targetWaitMs?: number | undefined;
   /** The administrator's database, and the address that databases are told; without it none are looked after. */
   readonly reconcile?:
-    | { readonly homeDatabase: string; readonly host: string; readonly intervalMs?: number }
+    | {
+        readonly homeDatabase: string;
+        readonly host: string;
+        readonly intervalMs?: number;
+        /** Data folder of the server, in which a new database looks for the address. */
+        readonly dataDir?: string | undefined;
+      }
     | undefined;
 }
 
-/** libpq finds a unix socket as `.s.PGSQL.<port>` in the folder that is given as its host. */
-export const SOCKET_PORT = 5432;
+/**
+ * libpq finds a unix socket as `.s.PGSQL.<port>` in the folder that is given as its host. No server has this port,
+ * so the daemon's socket can lie beside the server's.
+ */
+const SOCKET_PORT = 1;
 export const SOCKET_NAME = `.s.PGSQL.${SOCKET_PORT}`;
 
 type Handler = (request: Request, signal: AbortSignal) => Promise<Reply>;
@@ -97,7 +107,7 @@ export class DataNodeService implements AsyncDisposable {
       { listen: options.listen, secret, tls: options.tls },
       (text, signal) => service.#answer(text, signal),
     );
-    service.#lookAfterDatabases(sessions);
+    await service.#lookAfterDatabases(sessions);
     return service;
   }
 
@@ -116,12 +126,14 @@ export class DataNodeService implements AsyncDisposable {
     return this.#operations.status();
   }
 
-  #lookAfterDatabases(sessions: NodeSessions): void {
+  async #lookAfterDatabases(sessions: NodeSessions): Promise<void> {
     const { reconcile } = this.#options;
     if (!reconcile) return;
-    const { host, homeDatabase, intervalMs = 5_000 } = reconcile;
+    const { host, homeDatabase, intervalMs = 5_000, dataDir } = reconcile;
     const address = { host, port: this.addressPort, secret: this.secret };
+    if (dataDir !== undefined) await leaveAddress(dataDir, address);
     this.#databases = new AccessDatabases({ ...this.#deps, sessions }, { homeDatabase, address, intervalMs });
+    await this.#databases.round(this.#stop.signal);
     this.#loop = this.#databases.run(this.#stop.signal);
   }
 
@@ -202,6 +214,15 @@ async function openHandlers(
       check_address: (request, signal) => checks.address(request, signal),
     },
   };
+}
+
+/** For `create extension varve` in a database that the daemon has not seen yet; readable by the server only. */
+async function leaveAddress(dataDir: string, address: object): Promise<void> {
+  const owner = await stat(dataDir);
+  const folder = join(dataDir, 'varve');
+  await mkdir(folder, { mode: 0o700, recursive: true });
+  await chown(folder, owner.uid, owner.gid);
+  await writeFileAtomic(join(folder, 'endpoint.json'), JSON.stringify(address), { mode: 0o600, owner });
 }
 
 /** The secret survives restarts, so that what the databases hold stays true. */

@@ -29,9 +29,6 @@ export interface AccessLayer extends AsyncDisposable {
   registerMetrics(registry: Registry): void;
 }
 
-/** The longest wait for the database to have learnt where the daemon is; it is told again and again. */
-const INTRODUCTION_MS = 5000;
-
 /** Starts the service behind the SQL functions on this node's PostgreSQL. */
 export async function startAccessLayer(
   deps: AccessLayerDeps,
@@ -58,7 +55,11 @@ export async function startAccessLayer(
               socketFolderForServer: socket.socketDirForBackends,
             }
           : undefined,
-      reconcile: { homeDatabase: options.database, host: socket?.socketDirForBackends ?? '127.0.0.1' },
+      reconcile: {
+        homeDatabase: options.database,
+        host: socket?.socketDirForBackends ?? '127.0.0.1',
+        dataDir: own?.dataDir,
+      },
     },
   );
   return {
