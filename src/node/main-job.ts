@@ -28,7 +28,7 @@ export interface MainJobOptions {
   readonly metrics: boolean;
 }
 
-const SUMMARY_EVERY_MS = 2000;
+const SUMMARY_EVERY_MS = 3000;
 const RETRY = { firstMs: 500, maxMs: 15_000 } as const;
 const STATEMENT_TIMEOUT_MS = 60_000;
 

@@ -25,12 +25,15 @@ export const LIVE_SECONDS = 60;
 const NODES = `select node_name as name, host || ':' || port as address, available
   from varve.data_nodes order by node_name`;
 
-const SHARDS = `select s.table_name as "table", s.node_name as node, pg_catalog.array_agg(s.shard order by s.shard) as shards
-  from varve.shards s group by 1, 2 order by 1, 2`;
+const SHARDS = `select hypertable_schema || '.' || hypertable_name as "table", node_name as node,
+    pg_catalog.array_agg(shard order by shard) as shards
+  from varve.shards where state = 'AVAILABLE' and hypertable_name is not null group by 1, 2 order by 1, 2`;
 
-const ROWS = `select s.node_name as node, pg_catalog.count(*)::int4 as rows, pg_catalog.max(m.time)::text as newest
-  from public.host_metrics m join varve.shards s on s.partition = m.tableoid
-  where m.time > $1 group by 1 order by 1`;
+const ROWS = `select s.node_name as node, pg_catalog.sum(m.rows)::int4 as rows, pg_catalog.max(m.newest)::text as newest
+  from (select tableoid, pg_catalog.count(*) as rows, pg_catalog.max(time) as newest
+          from public.host_metrics where time > $1 group by 1) m
+    join varve.shards s on s.partition = m.tableoid
+  group by 1 order by 1`;
 
 const LATEST = `select distinct on (metric, labels) metric, labels::text as labels, value
   from public.host_metrics
