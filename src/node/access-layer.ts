@@ -56,7 +56,7 @@ export async function startAccessLayer(
             }
           : undefined,
       reconcile: {
-        homeDatabase: options.database,
+        homeDatabase: own ? 'postgres' : options.database,
         host: socket?.socketDirForBackends ?? '127.0.0.1',
         dataDir: own?.dataDir,
       },
