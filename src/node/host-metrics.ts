@@ -20,9 +20,9 @@ const BUFFERED_COUNT = 300;
 const BATCH_COUNT = 30;
 const RETRY = { firstMs: 500, maxMs: 10_000 } as const;
 
-/** One row a reading, in one statement and one round trip. */
+/** One row a reading, in one statement and one round trip. Only the unqualified unnest takes several arrays. */
 const INSERT = `insert into public.host_metrics (time, host, metric, labels, value)
-select * from pg_catalog.unnest(
+select * from unnest(
   $1::pg_catalog.timestamptz[], $2::pg_catalog.text[], $3::pg_catalog.text[],
   $4::pg_catalog.jsonb[], $5::pg_catalog.float8[])`;
 
@@ -58,20 +58,20 @@ export class HostMetrics {
   async #write(signal: AbortSignal): Promise<void> {
     const { clock, note } = this.#deps;
     const backoff = new Backoff(RETRY);
-    let failing = false;
+    let failing: string | undefined;
     while (!signal.aborted) {
       try {
         await this.#writeUntilLost(signal, () => {
-          if (failing) note('info', `metrics are written again${this.#lossText()}`);
-          failing = false;
+          if (failing !== undefined) note('info', `metrics are written again${this.#lossText()}`);
+          failing = undefined;
           backoff.reset();
         });
       } catch (error) {
         if (signal.aborted) return;
-        // Said once, not with every attempt.
-        if (!failing)
-          note('warn', `metrics cannot be written: ${messageOf(error)}; they are kept for a while`);
-        failing = true;
+        const why = messageOf(error);
+        // Each reason once, not with every attempt.
+        if (failing !== why) note('warn', `metrics cannot be written: ${why}; they are kept for a while`);
+        failing = why;
         await clock.sleep(backoff.nextMs(), signal).catch(() => {});
       }
     }
