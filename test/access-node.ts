@@ -132,13 +132,19 @@ async function writePassfiles(folder: string, dataDir: string, logins: readonly 
 
 const quiet: Log = { info: () => {}, warn: () => {}, error: (facts) => console.error(facts) };
 
-/** Everything in a server and one of its databases that a failed call could have left. */
+/**
+ * Everything in a server and one of its databases that a failed call could have left. The run's server has many
+ * users at once: of its databases only those count whose name starts with this one's.
+ */
 export async function traces(endpoints: readonly Endpoint[]): Promise<string[]> {
   const lines: string[] = [];
   for (const endpoint of endpoints) {
     await using connection = await connect(endpoint);
-    const { rows } = await connection.query<{ line: string }>(`
+    const shared = endpoint.port === serverEndpoint().port;
+    const { rows } = await connection.query<{ line: string }>(
+      `
       select 'database ' || datname || ' ' || oid || ' ' || datdba::regrole as line from pg_database
+        where not $1 or starts_with(datname, current_database())
       union all select 'schema ' || nspname from pg_namespace where nspname !~ '^pg_(temp|toast_temp)'
       union all select 'extension ' || extname || ' ' || extversion from pg_extension
       union all select 'relation ' || oid::regclass from pg_class where relnamespace::regnamespace::text !~ '^pg_'
@@ -146,7 +152,10 @@ export async function traces(endpoints: readonly Endpoint[]): Promise<string[]> 
       union all select 'server ' || srvname || ' ' || array_to_string(srvoptions, ' ') from pg_foreign_server
       union all select 'mapping ' || srvname || ' ' || usename from pg_user_mappings
       union all select 'prepared ' || gid from pg_prepared_xacts
-      order by 1`);
+        where not $1 or database = current_database()
+      order by 1`,
+      [shared],
+    );
     lines.push(...rows.map(({ line }) => `${endpoint.port}/${endpoint.database} ${line}`));
     const { varve } = await connection.one<{ varve: boolean }>(
       `select to_regclass('varve.identity') is not null as varve`,

@@ -65,6 +65,27 @@ begin atomic
   select '''' || replace(replace(value, '\', '\\'), '''', '\''') || '''';
 end;
 
+-- Waits for the daemon's answer. Before 17, depending on the minor version, dblink_get_result itself sees
+-- neither a cancel nor what other sessions wait for (DROP DATABASE waits for all of them). Sleeping does.
+create function varve._await_answer(dblink name, connection text) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  busy integer;
+  pause double precision := 0.0005;
+begin
+  if current_setting('server_version_num')::integer >= 170000 then
+    return;
+  end if;
+  loop
+    execute format('select %I.dblink_is_busy($1)', dblink) into busy using connection;
+    exit when busy = 0;
+    perform pg_sleep(pause);
+    pause := least(pause * 1.3, 0.05);
+  end loop;
+end
+$$;
+
 -- One request, one reply. Sent asynchronously, because the synchronous form of dblink ignores a cancel until
 -- the other side answers.
 create function varve._rpc(request jsonb) returns jsonb
@@ -111,6 +132,7 @@ begin
 
   begin
     execute format('select %I.dblink_send_query($1, $2)', dblink) using connection, request::text;
+    perform varve._await_answer(dblink, connection);
     execute format('select r::jsonb from %I.dblink_get_result($1) as t(r text)', dblink) into reply using connection;
     execute format('select %I.dblink_disconnect($1)', dblink) using connection;
   exception

@@ -224,7 +224,7 @@ export class AddDataNode implements OperationKind {
     const extensions = [access.varve, ...(access.timescaledb ? [access.timescaledb] : [])];
     const names = access.timescaledb ? ['varve', 'timescaledb'] : ['varve'];
     const database = await observeDatabase(session, {
-      schemas: extensions.map(({ schema }) => schema),
+      schemas: ['varve', ...extensions.map(({ schema }) => schema)],
       create: wanted.bootstrap ? names : [],
     });
     const ours = database.description?.distId === access.uuid;

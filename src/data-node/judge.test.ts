@@ -136,13 +136,19 @@ describe('a database that does not exist', () => {
       'the builtin provider before 17',
       { serverVersion: 160_000 },
       { provider: 'b', locale: 'C.UTF-8' },
-      'DATA_NODE_INVALID: database "dn" on h:5433 has the wrong locale provider',
+      'DATA_NODE_INVALID: the server on h:5433 is too old for the locale provider of the access database',
+    ],
+    [
+      'a builtin locale before 18',
+      { serverVersion: 170_000 },
+      { provider: 'b', locale: 'PG_UNICODE_FAST' },
+      'DATA_NODE_INVALID: the server on h:5433 is too old for the locale of the access database',
     ],
     [
       'ICU rules before 16',
       { serverVersion: 150_000 },
       { provider: 'i', icuRules: '&a<b' },
-      'DATA_NODE_INVALID: database "dn" on h:5433 has the wrong ICU rules',
+      'DATA_NODE_INVALID: the server on h:5433 is too old for the ICU rules of the access database',
     ],
   ])('is refused for %s', (_why, there, here, message) => {
     const seen = { server: { ...server, ...there } };
@@ -226,6 +232,33 @@ describe('a database that exists', () => {
     });
     expect(findings).toMatchObject([{ code: 'DATA_NODE_SCHEMA_EXISTS' }]);
     expect(findingsError('dn1', findings).sqlstate).toBe('42P06');
+  });
+
+  it('is refused when it has a schema varve of somebody else’s, whatever schema the extension goes to', () => {
+    expect(messages(wanted(), { server, database: { ...empty, schemas: ['varve'] } })).toEqual([
+      'DATA_NODE_SCHEMA_EXISTS: schema "varve" already exists in database "dn" on h:5433, aborting',
+    ]);
+    const inside = { ...access, varve: { ...access.varve, schema: 'varve' } };
+    expect(
+      messages(wanted({ access: inside }), { server, database: { ...empty, schemas: ['varve'] } }),
+    ).toEqual([
+      'DATA_NODE_SCHEMA_EXISTS: schema "varve" already exists in database "dn" on h:5433, aborting',
+    ]);
+  });
+
+  it('tells of an extension that is there already, by control file or by script', () => {
+    const script = { ...access.varve, owner: 'alice', schema_owner: 'alice', method: 'script' as const };
+    for (const database of [
+      installed,
+      { ...installed, extensions: {}, description: { ...access, uuid: NODE_UUID, varve: script } },
+    ]) {
+      const { findings, notices } = judge(wanted(), { server, database });
+      expect(findings).toEqual([]);
+      expect(notices.map(({ message }) => message)).toEqual([
+        'database "dn" already exists on data node, skipping',
+        'extension "varve" already exists on data node, skipping',
+      ]);
+    }
   });
 
   it('is refused without its extension when it is only to be validated', () => {

@@ -128,17 +128,28 @@ function judgeCreation(wanted: Wanted, server: ServerObservation): Finding[] {
       hint: `On the data node: ALTER ROLE "${caller}" CREATEDB; or create the database "${target.database}" with this owner beforehand.`,
     });
   }
-  if (access.provider === 'b' && server.serverVersion < 170_000) {
-    findings.push(
-      localeFinding(wanted, 'locale provider', 'builtin', 'a server that has it only since PostgreSQL 17'),
-    );
-  }
-  if (access.icuRules !== null && server.serverVersion < 160_000) {
-    findings.push(
-      localeFinding(wanted, 'ICU rules', access.icuRules, 'a server that has them only since PostgreSQL 16'),
-    );
-  }
+  const needs = (major: number, what: string, value: string): void => {
+    if (server.serverVersion < major * 10_000)
+      findings.push(tooOldFinding(wanted, server, { major, what, value }));
+  };
+  if (access.provider === 'b') needs(17, 'locale provider', 'builtin');
+  if (access.locale === 'PG_UNICODE_FAST') needs(18, 'locale', access.locale);
+  if (access.icuRules !== null) needs(16, 'ICU rules', access.icuRules);
   return findings;
+}
+
+function tooOldFinding(
+  { access, target }: Wanted,
+  server: ServerObservation,
+  lacks: { readonly major: number; readonly what: string; readonly value: string },
+): Finding {
+  const { major, what, value } = lacks;
+  return {
+    code: 'DATA_NODE_INVALID',
+    message: `the server on ${describeServer(target)} is too old for the ${what} of the access database`,
+    detail: `Database "${access.database}" has ${what} "${value}", which PostgreSQL has since ${major}; that server is PostgreSQL ${Math.floor(server.serverVersion / 10_000)}.`,
+    hint: `Use a server of PostgreSQL ${major} or newer for the data node.`,
+  };
 }
 
 function judgeLocale(wanted: Wanted, there: DatabaseLocale): Finding[] {
@@ -225,7 +236,9 @@ function existingNotices(wanted: Wanted, database: DatabaseObservation): Notice[
   if (wanted.bootstrap) {
     const message = `database "${wanted.target.database}" already exists on data node, skipping`;
     notices.push({ severity: 'notice', sqlstate: '42P04', message });
-    for (const [name, installed] of Object.entries(database.extensions)) {
+    for (const name of ['timescaledb', 'varve'] as const) {
+      const installed = installedThere(name, database);
+      if (!installed) continue;
       notices.push({
         severity: 'notice',
         sqlstate: '42710',
@@ -359,6 +372,9 @@ function planCreation(
     });
   }
   planSchema(wanted, database, want.schema, planned);
+  // Its catalog is always in a schema of this name.
+  if (want.name === 'varve' && want.schema !== 'varve' && database?.schemas.includes('varve'))
+    planned.findings.push(schemaFinding(wanted.target, 'varve'));
 }
 
 function planSchema(
@@ -373,11 +389,7 @@ function planSchema(
       planned.findings.push(permissionFinding(wanted, 'schema public', 'GRANT CREATE ON SCHEMA public'));
     }
   } else if (database?.schemas.includes(schema) && !ownSchema(database, schema, caller)) {
-    planned.findings.push({
-      code: 'DATA_NODE_SCHEMA_EXISTS',
-      message: `schema "${schema}" already exists in ${describeTarget(target)}, aborting`,
-      hint: NEXT_STEP,
-    });
+    planned.findings.push(schemaFinding(target, schema));
   } else if (!planned.schemas.includes(schema) && !database?.schemas.includes(schema)) {
     planned.schemas.push(schema);
   }
@@ -394,6 +406,14 @@ function planSchema(
       ),
     );
   }
+}
+
+function schemaFinding(target: Target, schema: string): Finding {
+  return {
+    code: 'DATA_NODE_SCHEMA_EXISTS',
+    message: `schema "${schema}" already exists in ${describeTarget(target)}, aborting`,
+    hint: NEXT_STEP,
+  };
 }
 
 /** The schema of the other extension that is there already and validated. */
