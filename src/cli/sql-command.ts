@@ -65,7 +65,7 @@ async function converse(context: CliContext, client: SqlClient, database: string
   print(context.stdout, HELP);
   prompt();
   for await (const line of lines) {
-    const command = typed === '' ? line.trim() : '';
+    const command = typed === '' || line.trim() === '\\q' ? line.trim() : '';
     if (command === '\\q' || command === 'exit' || command === 'quit') break;
     if (command.startsWith('\\')) print(context.stdout, HELP);
     else {
