@@ -40,25 +40,27 @@ const LATEST = `select distinct on (metric, labels) metric, labels::text as labe
   where time > $1 and (metric in ('load', 'processes') or metric = 'memory_bytes' and labels ->> 'kind' = 'available')
   order by metric, labels, time desc`;
 
-/** Never throws: a database that is away is part of what is shown. */
+/** Never throws: a part that cannot be read is left out, and the first reason is part of what is shown. */
 export async function readSummary(
   connect: () => Promise<Connection>,
   options: { readonly metrics: boolean; readonly nowMs: number },
 ): Promise<SummaryData> {
-  const since = new Date(options.nowMs - LIVE_SECONDS * 1000).toISOString();
-  const data = { dataNodes: [], shards: [], rows: [], latest: [], error: null };
-  try {
-    await using connection = await connect();
-    const read = async <R extends object>(sql: string, params: unknown[] = []): Promise<R[]> =>
-      (await connection.query<R>(sql, params)).rows;
-    return {
-      dataNodes: await read(NODES),
-      shards: await read(SHARDS),
-      rows: options.metrics ? await read(ROWS, [since]) : [],
-      latest: options.metrics ? await read(LATEST, [since]) : [],
-      error: null,
-    };
-  } catch (error) {
-    return { ...data, error: messageOf(error) };
-  }
+  let error: string | null = null;
+  const failed = (reason: unknown): never[] => {
+    error ??= messageOf(reason);
+    return [];
+  };
+  const connection = await connect().catch(failed);
+  if (Array.isArray(connection)) return { dataNodes: [], shards: [], rows: [], latest: [], error };
+  await using session = connection;
+  const read = async <R extends object>(sql: string, params: unknown[] = []): Promise<readonly R[]> =>
+    session.query<R>(sql, params).then(({ rows }) => rows, failed);
+  const since = [new Date(options.nowMs - LIVE_SECONDS * 1000).toISOString()];
+  const parts = {
+    dataNodes: await read<SummaryData['dataNodes'][number]>(NODES),
+    shards: await read<SummaryData['shards'][number]>(SHARDS),
+    rows: options.metrics ? await read<SummaryData['rows'][number]>(ROWS, since) : [],
+    latest: options.metrics ? await read<SummaryData['latest'][number]>(LATEST, since) : [],
+  };
+  return { ...parts, error };
 }
