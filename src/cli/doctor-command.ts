@@ -8,10 +8,11 @@ import { logger } from './logger.ts';
 
 /** Of this machine, or, when `--postgres` is a URL, of that server. */
 export async function doctor(context: CliContext, flags: Flags): Promise<number> {
-  const { dir, json, postgres = 'auto', coordinator, coordinatorKind } = settings(context, 'doctor', flags);
+  const options = settings(context, 'doctor', flags);
+  const { dir, json, postgres = 'auto', coordinator, coordinatorKind } = options;
   const isUrl = postgres.includes('://');
   const findings = isUrl
-    ? await examineServer(postgres)
+    ? await examineServer(postgres, options)
     : await examine(
         machineChecks(
           { clock: systemClock, log: logger({ level: 'silent' }) },

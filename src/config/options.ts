@@ -104,6 +104,12 @@ export const OPTIONS = {
     help: 'Print JSON instead of text.',
     flagOnly: true,
   }),
+  removeLeftovers: option(flag, {
+    commands: ['doctor'],
+    default: false,
+    help: "Delete what TimescaleDB's old multi-node has left in the database that --postgres names, where nothing uses it.",
+    flagOnly: true,
+  }),
   watch: option(flag, {
     commands: ['status'],
     default: false,

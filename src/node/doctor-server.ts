@@ -1,6 +1,7 @@
 import { Connection } from '../postgres/connection.ts';
 import { endpointFromUrl } from '../postgres/existing-server.ts';
 import { describeEndpoint } from '../postgres/endpoint.ts';
+import { multiNodeCheck, multiNodeTraces, removeLeftover } from './doctor-multi-node.ts';
 import { examine, fail, ok, warn, type DoctorCheck, type Finding, type Verdict } from './doctor-finding.ts';
 
 /** What an existing server tells of itself. */
@@ -36,26 +37,29 @@ from pg_catalog.pg_roles r, pg_catalog.pg_database d
 where r.rolname = current_user and d.datname = pg_catalog.current_database()`;
 
 /** What an existing server must have before a node works with it. */
-export async function examineServer(url: string): Promise<Finding[]> {
-  let facts: ServerFacts | undefined;
-  const [login, ...none] = await examine([
-    {
-      check: 'login',
-      why: 'The node works on the server as this user.',
-      remedy: 'Correct the URL, the password, or pg_hba.conf of the server.',
-      look: async () => {
-        const endpoint = await endpointFromUrl(url);
-        await using connection = await Connection.open(endpoint, {
-          connectTimeoutMs: 10_000,
-          applicationName: 'varve doctor',
-        });
-        facts = await connection.one<ServerFacts>(FACTS);
-        return ok(describeEndpoint(endpoint));
-      },
+export async function examineServer(
+  url: string,
+  { removeLeftovers = false }: { readonly removeLeftovers?: boolean } = {},
+): Promise<Finding[]> {
+  const further: DoctorCheck[] = [];
+  const login: DoctorCheck = {
+    check: 'login',
+    why: 'The node works on the server as this user.',
+    remedy: 'Correct the URL, the password, or pg_hba.conf of the server.',
+    look: async () => {
+      const endpoint = await endpointFromUrl(url);
+      await using connection = await Connection.open(endpoint, {
+        connectTimeoutMs: 10_000,
+        applicationName: 'varve doctor',
+      });
+      further.push(...serverChecks(await connection.one<ServerFacts>(FACTS)));
+      const removed = removeLeftovers && (await removeLeftover(connection));
+      further.push(multiNodeCheck(await multiNodeTraces(connection), { removed }));
+      return ok(describeEndpoint(endpoint));
     },
-  ]);
-  const first = login ? [login, ...none] : none;
-  return facts ? [...first, ...(await examine(serverChecks(facts)))] : first;
+  };
+  const first = await examine([login]);
+  return [...first, ...(await examine(further))];
 }
 
 /** Judges what a server told. Pure. */
