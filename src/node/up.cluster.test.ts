@@ -142,6 +142,25 @@ describe('a system of one access node and two data nodes', () => {
     expect(processesOf(folder())).toEqual([]);
   });
 
+  test('does not wait for a daemon that hangs when it is asked to stop a second time', async () => {
+    const system = await up(folder(), ['--json']);
+    await expect.poll(() => system.output).toContain('"type":"summary"');
+    process.kill(system.daemonPid('dn1'), 'SIGSTOP');
+    const ended = system.stop('SIGINT');
+    // Once the others are gone, what it still waits for is the daemon that hangs.
+    await expect
+      .poll(() => processesOf(folder()).filter((what) => what.includes('an1')), { timeout: 20_000 })
+      .toEqual([]);
+    expect(await system.stop('SIGINT')).toBe(1);
+    await ended;
+    expect(processesOf(folder())).toEqual([]);
+    const types = system.output
+      .trim()
+      .split('\n')
+      .map((line) => (JSON.parse(line) as { type: string }).type);
+    expect(new Set(types)).toEqual(new Set(['event', 'note', 'summary']));
+  });
+
   test('grows by a data node, and does not shrink', async () => {
     const system = await up(folder(), ['--data', '3']);
     expect(await system.sql('select count(*) from varve.data_nodes')).toEqual(['3']);
