@@ -11,6 +11,9 @@ export interface NodeProgram {
 
 const LOG_MAX_BYTES = 10 * 1024 * 1024;
 
+/** A daemon is idle most of the time: V8 need not let 48 MB of young objects gather before it looks. */
+const MEMORY_FLAGS = ['--max-semi-space-size=1'];
+
 /**
  * Starts the process of one node: in a group of its own, so that Ctrl-C at the terminal reaches only the
  * supervisor, with its output in a log file and an IPC channel by whose end it notices that we are gone.
@@ -22,7 +25,8 @@ export function spawnNode(
 ): ProcessHandle {
   const log = openLog(files.log);
   try {
-    const child = spawn(program.execPath, [program.script, 'node', '--config', files.config], {
+    const args = [...MEMORY_FLAGS, program.script, 'node', '--config', files.config];
+    const child = spawn(program.execPath, args, {
       detached: true,
       stdio: ['ignore', log, log, 'ipc'],
       env: program.environment,

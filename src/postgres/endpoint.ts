@@ -1,4 +1,5 @@
-import type { ConnectionOptions } from 'node:tls';
+import { createHash } from 'node:crypto';
+import { createSecureContext, type ConnectionOptions, type SecureContext } from 'node:tls';
 
 /** Where and as whom to connect. */
 export interface Endpoint {
@@ -15,7 +16,7 @@ export interface Endpoint {
 /** As libpq's `sslmode`; certificates and key are PEM text, not paths. */
 export interface TlsOptions {
   /**
-   * `prefer`: encrypted when the server can. `require`: encrypted always; the certificate is checked against
+   * `prefer`: encrypted when the server can, its certificate is not checked. `require`: encrypted always; the certificate is checked against
    * `caPem` when that is given, the host name is not. `verify-full`: certificate and host name are checked,
    * against the system's authorities when there is no `caPem`.
    */
@@ -45,10 +46,29 @@ export function tlsSettings(endpoint: Endpoint): ConnectionOptions | false {
   if (!tls || tls.mode === 'disable' || isSocketFolder(endpoint.host)) return false;
   const verify = tls.mode === 'verify-full';
   return {
-    rejectUnauthorized: verify || tls.caPem !== undefined,
+    rejectUnauthorized: verify || (tls.mode === 'require' && tls.caPem !== undefined),
     ...(verify ? {} : { checkServerIdentity: () => undefined }),
-    ...(tls.caPem === undefined ? {} : { ca: tls.caPem }),
-    ...(tls.certPem === undefined ? {} : { cert: tls.certPem }),
-    ...(tls.keyPem === undefined ? {} : { key: tls.keyPem }),
+    secureContext: contexts.of(tls),
   };
 }
+
+/** Parsed certificates and keys take about a megabyte and some milliseconds each; few are in use at a time. */
+class SecureContexts {
+  readonly #known = new Map<string, SecureContext>();
+
+  of({ caPem, certPem, keyPem }: TlsOptions): SecureContext {
+    const key = createHash('sha256')
+      .update(JSON.stringify([caPem, certPem, keyPem]))
+      .digest('base64');
+    const context = this.#known.get(key) ?? createSecureContext({ ca: caPem, cert: certPem, key: keyPem });
+    // The one that was used last stands last.
+    this.#known.delete(key);
+    this.#known.set(key, context);
+    const [oldest] = this.#known.keys();
+    if (this.#known.size > SECURE_CONTEXT_COUNT && oldest !== undefined) this.#known.delete(oldest);
+    return context;
+  }
+}
+
+const SECURE_CONTEXT_COUNT = 32;
+const contexts = new SecureContexts();

@@ -409,6 +409,12 @@ describe('a server', () => {
     await expect(connect({ ...carol, host: '127.0.0.2', tls })).rejects.toMatchObject({
       code: 'CONNECTION_FAILED',
     });
+    // As libpq does, `prefer` encrypts and does not ask whose certificate it is.
+    const preferred = { ...tls, mode: 'prefer' as const, caPem: other.caPem };
+    await using trusting = await connect({ ...carol, tls: preferred });
+    expect(await trusting.one('select ssl from pg_stat_ssl where pid = pg_backend_pid()')).toEqual({
+      ssl: true,
+    });
   });
 
   it.runIf(onLinux)('has a socket that its backends reach although its path is too long', async () => {
