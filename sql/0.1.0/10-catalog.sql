@@ -4,6 +4,12 @@
 
 do $$
 begin
+  -- TimescaleDB before 2.14 has functions of the same names and arguments.
+  if exists (select from pg_catalog.pg_proc
+      where proname = 'add_data_node' and pronamespace = pg_catalog.to_regnamespace('@extschema@')) then
+    raise exception 'schema @extschema@ has a function add_data_node already' using errcode = '42723',
+      hint = 'Another extension has it, or you. Give this one a schema of its own: CREATE SCHEMA varve; CREATE EXTENSION varve SCHEMA varve.';
+  end if;
   if '@extschema@' <> 'varve' then
     create schema varve;
   end if;

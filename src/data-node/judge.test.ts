@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { findingsError } from './findings.ts';
-import { judge, type Observed, type Wanted } from './judge.ts';
+import { judge } from './judge.ts';
+import type { Observed, Wanted } from './judgement.ts';
 import type { DatabaseLocale, DatabaseObservation, ServerObservation } from './observe.ts';
 import type { DatabaseDescription } from './request.ts';
 
@@ -111,6 +112,18 @@ describe('a database that does not exist', () => {
     expect(messages(wanted({ access: timescale }), { server: { ...server, offers: newer } })).toEqual([
       'DATA_NODE_INVALID: remote PostgreSQL instance has an incompatible timescaledb extension version',
     ]);
+  });
+
+  it.each([
+    ['2.13.1', 'public', 1],
+    ['2.0.0', 'public', 1],
+    ['1.7.5', 'public', 0],
+    ['2.14.0', 'public', 0],
+    ['2.13.1', 'ts', 0],
+  ])('gets timescaledb %s in schema %s beside varve in public: %d findings', (version, schema, count) => {
+    const timescale = { ...access, timescaledb: { version, schema, owner: 'alice' } };
+    const seen = { server: { ...server, offers: { varve: ['0.1.0'], timescaledb: [version] } } };
+    expect(messages(wanted({ access: timescale }), seen)).toHaveLength(count);
   });
 
   it.each([

@@ -3,7 +3,7 @@ import type { Connection } from '../postgres/connection.ts';
 import { quoteIdent, quoteLiteral } from '../postgres/sql.ts';
 import { SqlState, sqlStateOf } from '../postgres/sqlstate.ts';
 import { installScript, uninstallScript } from './install-extension.ts';
-import type { PlannedExtension, ProvisionPlan } from './judge.ts';
+import type { PlannedExtension, ProvisionPlan } from './judgement.ts';
 import type { DatabaseDescription } from './request.ts';
 
 /**
