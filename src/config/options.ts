@@ -132,6 +132,45 @@ export const OPTIONS = {
     commands: ['node'],
     help: 'Port on 127.0.0.1 where the SQL functions of an access node reach its daemon.',
   }),
+  rpcHost: option(text, {
+    commands: ['node'],
+    default: '127.0.0.1',
+    help: "Address on which an access node's daemon takes the calls of the SQL functions when the PostgreSQL server is not its own. Beyond this machine it needs `rpcCertFile` and `rpcKeyFile`.",
+  }),
+  rpcCertFile: option(path, { commands: ['node'], help: 'TLS certificate for `rpcHost`, PEM.' }),
+  rpcKeyFile: option(path, { commands: ['node'], help: 'Its key, PEM.' }),
+  passfile: option(path, {
+    commands: ['up', 'node'],
+    help: "libpq password file by which roles log in to data nodes. The access node's PostgreSQL has to be able to read it, too.",
+  }),
+  certificatesFolder: option(path, {
+    commands: ['node'],
+    help: 'Folder with `<md5 of the role>.crt` and `.key` by which roles log in to data nodes, for a node without an authority of its own.',
+  }),
+  caFile: option(path, {
+    commands: ['node'],
+    help: 'Root certificates that data nodes are checked against, for a node without an authority of its own.',
+  }),
+  dataNodeTls: option(choice('auto', 'disable', 'prefer', 'require', 'verify-full'), {
+    commands: ['up', 'node'],
+    default: 'auto',
+    help: 'TLS to data nodes, as libpq names it. `auto`: verify-full where there are root certificates and the host is another machine, else prefer.',
+  }),
+  versionPolicy: option(choice('document', 'reversed'), {
+    commands: ['up', 'node'],
+    default: 'document',
+    help: "Which extension versions fit: `document`: same major, and a data node's minor not newer than the access node's; `reversed`: as in TimescaleDB 2.8 to 2.13.",
+  }),
+  connectTimeout: option(duration, {
+    commands: ['up', 'node'],
+    default: 5_000,
+    help: 'How long a connection to a data node may take to open.',
+  }),
+  callTimeout: option(duration, {
+    commands: ['up', 'node'],
+    default: 120_000,
+    help: 'How long a whole call such as add_data_node may take.',
+  }),
   database: option(text, { commands: ['node', 'sql'], default: 'varve', help: 'Name of the database.' }),
   passwordFile: option(path, {
     commands: ['node'],

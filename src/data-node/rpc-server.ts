@@ -1,6 +1,6 @@
 import { rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
-import { createServer as createTlsServer } from 'node:tls';
+import { createSecureContext, TLSSocket } from 'node:tls';
 import { messageOf, VarveError } from '../core/errors.ts';
 import { ScramServer } from './scram.ts';
 
@@ -43,9 +43,7 @@ export class RpcServer implements AsyncDisposable {
       socket.on('close', () => sockets.delete(socket));
       new RpcSession(socket, options, handler).start();
     };
-    const server = options.tls
-      ? createTlsServer({ cert: options.tls.certPem, key: options.tls.keyPem }, accept)
-      : createServer(accept);
+    const server = createServer(accept);
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject);
       // Who may pass its folder may use the socket; one that a killed daemon left is in the way.
@@ -72,12 +70,14 @@ export class RpcServer implements AsyncDisposable {
 }
 
 class RpcSession {
-  readonly #socket: Socket;
+  #socket: Socket;
   readonly #options: RpcServerOptions;
   readonly #handler: RpcHandler;
   readonly #scram: ScramServer;
   readonly #gone = new AbortController();
   #buffer: Buffer = Buffer.alloc(0);
+  #encrypted = false;
+  #afterChunk = (): void => {};
   #state: 'startup' | 'scram-first' | 'scram-final' | 'ready' | 'busy' = 'startup';
 
   constructor(socket: Socket, options: RpcServerOptions, handler: RpcHandler) {
@@ -91,16 +91,36 @@ class RpcSession {
     // An answer is several messages; without this each pair waits for a delayed acknowledgement.
     this.#socket.setNoDelay(true);
     const late = setTimeout(() => this.#socket.destroy(), LOGIN_TIMEOUT_MS);
-    this.#socket.on('data', (chunk: Buffer) => {
-      this.#buffer = this.#buffer.length === 0 ? chunk : Buffer.concat([this.#buffer, chunk]);
-      this.#readMessages();
+    this.#listen(() => {
       if (this.#state === 'ready' || this.#state === 'busy') clearTimeout(late);
     });
-    this.#socket.on('error', () => this.#socket.destroy());
     this.#socket.on('close', () => {
       clearTimeout(late);
       this.#gone.abort(new VarveError('CANCELLED', 'the caller gave up'));
     });
+  }
+
+  #listen(afterChunk: () => void): void {
+    this.#socket.on('error', () => this.#socket.destroy());
+    this.#socket.on('data', (chunk: Buffer) => {
+      this.#buffer = this.#buffer.length === 0 ? chunk : Buffer.concat([this.#buffer, chunk]);
+      this.#readMessages();
+      afterChunk();
+    });
+    this.#afterChunk = afterChunk;
+  }
+
+  /** From here on the client speaks TLS on the same connection. */
+  #encrypt(tls: NonNullable<RpcServerOptions['tls']>): void {
+    const plain = this.#socket;
+    plain.removeAllListeners('data');
+    // What came before the handshake in the clear could have been slipped in by somebody else.
+    this.#buffer = Buffer.alloc(0);
+    plain.write('S');
+    const secureContext = createSecureContext({ cert: tls.certPem, key: tls.keyPem });
+    this.#socket = new TLSSocket(plain, { isServer: true, secureContext });
+    this.#encrypted = true;
+    this.#listen(this.#afterChunk);
   }
 
   #readMessages(): void {
@@ -133,8 +153,12 @@ class RpcSession {
 
   #takeStartup(body: Buffer): void {
     const version = body.length >= 4 ? body.readUInt32BE(0) : 0;
-    if (version === SSL_REQUEST || version === GSS_REQUEST) {
+    if (version === SSL_REQUEST && this.#options.tls && !this.#encrypted) {
+      this.#encrypt(this.#options.tls);
+    } else if (version === SSL_REQUEST || version === GSS_REQUEST) {
       this.#socket.write('N');
+    } else if (this.#options.tls && !this.#encrypted) {
+      this.#fail('28000', 'this daemon speaks over TLS only');
     } else if (version === PROTOCOL_3) {
       this.#state = 'scram-first';
       this.#send('R', int32(10), cstring('SCRAM-SHA-256'), Buffer.from([0]));

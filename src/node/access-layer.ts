@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Registry } from 'prom-client';
 import { Gauge } from 'prom-client';
@@ -5,6 +6,7 @@ import { DataNodeService, SOCKET_NAME } from '../data-node/service.ts';
 import { Pool } from '../postgres/pool.ts';
 import type { RunDeps } from '../run/run.ts';
 import type { Log } from './log.ts';
+import type { DataNodeSettings } from './node-options.ts';
 import type { RunningPostgres } from './postgres-service.ts';
 
 export interface AccessLayerDeps extends RunDeps {
@@ -20,6 +22,7 @@ export interface AccessLayerOptions {
   /** 0: a free one. */
   readonly rpcPort: number;
   readonly database: string;
+  readonly dataNodes: DataNodeSettings;
 }
 
 /** What an access node has beyond its PostgreSQL. */
@@ -35,7 +38,7 @@ export async function startAccessLayer(
   options: AccessLayerOptions,
 ): Promise<AccessLayer> {
   const admins = new AdminPools(deps.postgres);
-  const { rpcPort } = options;
+  const { rpcPort, dataNodes } = options;
   const { own, credentials } = deps.postgres();
   const socket = own && own.socketDir.length <= SOCKET_FOLDER_MAX_LENGTH ? own : undefined;
   const service = await DataNodeService.start(
@@ -44,8 +47,14 @@ export async function startAccessLayer(
       node: options.node,
       folder: options.folder,
       // Nobody but the server and we reach its socket folder, so that is where its functions find us, too.
-      listen: socket ? { path: join(socket.socketDir, SOCKET_NAME) } : { host: '127.0.0.1', port: rpcPort },
-      credentials,
+      listen: socket
+        ? { path: join(socket.socketDir, SOCKET_NAME) }
+        : { host: dataNodes.rpcHost, port: rpcPort },
+      tls: socket ? undefined : await rpcTls(dataNodes),
+      credentials: { ...credentials, ...dataNodes.credentials },
+      versionPolicy: dataNodes.versionPolicy,
+      connectTimeoutMs: dataNodes.connectTimeoutMs,
+      callTimeoutMs: dataNodes.callTimeoutMs,
       // Before 16 the socket asks for a password as everything else does.
       ownServer:
         socket && socket.major >= 16
@@ -57,7 +66,7 @@ export async function startAccessLayer(
           : undefined,
       reconcile: {
         homeDatabase: own ? 'postgres' : options.database,
-        host: socket?.socketDirForBackends ?? '127.0.0.1',
+        host: socket?.socketDirForBackends ?? dataNodes.rpcHost,
         dataDir: own?.dataDir,
       },
     },
@@ -81,6 +90,16 @@ export async function startAccessLayer(
       await service[Symbol.asyncDispose]();
       await admins[Symbol.asyncDispose]();
     },
+  };
+}
+
+async function rpcTls({
+  rpcFiles,
+}: DataNodeSettings): Promise<{ certPem: string; keyPem: string } | undefined> {
+  if (!rpcFiles) return undefined;
+  return {
+    certPem: await readFile(rpcFiles.certFile, 'utf8'),
+    keyPem: await readFile(rpcFiles.keyFile, 'utf8'),
   };
 }
 

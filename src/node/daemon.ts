@@ -142,12 +142,12 @@ class Daemon {
   /** What access nodes have beyond their PostgreSQL. */
   async #startLayer(running: RunningPostgres): Promise<AccessLayer | null> {
     const { log, clock } = this.#deps;
-    const { name, kind, database, rpcPort, folder } = this.#options;
+    const { name, kind, database, rpcPort, folder, dataNodes } = this.#options;
     if (kind !== 'access') return null;
     this.#reason = 'the data node service is starting';
     this.#layer = await startAccessLayer(
       { log, clock, events: this.#events, postgres: () => this.postgres.running ?? running },
-      { node: name, folder: join(folder, 'data-node'), rpcPort, database },
+      { node: name, folder: join(folder, 'data-node'), rpcPort, database, dataNodes },
     );
     this.#layer.registerMetrics(this.metrics);
     return this.#layer;

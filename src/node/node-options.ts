@@ -1,6 +1,8 @@
 import { isAbsolute, resolve } from 'node:path';
 import type { Options } from '../config/options.ts';
 import { VarveError } from '../core/errors.ts';
+import type { CredentialOptions } from '../data-node/credentials.ts';
+import type { VersionPolicy } from '../data-node/version-rule.ts';
 import type { CoordinatorOptions } from '../coordination/open-coordinator.ts';
 import type { NodeKind } from './layout.ts';
 
@@ -16,8 +18,19 @@ export interface NodeOptions {
   readonly postgres: OwnPostgres | RemotePostgres;
   readonly caFolder: string | undefined;
   readonly coordinator: CoordinatorOptions | undefined;
+  readonly dataNodes: DataNodeSettings;
   readonly startTimeoutMs: number;
   readonly stopTimeoutMs: number;
+}
+
+/** How an access node deals with its data nodes. */
+export interface DataNodeSettings {
+  readonly rpcHost: string;
+  readonly rpcFiles: { readonly certFile: string; readonly keyFile: string } | undefined;
+  readonly credentials: Pick<CredentialOptions, 'passfile' | 'certificatesFolder' | 'caFile' | 'tls'>;
+  readonly versionPolicy: VersionPolicy;
+  readonly connectTimeoutMs: number;
+  readonly callTimeoutMs: number;
 }
 
 /** A server that the node makes and runs. */
@@ -59,8 +72,44 @@ export function nodeOptions(given: Options<'node'>): NodeOptions {
     caFolder: given.caFolder,
     coordinator:
       given.coordinator === undefined ? undefined : { kind: given.coordinatorKind, url: given.coordinator },
+    dataNodes: dataNodesOf(given),
     startTimeoutMs: given.startTimeout,
     stopTimeoutMs: given.stopTimeout,
+  };
+}
+
+function dataNodesOf(given: Options<'node'>): DataNodeSettings {
+  const { rpcHost, rpcCertFile: certFile, rpcKeyFile: keyFile, caFolder, certificatesFolder, caFile } = given;
+  if ((certFile === undefined) !== (keyFile === undefined)) {
+    throw new VarveError('CONFIG_INVALID', '"rpcCertFile" and "rpcKeyFile" go together: one is missing');
+  }
+  const local = ['127.0.0.1', '::1', 'localhost'].includes(rpcHost);
+  if (!local && certFile === undefined) {
+    throw new VarveError(
+      'CONFIG_INVALID',
+      `"rpcHost" is ${rpcHost}, which others can reach, without a certificate`,
+      {
+        hint: 'Set "rpcCertFile" and "rpcKeyFile": calls carry what lets their sender act as any role.',
+      },
+    );
+  }
+  if (caFolder !== undefined && (certificatesFolder !== undefined || caFile !== undefined)) {
+    throw new VarveError('CONFIG_INVALID', '"caFolder" makes "certificatesFolder" and "caFile" by itself', {
+      hint: 'Give either the authority or the files.',
+    });
+  }
+  return {
+    rpcHost,
+    rpcFiles: certFile === undefined || keyFile === undefined ? undefined : { certFile, keyFile },
+    credentials: {
+      tls: given.dataNodeTls,
+      ...(given.passfile === undefined ? {} : { passfile: given.passfile }),
+      ...(certificatesFolder === undefined ? {} : { certificatesFolder }),
+      ...(caFile === undefined ? {} : { caFile }),
+    },
+    versionPolicy: given.versionPolicy,
+    connectTimeoutMs: given.connectTimeout,
+    callTimeoutMs: given.callTimeout,
   };
 }
 

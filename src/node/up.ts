@@ -87,7 +87,7 @@ function nodeConfig(
     postgres: layout.postgres,
     pgPort: node.pgPort,
     httpPort: node.httpPort,
-    ...(node.kind === 'access' ? { rpcPort: node.rpcPort } : {}),
+    ...(node.kind === 'access' ? accessConfig(node, options) : {}),
     database: DATABASE,
     passwordFile: folder.passwordFile,
     caFolder: folder.caFolder,
@@ -96,6 +96,18 @@ function nodeConfig(
     startTimeout: `${options.startTimeout}ms`,
     stopTimeout: `${options.stopTimeout}ms`,
     logLevel: options.logLevel,
+  };
+}
+
+function accessConfig(node: NodeLayout, options: Options<'up'>): object {
+  const { passfile, dataNodeTls, versionPolicy, connectTimeout, callTimeout } = options;
+  return {
+    rpcPort: node.rpcPort,
+    ...(passfile === undefined ? {} : { passfile: resolve(passfile) }),
+    dataNodeTls,
+    versionPolicy,
+    connectTimeout: `${connectTimeout}ms`,
+    callTimeout: `${callTimeout}ms`,
   };
 }
 
