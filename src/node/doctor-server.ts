@@ -1,8 +1,8 @@
 import { Connection } from '../postgres/connection.ts';
 import { endpointFromUrl } from '../postgres/existing-server.ts';
 import { describeEndpoint } from '../postgres/endpoint.ts';
-import { multiNodeCheck, multiNodeTraces, removeLeftover } from './doctor-multi-node.ts';
 import { examine, fail, ok, warn, type DoctorCheck, type Finding, type Verdict } from './doctor-finding.ts';
+import { leftoverChecks } from './doctor-leftovers.ts';
 
 /** What an existing server tells of itself. */
 export interface ServerFacts {
@@ -53,8 +53,7 @@ export async function examineServer(
         applicationName: 'varve doctor',
       });
       further.push(...serverChecks(await connection.one<ServerFacts>(FACTS)));
-      const removed = removeLeftovers && (await removeLeftover(connection));
-      further.push(multiNodeCheck(await multiNodeTraces(connection), { removed }));
+      further.push(...(await leftoverChecks(connection, { remove: removeLeftovers })));
       return ok(describeEndpoint(endpoint));
     },
   };
