@@ -10,6 +10,7 @@ import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { buildKernels, kernelsAreBuilt } from './build-kernels.js';
 
 const FLOOR = [20, 19];
 const LOCK_WAIT_MS = 10 * 60_000;
@@ -38,11 +39,12 @@ export async function run(main) {
 
 /** Installs and builds what is missing or out of date. `dev`: with what the tests need. */
 export async function prepare({ dev }) {
-  if (isInstalled(dev) && isBuilt()) return;
+  if (isInstalled(dev) && isBuilt() && (!dev || kernelsAreBuilt(root))) return;
   const release = await lock();
   try {
     if (!isInstalled(dev)) install(dev);
     if (!isBuilt()) build();
+    if (dev) buildKernels(root);
   } finally {
     release();
   }

@@ -1,0 +1,28 @@
+/** Bytes behind every region that kernels may read, though not use. */
+const SLACK: usize = 64;
+const PAGE_BITS: usize = 16;
+const GROWTH_PAGES: i32 = 16;
+
+let next: usize = (__heap_base + 63) & ~63;
+let limitPages: i32 = 65535;
+
+/** The memory will not grow beyond this. */
+export function limitMemory(bytes: usize): void {
+  limitPages = min(<i32>(bytes >> PAGE_BITS), 65535);
+}
+
+/** A region of `size` zero bytes that is never given back, aligned to 64; 0 when the limit is reached. */
+export function allocate(size: usize): usize {
+  const at = next;
+  const end = at + ((size + 63) & ~63);
+  if (end < at) return 0;
+  const needed = <i32>((end + SLACK + 65535) >> PAGE_BITS);
+  const present = memory.size();
+  if (needed > present) {
+    if (needed > limitPages) return 0;
+    const wanted = min(max(needed - present, GROWTH_PAGES), limitPages - present);
+    if (memory.grow(wanted) < 0) return 0;
+  }
+  next = end;
+  return at;
+}

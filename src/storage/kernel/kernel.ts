@@ -1,0 +1,81 @@
+import { KernelFault } from './kernel-fault.ts';
+
+/** Where `bin/build-kernels.js` puts the kernels, from the sources and from `dist` alike. */
+export const KERNEL_FILE = new URL('../../../build/kernel.wasm', import.meta.url);
+
+/** An address in the kernel's memory. */
+export type Address = number;
+
+/**
+ * The kernels as they are: addresses and counts in, a number out. Negative results are faults (`checked`).
+ * Columns are little-endian 64-bit numbers: nanoseconds, or the bits of doubles. Outputs have room for four
+ * numbers more than asked for.
+ */
+export interface KernelCalls {
+  allocate(sizeBytes: number): Address;
+  limitMemory(sizeBytes: number): void;
+
+  maxValueColumnBytes(count: number): number;
+  valueScratchBytes(count: number): number;
+  encodeValues(values: Address, count: number, out: Address, scratch: Address): number;
+  decodeValues(from: Address, sizeBytes: number, count: number, out: Address): number;
+
+  maxTimeColumnBytes(count: number): number;
+  timeScratchBytes(count: number): number;
+  encodeTimes(times: Address, count: number, out: Address, scratch: Address): number;
+  countTimes(from: Address, sizeBytes: number): number;
+  decodeTimes(from: Address, sizeBytes: number, out: Address, capacity: number): number;
+
+  maxXorChunkBytes(count: number): number;
+  encodeXorChunk(times: Address, values: Address, count: number, out: Address): number;
+  decodeXorChunk(from: Address, sizeBytes: number, times: Address, values: Address, capacity: number): number;
+}
+
+interface Memory {
+  readonly buffer: ArrayBuffer;
+}
+
+interface WebAssemblyApi {
+  Module: new (bytes: Uint8Array) => object;
+  Instance: new (module: object, imports: object) => { readonly exports: object };
+}
+
+/**
+ * One instance of the kernels with a memory of its own; not to be shared between threads. The memory grows to
+ * `limitBytes` and is never given back.
+ */
+export class Kernel {
+  readonly calls: KernelCalls;
+  readonly #memory: Memory;
+  #bytes: Uint8Array;
+
+  constructor(wasm: Uint8Array, options: { readonly limitBytes: number }) {
+    const { Module, Instance } = (globalThis as unknown as { WebAssembly: WebAssemblyApi }).WebAssembly;
+    const imports = { env: { abort: () => assertNever() } };
+    const { exports } = new Instance(new Module(wasm), imports);
+    this.calls = exports as KernelCalls;
+    this.#memory = (exports as { memory: Memory }).memory;
+    this.#bytes = new Uint8Array(this.#memory.buffer);
+    this.calls.limitMemory(options.limitBytes);
+  }
+
+  /** All of the memory. A view is dead once the memory has grown: ask again after every call that may allocate. */
+  get bytes(): Uint8Array {
+    if (this.#bytes.buffer !== this.#memory.buffer) this.#bytes = new Uint8Array(this.#memory.buffer);
+    return this.#bytes;
+  }
+
+  /**
+   * A region of zero bytes for good, aligned to 64.
+   * @throws KernelFault OUT_OF_MEMORY
+   */
+  allocate(sizeBytes: number): Address {
+    const address = this.calls.allocate(sizeBytes) >>> 0;
+    if (address === 0) throw new KernelFault('OUT_OF_MEMORY');
+    return address;
+  }
+}
+
+function assertNever(): never {
+  throw new Error('assertion failed: a kernel aborted');
+}
