@@ -283,7 +283,7 @@ begin
   end if;
   node := varve._node(p_name);
   perform varve._check_node_owner(caller, node);
-  perform varve._release_shards(node, p_force, p_repartition);
+  perform varve._release_shards(caller, node, p_force, p_repartition);
   perform varve._rpc(varve._request('delete_data_node', caller, jsonb_build_object(
     'name', node.node_name, 'host', node.host, 'port', node.port, 'database', node.database,
     'uuid', node.node_uuid, 'token', node.token, 'dropDatabase', p_drop_database)));

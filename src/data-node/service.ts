@@ -10,6 +10,7 @@ import { AddDataNode } from './add-data-node.ts';
 import { Credentials, type CredentialOptions } from './credentials.ts';
 import { DeleteDataNode } from './delete-data-node.ts';
 import { DistributedExec } from './distributed-exec.ts';
+import { Hypertables } from './hypertables.ts';
 import type { Log } from './log.ts';
 import { NodeChecks } from './node-checks.ts';
 import { NodeSessions, type NodeSessionsOptions } from './node-session.ts';
@@ -61,6 +62,8 @@ export interface DataNodeServiceOptions {
 const SOCKET_PORT = 1;
 export const SOCKET_NAME = `.s.PGSQL.${SOCKET_PORT}`;
 
+const UPKEEP_INTERVAL_MS = 10_000;
+
 type Handler = (request: Request, signal: AbortSignal) => Promise<Reply>;
 
 export class DataNodeService implements AsyncDisposable {
@@ -70,7 +73,8 @@ export class DataNodeService implements AsyncDisposable {
   readonly #handlers: Readonly<Record<string, Handler>>;
   #server: RpcServer | undefined;
   #databases: AccessDatabases | undefined;
-  #loop: Promise<void> = Promise.resolve();
+  readonly #hypertables: Hypertables;
+  #loop: Promise<unknown> = Promise.resolve();
   readonly #stop = new AbortController();
   readonly secret: string;
 
@@ -80,6 +84,7 @@ export class DataNodeService implements AsyncDisposable {
     parts: {
       readonly operations: Operations;
       readonly handlers: Record<string, Handler>;
+      readonly hypertables: Hypertables;
       readonly secret: string;
     },
   ) {
@@ -87,6 +92,7 @@ export class DataNodeService implements AsyncDisposable {
     this.#options = options;
     this.#operations = parts.operations;
     this.#handlers = parts.handlers;
+    this.#hypertables = parts.hypertables;
     this.secret = parts.secret;
   }
 
@@ -100,9 +106,10 @@ export class DataNodeService implements AsyncDisposable {
       lockTimeoutMs: options.lockTimeoutMs ?? 10_000,
       ownServer: options.ownServer,
     });
-    const { operations, handlers } = await openHandlers(deps, options, sessions);
+    const hypertables = new Hypertables({ ...deps, sessions });
+    const { operations, handlers } = await openHandlers(deps, options, { sessions, hypertables });
     const secret = await keepSecret(join(options.folder, 'rpc.secret'));
-    const service = new DataNodeService(deps, options, { operations, handlers, secret });
+    const service = new DataNodeService(deps, options, { operations, handlers, hypertables, secret });
     service.#server = await RpcServer.listen(
       { listen: options.listen, secret, tls: options.tls },
       (text, signal) => service.#answer(text, signal),
@@ -134,7 +141,16 @@ export class DataNodeService implements AsyncDisposable {
     if (dataDir !== undefined) await leaveAddress(dataDir, address);
     this.#databases = new AccessDatabases({ ...this.#deps, sessions }, { homeDatabase, address, intervalMs });
     await this.#databases.round(this.#stop.signal);
-    this.#loop = this.#databases.run(this.#stop.signal);
+    const databases = (): string[] => this.databases().map(({ database }) => database);
+    const upkeep = this.#hypertables.upkeep({ databases, intervalMs: UPKEEP_INTERVAL_MS });
+    const { signal } = this.#stop;
+    this.#loop = Promise.all([this.#databases.run(signal), upkeep.run(signal)]);
+  }
+
+  /** One round of what otherwise happens by itself: dropped shards, grants and chunks of one access database. */
+  lookAfterHypertables(database: string): Promise<void> {
+    const upkeep = this.#hypertables.upkeep({ databases: () => [], intervalMs: UPKEEP_INTERVAL_MS });
+    return upkeep.round(database, this.#stop.signal);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -192,19 +208,25 @@ export class DataNodeService implements AsyncDisposable {
 async function openHandlers(
   deps: DataNodeServiceDeps,
   options: DataNodeServiceOptions,
-  sessions: NodeSessions,
+  { sessions, hypertables }: { readonly sessions: NodeSessions; readonly hypertables: Hypertables },
 ): Promise<{ operations: Operations; handlers: Record<string, Handler> }> {
   const { node, versionPolicy: policy = 'document', targetWaitMs = 30_000 } = options;
   const add = new AddDataNode({ ...deps, sessions }, { node, policy });
   const remove = new DeleteDataNode({ sessions });
   const exec = new DistributedExec({ sessions });
   const checks = new NodeChecks({ sessions });
-  const kinds = { add_data_node: add, delete_data_node: remove, distributed_exec: exec };
+  const kinds = {
+    ...hypertables.kinds,
+    add_data_node: add,
+    delete_data_node: remove,
+    distributed_exec: exec,
+  };
   const journalPath = join(options.folder, 'operations.journal');
   const operations = await Operations.open(deps, { journalPath, kinds, targetWaitMs });
   return {
     operations,
     handlers: {
+      ...hypertables.handlers(operations),
       add_data_node: (request, signal) => add.handle(request, operations, signal),
       plan_data_node: async (request, signal) => ({ result: await add.plan(request, signal) }),
       delete_data_node: (request) => remove.handle(request, operations),

@@ -1,0 +1,156 @@
+import { VarveError } from '../core/errors.ts';
+import type { Connection } from '../postgres/connection.ts';
+import { quoteIdent, quoteQualified } from '../postgres/sql.ts';
+import { SqlState, sqlStateOf } from '../postgres/sqlstate.ts';
+import { describeTarget } from './target.ts';
+
+/**
+ * What is done to shards' tables in a session on their data node. Making them is up to functions of the extension
+ * there; dropping them is plain SQL, because what was made has to go even when the extension has gone before.
+ */
+
+/** Tables of one transaction: a server has locks for a few thousand objects by default. */
+const TABLES_A_TRANSACTION = 16;
+
+/** What the comment of a schema of shards says; see `varve._shard_schema`. */
+interface SchemaFacts {
+  readonly varve: 'shards';
+  readonly operation: string;
+  readonly hypertable: string;
+}
+
+export interface ShardTable {
+  readonly schema: string;
+  readonly table: string;
+}
+
+/** `spec` is the argument of `varve.create_shards` without its tables. */
+export async function createShards(
+  session: Connection,
+  spec: object,
+  tables: readonly string[],
+): Promise<void> {
+  for (let i = 0; i < tables.length; i += TABLES_A_TRANSACTION) {
+    const part = tables.slice(i, i + TABLES_A_TRANSACTION);
+    await session.query('select varve.create_shards($1)', [JSON.stringify({ ...spec, tables: part })]);
+  }
+}
+
+/** Resolves with the roles among the grantees that the server does not have. */
+export async function grantShards(
+  session: Connection,
+  schema: string,
+  how: { readonly grants: readonly object[]; readonly revoke: boolean },
+): Promise<string[]> {
+  const { missing } = await session.one<{ missing: string[] }>(
+    'select varve.grant_shards($1, $2, $3)::text[] as missing',
+    [schema, JSON.stringify(how.grants), how.revoke],
+  );
+  return missing;
+}
+
+/**
+ * Takes back what an operation made here: its schema with everything in it. What a session of that operation would
+ * still make fails from now on.
+ */
+export async function undoShards(session: Connection, schema: string, operation: string): Promise<void> {
+  await fence(session, operation);
+  const facts = await schemaFacts(session, schema);
+  if (facts?.operation !== operation) return;
+  const { rows } = await session.query<{ name: string }>(
+    `select c.relname as name from pg_class c join pg_namespace n on n.oid = c.relnamespace
+     where n.nspname = $1 and c.relkind in ('r', 'p') and not c.relispartition`,
+    [schema],
+  );
+  for (const { name } of rows) await session.query(`drop table if exists ${quoteQualified(schema, name)}`);
+  await session.query(`drop schema if exists ${quoteIdent(schema)} cascade`);
+}
+
+/** From now on nothing of this operation can be made here. */
+export async function fence(session: Connection, operation: string): Promise<void> {
+  const { present } = await session.one<{ present: boolean }>(
+    `select to_regprocedure('varve._undo_operation(uuid)') is not null as present`,
+  );
+  if (present) await session.query('select varve._undo_operation($1)', [operation]);
+}
+
+/**
+ * Drops a shard's table, and its schema with the last one.
+ * @throws DATA_NODE_FOREIGN when the database belongs to another access database by now
+ * @throws SHARD_HOLDS_ROWS with `onlyEmpty`, when it has rows after all
+ */
+export async function dropShard(
+  session: Connection,
+  shard: ShardTable & { readonly hypertable: string; readonly onlyEmpty: boolean },
+  distId: string,
+): Promise<void> {
+  const facts = await schemaFacts(session, shard.schema);
+  if (facts?.hypertable !== shard.hypertable) return;
+  await refuseForeign(session, distId);
+  const name = quoteQualified(shard.schema, shard.table);
+  const { present } = await session.one<{ present: boolean }>(
+    'select to_regclass($1) is not null as present',
+    [name],
+  );
+  if (present) await session.transaction(() => dropTable(session, name, shard.onlyEmpty));
+  try {
+    await session.query(`drop schema ${quoteIdent(shard.schema)}`);
+  } catch (error) {
+    const sqlstate = sqlStateOf(error);
+    const others = sqlstate === SqlState.dependentObjectsStillExist;
+    if (!others && sqlstate !== SqlState.invalidSchemaName) throw error;
+  }
+}
+
+/** The twins of the parent's indexes with these numbers. */
+export async function dropShardIndexes(
+  session: Connection,
+  { schema, table }: ShardTable,
+  numbers: readonly number[],
+): Promise<void> {
+  for (const number of numbers)
+    await session.query(`drop index if exists ${quoteQualified(schema, `${table}_i${number}`)}`);
+}
+
+async function dropTable(session: Connection, name: string, onlyEmpty: boolean): Promise<void> {
+  await session.query(`lock table ${name} in access exclusive mode`);
+  if (onlyEmpty) {
+    const { filled } = await session.one<{ filled: boolean }>(
+      `select exists (select from ${name}) as filled`,
+    );
+    if (filled) {
+      throw new VarveError(
+        'SHARD_HOLDS_ROWS',
+        `${name} in ${describeTarget(session.endpoint)} has rows, although it is no longer a shard`,
+        { hint: 'Somebody wrote to it directly. Save the rows, empty it, and it is dropped.' },
+      );
+    }
+  }
+  await session.query(`drop table ${name}`);
+}
+
+async function schemaFacts(session: Connection, schema: string): Promise<SchemaFacts | undefined> {
+  const { comment } = await session.one<{ comment: string | null }>(
+    `select obj_description(to_regnamespace($1), 'pg_namespace') as comment`,
+    [quoteIdent(schema)],
+  );
+  if (!comment?.startsWith('{"varve": "shards"')) return undefined;
+  return JSON.parse(comment) as SchemaFacts;
+}
+
+/** A restored copy of an access database must not drop what belongs to the original. */
+async function refuseForeign(session: Connection, distId: string): Promise<void> {
+  const { present } = await session.one<{ present: boolean }>(
+    `select to_regprocedure('varve._describe_database()') is not null as present`,
+  );
+  if (!present) return;
+  const row = await session.one<{ dist_id: string | null; owner: string | null }>(
+    `select d ->> 'distId' as dist_id, d ->> 'distOwner' as owner from varve._describe_database() d`,
+  );
+  if (row.dist_id === null || row.dist_id === distId) return;
+  throw new VarveError(
+    'DATA_NODE_FOREIGN',
+    `${describeTarget(session.endpoint)} belongs to another distributed database`,
+    { detail: `It belongs to ${row.owner ?? row.dist_id}.`, hint: 'Its shards are left as they are.' },
+  );
+}
