@@ -1,0 +1,172 @@
+import { closeSync, openSync, readSync } from 'node:fs';
+import { mkdir, open, readdir, rename, rmdir, stat, statfs, unlink, type FileHandle } from 'node:fs/promises';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import {
+  hasCode,
+  writeFully,
+  type File,
+  type FileStat,
+  type FileSystem,
+  type FolderEntry,
+  type OpenMode,
+} from './file-system.ts';
+
+const FLAGS: Readonly<Record<OpenMode, string>> = { read: 'r', update: 'r+', create: 'wx+', replace: 'w+' };
+
+/** How long small files are read before other work gets its turn. */
+const SLICE_MS = 5;
+
+/** The file system of this machine. Files are made with mode 0600, folders with 0700. */
+export class NodeFileSystem implements FileSystem {
+  async open(path: string, mode: OpenMode): Promise<File> {
+    return new NodeFile(path, await open(path, FLAGS[mode], 0o600));
+  }
+
+  /**
+   * Reads synchronously in short slices: 4 µs a file, against 100 and more through the thread pool, and it is
+   * what a restart with thousands of filesets does.
+   */
+  async readFiles(paths: readonly string[]): Promise<(Buffer | Error)[]> {
+    const contents: (Buffer | Error)[] = [];
+    const scratch = Buffer.allocUnsafe(64 * 1024);
+    let sliceEndMs = performance.now() + SLICE_MS;
+    for (const path of paths) {
+      contents.push(readNow(path, scratch));
+      if (performance.now() < sliceEndMs) continue;
+      await nextTurn();
+      sliceEndMs = performance.now() + SLICE_MS;
+    }
+    return contents;
+  }
+
+  async rename(from: string, to: string): Promise<void> {
+    await rename(from, to);
+  }
+
+  async remove(path: string): Promise<void> {
+    await unlink(path);
+  }
+
+  async removeFolder(path: string): Promise<void> {
+    await rmdir(path);
+  }
+
+  async list(path: string): Promise<readonly FolderEntry[]> {
+    const entries = await readdir(path, { withFileTypes: true });
+    return entries
+      .map((entry): FolderEntry => ({ name: entry.name, kind: kindOf(entry) }))
+      .sort((a, b) => (a.name < b.name ? -1 : 1));
+  }
+
+  async makeFolder(path: string): Promise<void> {
+    await mkdir(path, 0o700);
+  }
+
+  async syncFolder(path: string): Promise<void> {
+    const folder = await open(path, 'r');
+    try {
+      await folder.sync();
+    } finally {
+      await folder.close();
+    }
+  }
+
+  async stat(path: string): Promise<FileStat | undefined> {
+    try {
+      const found = await stat(path);
+      return { kind: kindOf(found), sizeBytes: found.size };
+    } catch (error) {
+      if (hasCode(error, 'ENOENT')) return undefined;
+      throw error;
+    }
+  }
+
+  async freeBytes(path: string): Promise<number> {
+    const { bavail, bsize } = await statfs(path);
+    return bavail * bsize;
+  }
+}
+
+class NodeFile implements File {
+  readonly path: string;
+  readonly #handle: FileHandle;
+  #closed: Promise<void> | undefined;
+
+  constructor(path: string, handle: FileHandle) {
+    this.path = path;
+    this.#handle = handle;
+  }
+
+  async sizeBytes(): Promise<number> {
+    return (await this.#handle.stat()).size;
+  }
+
+  async read(position: number, lengthBytes: number): Promise<Buffer> {
+    const target = Buffer.allocUnsafe(lengthBytes);
+    let doneBytes = 0;
+    while (doneBytes < lengthBytes) {
+      const { bytesRead } = await this.#handle.read(
+        target,
+        doneBytes,
+        lengthBytes - doneBytes,
+        position + doneBytes,
+      );
+      if (bytesRead === 0) break;
+      doneBytes += bytesRead;
+    }
+    return target.subarray(0, doneBytes);
+  }
+
+  async write(position: number, bytes: Uint8Array): Promise<void> {
+    await writeFully(bytes, async (part, doneBytes) => {
+      const { bytesWritten } = await this.#handle.write(part, 0, part.length, position + doneBytes);
+      return bytesWritten;
+    });
+  }
+
+  async truncate(sizeBytes: number): Promise<void> {
+    await this.#handle.truncate(sizeBytes);
+  }
+
+  async datasync(): Promise<void> {
+    await this.#handle.datasync();
+  }
+
+  async sync(): Promise<void> {
+    await this.#handle.sync();
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= this.#handle.close();
+    return this.#closed;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+}
+
+function kindOf(entry: { isFile(): boolean; isDirectory(): boolean }): FolderEntry['kind'] {
+  if (entry.isFile()) return 'file';
+  return entry.isDirectory() ? 'folder' : 'other';
+}
+
+function readNow(path: string, scratch: Buffer): Buffer | Error {
+  try {
+    const descriptor = openSync(path, 'r');
+    try {
+      const parts: Buffer[] = [];
+      for (;;) {
+        const bytesRead = readSync(descriptor, scratch);
+        if (bytesRead > 0) parts.push(Buffer.from(scratch.subarray(0, bytesRead)));
+        // A short read of a plain file is its end; asking again would cost as much as the read.
+        if (bytesRead < scratch.length)
+          return parts.length === 1 ? (parts[0] ?? scratch) : Buffer.concat(parts);
+      }
+    } finally {
+      closeSync(descriptor);
+    }
+  } catch (error) {
+    return error as Error;
+  }
+}
