@@ -155,7 +155,8 @@ export function processesOf(dir: string): string[] {
     });
 }
 
-function start(args: readonly string[], user?: User): ChildProcess {
+/** `varve ARGS` as a process of its own. */
+export function start(args: readonly string[], user?: User): ChildProcess {
   return spawn(process.execPath, [VARVE, ...args], {
     stdio: ['pipe', 'pipe', 'pipe'],
     cwd: '/',

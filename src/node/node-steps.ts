@@ -195,13 +195,8 @@ const NOT_UP = todo('once the server runs');
 const createDatabase: Step<NodeContext> = {
   name: 'create-database',
   check: async (context) => {
-    const { database } = context.options;
     if (!isUp(context)) return NOT_UP;
-    await using connection = await open(adminEndpoint(context, homeOf(context)));
-    const found = await connection.maybeOne('select 1 from pg_catalog.pg_database where datname = $1', [
-      database,
-    ]);
-    return found ? done : todo(`there is no database ${database}`);
+    return (await hasDatabase(context)) ? done : todo(`there is no database ${context.options.database}`);
   },
   apply: async (context) => {
     await using connection = await open(adminEndpoint(context, homeOf(context)));
@@ -209,10 +204,17 @@ const createDatabase: Step<NodeContext> = {
   },
 };
 
+async function hasDatabase(context: NodeContext): Promise<boolean> {
+  await using connection = await open(adminEndpoint(context, homeOf(context)));
+  const sql = 'select 1 from pg_catalog.pg_database where datname = $1';
+  return (await connection.maybeOne(sql, [context.options.database])) !== undefined;
+}
+
 const createExtensionsStep: Step<NodeContext> = {
   name: 'create-extensions',
   check: async (context) => {
     if (!isUp(context)) return NOT_UP;
+    if (!(await hasDatabase(context))) return todo('once the database is there');
     await using connection = await open(adminEndpoint(context));
     const missing = await missingExtensions(connection);
     return missing === '' ? done : todo(missing);

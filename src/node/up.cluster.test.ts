@@ -1,4 +1,4 @@
-import { chmod, chown, mkdir, mkdtemp, realpath, rm, stat } from 'node:fs/promises';
+import { chmod, chown, mkdir, mkdtemp, realpath, rm, stat, writeFile } from 'node:fs/promises';
 import { once } from 'node:events';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -6,8 +6,11 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { blockedAt } from '../postgres/run-as.ts';
+import { Connection } from '../postgres/connection.ts';
+import { startServer } from '../postgres/server.ts';
+import type { NodePlan } from './plan.ts';
 import { chooseFreePorts } from './ports.ts';
-import { processesOf, SystemProcess, varve, type User } from '../../test/system-process.ts';
+import { processesOf, start, SystemProcess, varve, type User } from '../../test/system-process.ts';
 
 const isRoot = process.getuid?.() === 0;
 const NOBODY: User = { uid: 65_534, gid: 65_534 };
@@ -168,6 +171,36 @@ describe('a system of one access node and two data nodes', () => {
     const fewer = await varve(['up', '--dir', folder(), '--data', '2']);
     expect([fewer.code, fewer.stderr]).toEqual([2, expect.stringContaining('delete_data_node')]);
   });
+});
+
+test('a node works on a server that somebody else runs, and leaves it running', async () => {
+  const folder = join(base, 'remote');
+  await using server = await startServer({ folder: join(base, 'theirs'), port: 0, durable: false });
+  const { user, password, host, port } = server.admin();
+  const [httpPort] = await chooseFreePorts(1, []);
+  const config = join(base, 'remote.json');
+  const postgres = `postgresql://${user}:${password}@${host}:${port}/postgres`;
+  await writeFile(
+    config,
+    JSON.stringify({ name: 'r1', kind: 'access', folder, postgres, httpPort, database: 'metrics' }),
+  );
+  const todo = async (): Promise<(string | null)[]> => {
+    const { stdout } = await varve(['plan', '--config', config, '--json']);
+    return (JSON.parse(stdout) as { nodes: NodePlan[] }).nodes[0]?.steps.map(({ reason }) => reason) ?? [];
+  };
+  expect(await todo()).toEqual([null, 'there is no database metrics', 'once the database is there']);
+  const node = start(['node', '--config', config]);
+  const ready = (): Promise<number> =>
+    fetch(`http://127.0.0.1:${httpPort}/readyz`).then(
+      ({ status }) => status,
+      () => 0,
+    );
+  await expect.poll(ready, { timeout: 30_000 }).toBe(200);
+  expect(await todo()).toEqual([null, null, null]);
+  node.kill('SIGTERM');
+  expect((await once(node, 'exit'))[0]).toBe(0);
+  await using connection = await Connection.open(server.admin('metrics'), { connectTimeoutMs: 10_000 });
+  expect((await connection.query('select * from varve.data_nodes')).rows).toEqual([]);
 });
 
 test('a port that is taken is named, and the start fails with nothing left running', async () => {

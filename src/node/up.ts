@@ -49,6 +49,10 @@ export async function runUp(deps: UpDeps, options: Options<'up'>, signals: UpSig
     { folder: folder.coordinatorFolder, port: layout.coordinatorPort },
     { clock: deps.clock, log: deps.log() },
   );
+  coordinator.broken.addEventListener('abort', () => {
+    const why = messageOf(coordinator.broken.reason);
+    deps.renderer.note('error', 'up', `the coordinator has stopped, repair and start again: ${why}`);
+  });
   for (const node of layout.nodes) {
     await folder.writeNodeConfig(
       node.name,
