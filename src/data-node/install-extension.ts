@@ -39,8 +39,6 @@ export async function installExtension(
     const present = await installation(connection);
     if (present) return { ...present, created: false };
     const authorization = owner === connection.endpoint.user ? '' : ` authorization ${quoteIdent(owner)}`;
-    // What the script names without a schema is PostgreSQL's own, whoever owns the caller's search path.
-    await connection.query('set local search_path = pg_catalog, pg_temp');
     if (schema !== 'public')
       await connection.query(`create schema if not exists ${quoteIdent(schema)}${authorization}`);
     const offered = await connection.maybeOne(
@@ -74,16 +72,25 @@ export async function installation(
 }
 
 /**
+ * The settings of `create extension`: functions may use what comes after them, and what is named without a schema
+ * is PostgreSQL's own.
+ */
+const LIKE_AN_EXTENSION = `set local check_function_bodies = off;
+set local client_min_messages = warning;
+set local search_path = pg_catalog, pg_temp`;
+
+/**
  * The extension's objects without `create extension`, as one text of statements; the schema must be there. The
  * record that it leaves tells its routines outside of schema `varve` by the transaction that made them: it has
  * to run in one transaction, and not behind a savepoint.
  */
 export async function installScript(schema: string, owner: string, version: string): Promise<string> {
-  // As PostgreSQL does for its own scripts; the script compares the name with `varve`.
+  // As PostgreSQL does for extension scripts; this one compares the name with `varve`.
   const name = schema === 'varve' ? schema : quoteIdent(schema);
   const script = (await extensionScript()).replaceAll('@extschema@', name);
   const row = [version, schema, owner].map(quoteLiteral).join(', ');
-  return `${script}
+  return `${LIKE_AN_EXTENSION};
+${script}
 ;insert into varve.installation (version, schema, owner, routines)
   select ${row}, coalesce(pg_catalog.array_agg(pg_catalog.format('%I.%I(%s)', n.nspname, p.proname,
       pg_catalog.pg_get_function_identity_arguments(p.oid))), '{}')

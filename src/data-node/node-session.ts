@@ -140,9 +140,11 @@ function unreachable(target: Target, role: string, error: unknown): unknown {
       hint: 'Let it be created (bootstrap => true), or create it.',
     });
   }
+  // A server that answered is there; what it lacks (connections, …) has a hint of its own.
+  const answered = sqlstate?.startsWith('53') && error.hint;
   return new VarveError('DATA_NODE_UNREACHABLE', `could not connect to ${describeServer(target)}`, {
     ...parts,
-    hint: 'Check host and port, that PostgreSQL runs there, and that it listens on this address.',
+    hint: answered || 'Check host and port, that PostgreSQL runs there, and that it listens on this address.',
   });
 }
 
