@@ -173,6 +173,33 @@ describe('a system of one access node and two data nodes', () => {
   });
 });
 
+test("this machine's metrics go to a table that is spread over the data nodes, through kills", async () => {
+  const dir = join(base, 'metrics');
+  running = await SystemProcess.up(dir, ['--data', '2']);
+  const system = running;
+  const seconds = async (from: SystemProcess): Promise<number> =>
+    Number((await from.sql('select count(distinct time) from public.host_metrics'))[0]);
+  await expect.poll(() => seconds(system), { timeout: 20_000 }).toBeGreaterThan(1);
+  expect(await system.sql('select node_name, count(*) from varve.shards group by 1 order by 1')).toEqual([
+    'dn1       |    16',
+    'dn2       |    16',
+  ]);
+  const metrics = await system.sql("select distinct split_part(metric, '_', 1) from host_metrics order by 1");
+  expect(metrics).toEqual(expect.arrayContaining(['cpu', 'load', 'memory', 'network']) as string[]);
+
+  await system.kill([system.postgresPid('dn1')]);
+  const before = await seconds(await system.allReady('dn1').then(() => system));
+  await expect.poll(() => seconds(system), { timeout: 20_000 }).toBeGreaterThan(before + 1);
+
+  const kept = await seconds(system);
+  await system.kill(system.allPids());
+  running = await SystemProcess.up(dir);
+  const again = running;
+  expect(await seconds(again)).toBeGreaterThanOrEqual(kept);
+  await expect.poll(() => seconds(again), { timeout: 20_000 }).toBeGreaterThan(kept + 1);
+  await expect.poll(() => again.output, { timeout: 20_000 }).toMatch(/public\.host_metrics \| dn1 +\| +16/);
+});
+
 test('a node works on a server that somebody else runs, and leaves it running', async () => {
   const folder = join(base, 'remote');
   await using server = await startServer({ folder: join(base, 'theirs'), port: 0, durable: false });
@@ -190,12 +217,19 @@ test('a node works on a server that somebody else runs, and leaves it running', 
   };
   expect(await todo()).toEqual([null, 'there is no database metrics', 'once the database is there']);
   const node = start(['node', '--config', config]);
+  let output = '';
+  for (const stream of [node.stdout, node.stderr])
+    stream?.on('data', (text: Buffer) => (output += text.toString()));
   const ready = (): Promise<number> =>
     fetch(`http://127.0.0.1:${httpPort}/readyz`).then(
       ({ status }) => status,
       () => 0,
     );
-  await expect.poll(ready, { timeout: 30_000 }).toBe(200);
+  const exited = once(node, 'exit').then(() => {
+    throw new Error(`the node ended: ${output}`);
+  });
+  await Promise.race([exited, expect.poll(ready, { timeout: 30_000 }).toBe(200)]);
+  exited.catch(() => {});
   expect(await todo()).toEqual([null, null, null]);
   node.kill('SIGTERM');
   expect((await once(node, 'exit'))[0]).toBe(0);
