@@ -1,6 +1,7 @@
 import { fileURLToPath } from 'node:url';
 import { Command, CommanderError, Option } from 'commander';
 import {
+  ARGUMENTS,
   COMMANDS,
   defaultTextOf,
   environmentNameOf,
@@ -14,7 +15,7 @@ import type { CliContext, Flags } from './context.ts';
 import { errorText } from './error-text.ts';
 import { ExitCode, exitCodeOf } from './exit-codes.ts';
 
-type Run = (context: CliContext, flags: Flags) => Promise<number>;
+type Run = (context: CliContext, flags: Flags, given: readonly string[]) => Promise<number>;
 
 /** Loaded when they are needed: `varve --help` need not read everything. */
 const RUNS: Readonly<Record<CommandName, () => Promise<Run>>> = {
@@ -23,6 +24,7 @@ const RUNS: Readonly<Record<CommandName, () => Promise<Run>>> = {
   status: async () => (await import('./status-command.ts')).status,
   plan: async () => (await import('./plan-command.ts')).plan,
   sql: async () => (await import('./sql-command.ts')).sql,
+  'data-node': async () => (await import('./data-node-command.ts')).dataNode,
   doctor: async () => (await import('./doctor-command.ts')).doctor,
 };
 
@@ -38,8 +40,8 @@ export async function main(args: readonly string[]): Promise<number> {
     ),
   };
   let exitCode: number = ExitCode.ok;
-  const program = commandLine(async (name, flags) => {
-    exitCode = await (await RUNS[name]())(context, flags);
+  const program = commandLine(async (name, flags, given) => {
+    exitCode = await (await RUNS[name]())(context, flags, given);
   });
   try {
     await program.parseAsync(args, { from: 'user' });
@@ -52,7 +54,9 @@ export async function main(args: readonly string[]): Promise<number> {
 }
 
 /** The commands and their flags, made from the table of options. */
-export function commandLine(run: (name: CommandName, flags: Flags) => Promise<void>): Command {
+export function commandLine(
+  run: (name: CommandName, flags: Flags, given: readonly string[]) => Promise<void>,
+): Command {
   const program = new Command('varve')
     .description('A distributed time-series database on PostgreSQL whose nodes bring themselves up.')
     .exitOverride()
@@ -60,7 +64,8 @@ export function commandLine(run: (name: CommandName, flags: Flags) => Promise<vo
   for (const [name, description] of Object.entries(COMMANDS) as [CommandName, string][]) {
     const command = program.command(name).description(description).exitOverride().allowExcessArguments(false);
     for (const [option, spec] of optionsOf(name)) command.addOption(flagOption(option, spec));
-    command.action((_options, self: Command) => run(name, givenFlags(self)));
+    for (const argument of ARGUMENTS[name] ?? []) command.argument(argument);
+    command.action(() => run(name, givenFlags(command), command.args));
   }
   return program;
 }
@@ -74,7 +79,8 @@ function flagOption(name: OptionName, spec: OptionSpec<unknown>): Option {
     ...(fallback === undefined ? [] : [`default: ${fallback}`]),
     ...(spec.flagOnly ? [] : [environmentNameOf(name)]),
   ];
-  const help = spec.default === true ? `Do not: ${spec.help}` : spec.help;
+  const help =
+    spec.default === true ? `Do not ${spec.help.charAt(0).toLowerCase()}${spec.help.slice(1)}` : spec.help;
   return new Option(`${short}${flag}${value}`, notes.length > 0 ? `${help} (${notes.join('; ')})` : help);
 }
 

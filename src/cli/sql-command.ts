@@ -7,27 +7,38 @@ import { ExitCode } from './exit-codes.ts';
 
 export async function sql(context: CliContext, flags: Flags): Promise<number> {
   const options = settings(context, 'sql', flags);
-  const system = await SystemAccess.find(options.dir);
-  const endpoint = await system.endpoint(options.node, options.database);
-  await using client = await SqlClient.open(endpoint, (lines) => print(context.stderr, lines));
-  if (options.command !== undefined) return await runAll(context, client, [options.command]);
+  if (options.command !== undefined) return runStatements(context, options, [options.command]);
   if (!context.stdin.isTTY) {
     const { statements, rest } = splitScript(await readAll(context.stdin));
-    return await runAll(context, client, rest === '' ? statements : [...statements, rest]);
+    return runStatements(context, options, rest === '' ? statements : [...statements, rest]);
   }
+  await using client = await connect(context, options);
   return await converse(context, client, options.database);
 }
 
+/** A node of a system, and the database there. */
+export interface Where {
+  readonly dir: string;
+  readonly node: string | undefined;
+  readonly database: string;
+}
+
 /** Stops at the first error, which makes the exit code. */
-async function runAll(
+export async function runStatements(
   context: CliContext,
-  client: SqlClient,
+  where: Where,
   statements: readonly string[],
 ): Promise<number> {
+  await using client = await connect(context, where);
   for (const statement of statements) {
     if (!(await runOne(context, client, statement))) return ExitCode.failed;
   }
   return ExitCode.ok;
+}
+
+async function connect(context: CliContext, { dir, node, database }: Where): Promise<SqlClient> {
+  const system = await SystemAccess.find(dir);
+  return SqlClient.open(await system.endpoint(node, database), (lines) => print(context.stderr, lines));
 }
 
 async function runOne(

@@ -1,4 +1,5 @@
 import {
+  ARGUMENTS,
   COMMANDS,
   defaultTextOf,
   environmentNameOf,
@@ -35,7 +36,12 @@ export function configurationPage(): string {
     '',
   ];
   for (const command of Object.keys(COMMANDS) as Command[]) {
-    lines.push(`## varve ${command}`, '', COMMANDS[command], '');
+    lines.push(
+      `## ${['varve', command, ...(ARGUMENTS[command] ?? [])].join(' ')}`,
+      '',
+      COMMANDS[command],
+      '',
+    );
     lines.push('| flag | environment | file | default | meaning |', '|---|---|---|---|---|');
     for (const [name, spec] of optionsOf(command)) lines.push(row(name, spec));
     lines.push('');

@@ -22,10 +22,16 @@ export const COMMANDS = {
   status: 'Show the nodes of a system and what each of them is doing.',
   plan: 'Say what a start would do, without doing it.',
   sql: 'Run SQL on a node: one command, a script from standard input, or interactively.',
+  'data-node': 'List, add and remove data nodes: the SQL functions for those who are at a shell.',
   doctor: 'Check whether this machine, or an existing server, is fit for a node.',
 } as const;
 
 export type Command = keyof typeof COMMANDS;
+
+/** What stands behind a command without a flag. */
+export const ARGUMENTS: Partial<Readonly<Record<Command, readonly string[]>>> = {
+  'data-node': ['<list|plan|add|remove>', '[name]', '[host]'],
+};
 
 export interface OptionSpec<T, C extends readonly Command[] = readonly Command[]> {
   readonly kind: Kind<T>;
@@ -58,8 +64,8 @@ function option<const T, const C extends readonly Command[]>(
   return { kind, ...spec };
 }
 
-const ALL = ['up', 'node', 'status', 'plan', 'sql', 'doctor'] as const;
-const SYSTEM = ['up', 'status', 'plan', 'sql', 'doctor'] as const;
+const ALL = ['up', 'node', 'status', 'plan', 'sql', 'data-node', 'doctor'] as const;
+const SYSTEM = ['up', 'status', 'plan', 'sql', 'data-node', 'doctor'] as const;
 
 export const OPTIONS = {
   config: option(path, {
@@ -118,9 +124,51 @@ export const OPTIONS = {
   }),
   command: option(text, { commands: ['sql'], short: 'c', help: 'Run this SQL and end.', flagOnly: true }),
   node: option(nodeName, {
-    commands: ['sql'],
+    commands: ['sql', 'data-node'],
     help: 'Node to connect to.',
     defaultText: 'the first access node',
+    flagOnly: true,
+  }),
+  port: option(port, {
+    commands: ['data-node'],
+    defaultText: 'that of the access node',
+    help: 'Port of the PostgreSQL server to add.',
+    flagOnly: true,
+  }),
+  nodeDatabase: option(text, {
+    commands: ['data-node'],
+    defaultText: 'the name of --database',
+    help: 'Name of the database on the data node.',
+    flagOnly: true,
+  }),
+  bootstrap: option(flag, {
+    commands: ['data-node'],
+    default: true,
+    help: 'Make database and extension on the data node; without, they are only checked.',
+    flagOnly: true,
+  }),
+  ifNotExists: option(flag, {
+    commands: ['data-node'],
+    default: false,
+    help: 'With add: a data node of that name that is there already is no error.',
+    flagOnly: true,
+  }),
+  ifExists: option(flag, {
+    commands: ['data-node'],
+    default: false,
+    help: 'With remove: a data node that is not there is no error.',
+    flagOnly: true,
+  }),
+  force: option(flag, {
+    commands: ['data-node'],
+    default: false,
+    help: 'With remove: also when copies of data are lost, but never the last one.',
+    flagOnly: true,
+  }),
+  dropDatabase: option(flag, {
+    commands: ['data-node'],
+    default: false,
+    help: 'With remove: drop the database on the data node, too.',
     flagOnly: true,
   }),
   name: option(nodeName, { commands: ['node'], help: 'Name of the node, unique within its system.' }),
@@ -171,7 +219,11 @@ export const OPTIONS = {
     default: 120_000,
     help: 'How long a whole call such as add_data_node may take.',
   }),
-  database: option(text, { commands: ['node', 'sql'], default: 'varve', help: 'Name of the database.' }),
+  database: option(text, {
+    commands: ['node', 'sql', 'data-node'],
+    default: 'varve',
+    help: 'Name of the database.',
+  }),
   passwordFile: option(path, {
     commands: ['node'],
     help: 'File with the password of the superuser `varve` of a server that the node runs.',

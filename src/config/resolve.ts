@@ -1,6 +1,7 @@
 import { VarveError } from '../core/errors.ts';
 import { nearestName } from './nearest.ts';
 import {
+  COMMANDS,
   environmentNameOf,
   flagOf,
   optionsOf,
@@ -49,7 +50,7 @@ export function resolveOptions<C extends Command>(command: C, sources: Sources):
 
 /** Variables that look like a mistyped setting. Others that start with `VARVE_` may belong to someone else. */
 export function suspiciousVariables(environment: Readonly<Record<string, string | undefined>>): string[] {
-  const known = (['up', 'node', 'status', 'plan', 'sql', 'doctor'] as const).flatMap((command) =>
+  const known = (Object.keys(COMMANDS) as Command[]).flatMap((command) =>
     optionsOf(command).map(([name]) => environmentNameOf(name)),
   );
   return Object.keys(environment).flatMap((name) => {
