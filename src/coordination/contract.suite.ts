@@ -21,6 +21,24 @@ export interface CoordinatorHarness extends AsyncDisposable {
   open(url?: string): Coordinator;
   /** Ends the server without ceremony and starts it on the same data. */
   restart(): Promise<void>;
+  /** What an operator does by other means than ours; by Consul's API unless given. */
+  readonly operator?: Operator;
+}
+
+export interface Operator {
+  /** The locks of the session are lost, not released. */
+  endSession(id: string): Promise<void>;
+  deregister(service: { readonly id: string; readonly name: string }): Promise<void>;
+}
+
+function consulOperator(url: () => string): Operator {
+  const done = async (path: string): Promise<void> => {
+    expect((await fetch(`${url()}${path}`, { method: 'PUT' })).ok).toBe(true);
+  };
+  return {
+    endSession: (id) => done(`/v1/session/destroy/${id}`),
+    deregister: ({ id }) => done(`/v1/agent/service/deregister/${id}`),
+  };
 }
 
 export const silentLog: CoordinatorLog = { info: () => {}, warn: () => {}, error: () => {} };
@@ -62,11 +80,8 @@ export function testCoordinator(name: string, factory: () => Promise<Coordinator
     };
     const longSession = (coordinator: Coordinator, lockDelayMs = 60_000): Promise<Session> =>
       coordinator.session({ ttlMs: longTtlMs, name: 'test', lockDelayMs });
-    /** As an operator does: the locks of the session are lost, not released. */
-    const destroy = async (session: Session): Promise<void> => {
-      const response = await fetch(`${harness.url}/v1/session/destroy/${session.id}`, { method: 'PUT' });
-      expect(await response.json()).toBe(true);
-    };
+    const operator = (): Operator => harness.operator ?? consulOperator(() => harness.url);
+    const destroy = (session: Session): Promise<void> => operator().endSession(session.id);
 
     describe.concurrent('keys', () => {
       test('a key has the value that was put, as bytes, and a version that grows', async () => {
@@ -345,7 +360,7 @@ export function testCoordinator(name: string, factory: () => Promise<Coordinator
         const [c, key] = [client(), `${folder()}lock`];
         const session = await longSession(c, 60_000);
         await c.lock(`${key}-long`, session, { owner: 'holder' });
-        const shorter = await longSession(c, 1000);
+        const shorter = await c.session({ ttlMs: ttlMs * 3, name: 'test', lockDelayMs: 1000 });
         await c.lock(`${key}-short`, shorter, { owner: 'holder' });
         await destroy(session);
         await destroy(shorter);
@@ -614,7 +629,7 @@ export function testCoordinator(name: string, factory: () => Promise<Coordinator
         const [c, at] = [client(), folder()];
         const service = serviceOf(at, 'one');
         const registration = await c.register(service, { kind: 'ttl', ttlMs: longTtlMs });
-        await fetch(`${harness.url}/v1/agent/service/deregister/${service.id}`, { method: 'PUT' });
+        await operator().deregister(service);
         expect(await c.services(service.name)).toEqual([]);
         await registration.report('passing');
         expect(await c.services(service.name, { passing: true })).toHaveLength(1);

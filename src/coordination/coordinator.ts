@@ -86,7 +86,7 @@ export interface Coordinator extends AsyncDisposable {
   status(): Promise<CoordinatorStatus>;
 }
 
-export type CoordinatorKind = 'embedded' | 'consul';
+export type CoordinatorKind = 'embedded' | 'consul' | 'etcd';
 
 export interface CoordinatorBounds {
   readonly minTtlMs: number;

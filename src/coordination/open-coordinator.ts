@@ -9,11 +9,20 @@ import {
   MAX_VALUE_BYTES,
 } from './embedded-api.ts';
 import { EMBEDDED_MIN_TTL_MS } from './embedded-server.ts';
+import { EtcdCoordinator } from './etcd.ts';
+import type { EtcdUser } from './etcd-http.ts';
+import { type EtcdTls, membersOf } from './etcd-transport.ts';
 
 export interface CoordinatorOptions {
   readonly kind: CoordinatorKind;
+  /** Of etcd several, separated by commas: its members. */
   readonly url: string;
+  /** Consul's and the embedded one's. */
   readonly token?: string;
+  /** etcd's, where its authentication is enabled. */
+  readonly user?: EtcdUser;
+  /** etcd's, beyond the authorities that Node trusts. */
+  readonly tls?: EtcdTls;
   /** Consul's; the agent's own by default. */
   readonly datacenter?: string;
   /** For an answer; 5 s by default. */
@@ -39,6 +48,14 @@ const EMBEDDED_BOUNDS: CoordinatorBounds = {
   lockDelayMs: 2000,
 };
 
+/** The values' limits are Consul's, so that what one kind takes the others take; etcd itself takes 1.5 MiB. */
+const ETCD_BOUNDS: CoordinatorBounds = {
+  ...CONSUL_BOUNDS,
+  // Of etcd with its default election timeout.
+  minTtlMs: 2000,
+  lockDelayMs: 5000,
+};
+
 /**
  * A client of the coordinator at `url`. Opens no connection: `status()` tells whether it is there. Disposing
  * of it ends its sessions and registrations.
@@ -46,6 +63,7 @@ const EMBEDDED_BOUNDS: CoordinatorBounds = {
  */
 export function openCoordinator(options: CoordinatorOptions, deps: CoordinatorDeps): Coordinator {
   const { kind, url, token, datacenter, timeoutMs = 5000 } = options;
+  if (kind === 'etcd') return openEtcd(options, { timeoutMs, deps });
   const bounds = kind === 'embedded' ? EMBEDDED_BOUNDS : CONSUL_BOUNDS;
   const endpoint = {
     url,
@@ -55,4 +73,13 @@ export function openCoordinator(options: CoordinatorOptions, deps: CoordinatorDe
   };
   const what = { kind, bounds: { ...bounds, minTtlMs: options.minTtlMs ?? bounds.minTtlMs } };
   return new ConsulCoordinator(what, endpoint, deps);
+}
+
+function openEtcd(
+  { url, user, tls, minTtlMs = ETCD_BOUNDS.minTtlMs }: CoordinatorOptions,
+  { timeoutMs, deps }: { readonly timeoutMs: number; readonly deps: CoordinatorDeps },
+): Coordinator {
+  const given = { ...(user === undefined ? {} : { user }), ...(tls === undefined ? {} : { tls }) };
+  const endpoint = { members: membersOf(url), timeoutMs, ...given };
+  return new EtcdCoordinator({ ...ETCD_BOUNDS, minTtlMs }, endpoint, deps);
 }
