@@ -15,3 +15,11 @@ export async function prepareMetricsTable(connection: Connection): Promise<void>
     "select * from create_distributed_hypertable('public.host_metrics', 'time', if_not_exists => true)",
   );
 }
+
+/** A data node that joins later gets those shards that hold nothing yet. */
+export async function attachToMetricsTable(connection: Connection, node: string): Promise<void> {
+  await connection.query(
+    "select * from attach_data_node($1, 'public.host_metrics', if_not_attached => true)",
+    [node],
+  );
+}

@@ -29,6 +29,8 @@ export interface NodeLayout {
   readonly httpPort: number;
   /** Where an access node's SQL functions reach its daemon; reserved on data nodes. */
   readonly rpcPort: number;
+  /** It has been added as a data node once. Whoever deletes it after that does not get it back by a restart. */
+  readonly added?: boolean;
 }
 
 export interface WantedLayout {

@@ -6,7 +6,7 @@ import { messageOf } from '../core/errors.ts';
 import { Connection, type Endpoint } from '../postgres/connection.ts';
 import type { Renderer } from '../run/renderer.ts';
 import { HostMetrics } from './host-metrics.ts';
-import { prepareMetricsTable } from './host-metrics-table.ts';
+import { attachToMetricsTable, prepareMetricsTable } from './host-metrics-table.ts';
 import { hostSampler } from './host-metrics-sampler.ts';
 import type { NodeLayout, SystemLayout } from './layout.ts';
 import { readSummary } from './summary-data.ts';
@@ -102,19 +102,27 @@ async function prepare(
   }
 }
 
+/** Each node once: one that was deleted later stays deleted. */
 async function addDataNodes(
-  { layout, metrics }: MainJobOptions,
+  { folder, layout, metrics }: MainJobOptions,
   connect: () => Promise<Connection>,
 ): Promise<void> {
   await using connection = await connect();
-  for (const { name, kind, pgPort } of layout.nodes) {
-    if (kind !== 'data') continue;
+  const fresh = layout.nodes.filter(({ kind, added }) => kind === 'data' && !added);
+  for (const { name, pgPort } of fresh) {
     await connection.query(
       "select * from add_data_node($1, '127.0.0.1', port => $2, database => $3, if_not_exists => true)",
       [name, pgPort, DATABASE],
     );
   }
-  if (metrics && layout.nodes.some(({ kind }) => kind === 'data')) await prepareMetricsTable(connection);
+  if (metrics && layout.nodes.some(({ kind }) => kind === 'data')) {
+    await prepareMetricsTable(connection);
+    for (const { name } of fresh) await attachToMetricsTable(connection, name);
+  }
+  await folder.writeLayout({
+    ...layout,
+    nodes: layout.nodes.map((node) => (node.kind === 'data' ? { ...node, added: true } : node)),
+  });
 }
 
 async function writeMetrics(

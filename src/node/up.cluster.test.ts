@@ -167,7 +167,12 @@ describe('a system of one access node and two data nodes', () => {
   test('grows by a data node, and does not shrink', async () => {
     const system = await up(folder(), ['--data', '3']);
     expect(await system.sql('select count(*) from varve.data_nodes')).toEqual(['3']);
+    expect((await varve(['data-node', 'remove', 'dn2', '--dir', folder()])).code).toBe(0);
     await system.stop();
+    const again = await up(folder());
+    // What was deleted is not added again.
+    expect(await again.sql('select node_name from varve.data_nodes order by 1')).toEqual(['dn1', 'dn3']);
+    await again.stop();
     const fewer = await varve(['up', '--dir', folder(), '--data', '2']);
     expect([fewer.code, fewer.stderr]).toEqual([2, expect.stringContaining('delete_data_node')]);
   });
