@@ -85,12 +85,16 @@ export const nodeName: Kind<string> = {
   read: (value) => (typeof value === 'string' && /^[a-z][a-z0-9-]{0,39}$/.test(value) ? value : undefined),
 };
 
-export const httpUrl: Kind<string> = {
+/** One, or several separated by commas. */
+export const httpUrls: Kind<string> = {
   placeholder: 'url',
-  rule: 'a URL that starts with http:// or https://',
-  read: (value) =>
-    typeof value === 'string' && /^https?:\/\/[^\s/]/.test(value) && URL.canParse(value) ? value : undefined,
+  rule: 'a URL that starts with http:// or https://, or several, separated by commas',
+  read: (value) => (typeof value === 'string' && value.split(',').every(isHttpUrl) ? value : undefined),
 };
+
+function isHttpUrl(text: string): boolean {
+  return /^https?:\/\/[^\s/]/.test(text) && URL.canParse(text);
+}
 
 /** Where PostgreSQL comes from. */
 export const postgresSource: Kind<string> = {

@@ -3,7 +3,7 @@ import {
   count,
   duration,
   flag,
-  httpUrl,
+  httpUrls,
   nodeName,
   path,
   port,
@@ -232,12 +232,15 @@ export const OPTIONS = {
     commands: ['node'],
     help: 'Folder of the certificate authority that issues the certificates between nodes.',
   }),
-  coordinatorKind: option(choice('embedded', 'consul'), {
+  coordinatorKind: option(choice('embedded', 'consul', 'etcd'), {
     commands: ['node', 'doctor'],
     default: 'embedded',
-    help: 'What answers at the URL of the coordinator: that of `varve up`, or Consul 1.10 or newer.',
+    help: 'What answers at the URL of the coordinator: that of `varve up`, Consul 1.10 or newer, or etcd 3.4 or newer.',
   }),
-  coordinator: option(httpUrl, { commands: ['node', 'doctor'], help: 'URL of the coordinator.' }),
+  coordinator: option(httpUrls, {
+    commands: ['node', 'doctor'],
+    help: 'URL of the coordinator; of etcd those of its members, separated by commas.',
+  }),
   startTimeout: option(duration, {
     commands: ['up', 'node'],
     default: 120_000,
