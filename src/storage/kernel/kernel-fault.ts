@@ -13,6 +13,10 @@ const FAULTS = {
   BAD_TAG: [-11, 'a protobuf field has number 0 or an unknown wire type'],
   OUT_OF_MEMORY: [-12, 'the memory limit is reached'],
   BAD_REFERENCE: [-13, 'a series reference is unknown'],
+  DUPLICATE_LABEL: [-14, 'a label name occurs twice'],
+  EMPTY_LABEL_NAME: [-15, 'a label name is empty'],
+  NO_LABELS: [-16, 'no label has a value'],
+  BAD_UTF8: [-17, 'a label is not valid UTF-8'],
 } as const;
 
 export type KernelFaultName = keyof typeof FAULTS;

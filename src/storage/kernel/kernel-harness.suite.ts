@@ -1,6 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs';
-import { type Address, KERNEL_FILE, Kernel } from './kernel.ts';
+import { type Address, ENTRY, KERNEL_FILE, Kernel } from './kernel.ts';
 import { KernelFault, type KernelFaultName, checked } from './kernel-fault.ts';
+import { type WalkLimits, type WalkedRequest } from './remote-write.ts';
 import { type Samples } from './xor-chunk.ts';
 
 const REGION_BYTES = 1 << 20;
@@ -13,7 +14,7 @@ export class KernelHarness {
   constructor(limitBytes = 64 << 20) {
     if (!existsSync(KERNEL_FILE)) throw new Error('no build/kernel.wasm: run `node bin/prepare.js --dev`');
     this.kernel = new Kernel(readFileSync(KERNEL_FILE), { limitBytes });
-    this.#regions = [0, 1, 2, 3].map(() => this.kernel.allocate(REGION_BYTES));
+    this.#regions = [0, 1, 2, 3, 4, 5].map(() => this.kernel.allocate(REGION_BYTES));
   }
 
   region(index: number): Address {
@@ -32,6 +33,17 @@ export class KernelHarness {
     return address;
   }
 
+  /** Runs a kernel and proves that it wrote nothing behind the room that it may use. */
+  #guarded(out: Address, roomBytes: number, run: () => number): number {
+    const [from, to] = [out + roomBytes, out + roomBytes + 4096];
+    this.kernel.bytes.fill(0xc3, from, to);
+    const result = run();
+    if (this.kernel.bytes.subarray(from, to).some((byte) => byte !== 0xc3)) {
+      throw new Error(`a kernel wrote behind the ${roomBytes} bytes of its output`);
+    }
+    return checked(result);
+  }
+
   take(address: Address, sizeBytes: number): Uint8Array {
     return this.kernel.bytes.slice(address, address + sizeBytes);
   }
@@ -46,7 +58,9 @@ export class KernelHarness {
 
   decodeValues(bytes: Uint8Array, count: number): BigUint64Array {
     const out = this.region(1);
-    checked(this.kernel.calls.decodeValues(this.put(0, bytes), bytes.length, count, out));
+    this.#guarded(out, (count + 4) * 8, () =>
+      this.kernel.calls.decodeValues(this.put(0, bytes), bytes.length, count, out),
+    );
     return new BigUint64Array(this.take(out, count * 8).buffer);
   }
 
@@ -60,7 +74,9 @@ export class KernelHarness {
 
   decodeTimes(bytes: Uint8Array, capacity: number): BigInt64Array {
     const out = this.region(1);
-    const count = checked(this.kernel.calls.decodeTimes(this.put(0, bytes), bytes.length, out, capacity));
+    const count = this.#guarded(out, (capacity + 4) * 8, () =>
+      this.kernel.calls.decodeTimes(this.put(0, bytes), bytes.length, out, capacity),
+    );
     return new BigInt64Array(this.take(out, count * 8).buffer);
   }
 
@@ -74,13 +90,74 @@ export class KernelHarness {
 
   decodeXorChunk(bytes: Uint8Array, capacity: number): Samples {
     const [times, values] = [this.region(1), this.region(2)];
-    const count = checked(
+    const count = this.#guarded(values, capacity * 8, () =>
       this.kernel.calls.decodeXorChunk(this.put(0, bytes), bytes.length, times, values, capacity),
     );
     return {
       times: new BigInt64Array(this.take(times, count * 8).buffer),
       values: new BigUint64Array(this.take(values, count * 8).buffer),
     };
+  }
+
+  decodeSnappy(bytes: Uint8Array, capacity: number): Uint8Array {
+    const out = this.region(1);
+    const size = this.#guarded(out, capacity + 16, () =>
+      this.kernel.calls.decodeSnappy(this.put(0, bytes), bytes.length, out, capacity),
+    );
+    return this.take(out, size);
+  }
+
+  encodeSnappy(bytes: Uint8Array): Uint8Array {
+    const { calls } = this.kernel;
+    const size = checked(
+      calls.encodeSnappy(this.put(0, bytes), bytes.length, this.region(1), this.region(2)),
+    );
+    if (size > calls.maxSnappyBytes(bytes.length)) throw new Error(`${size} bytes are too many`);
+    return this.take(this.region(1), size);
+  }
+
+  walkWriteRequest(body: Uint8Array, { maxSeries, maxSamples }: WalkLimits): WalkedRequest {
+    const { calls } = this.kernel;
+    const [entries, times, values, spare] = [1, 2, 3, 4].map((index) => this.region(index)) as [
+      Address,
+      Address,
+      Address,
+      Address,
+    ];
+    const count = checked(
+      calls.walkWriteRequest(
+        this.put(0, body),
+        body.length,
+        entries,
+        maxSeries,
+        times,
+        values,
+        maxSamples,
+        spare,
+      ),
+    );
+    const entry = new Uint32Array(this.take(entries, count * 4 * ENTRY.length).buffer);
+    const allTimes = new BigInt64Array(this.take(times, calls.walkedSamples() * 8).buffer);
+    const allValues = new BigUint64Array(this.take(values, calls.walkedSamples() * 8).buffer);
+    return {
+      series: Array.from({ length: count }, (_, i) => {
+        const at = (place: number): number => entry[i * ENTRY.length + place] ?? 0;
+        const samples = [at(ENTRY.firstSample), at(ENTRY.firstSample) + at(ENTRY.samples)];
+        return {
+          labels: this.take(at(ENTRY.labels), at(ENTRY.labelsBytes)),
+          times: Array.from(allTimes.subarray(...samples)),
+          values: Array.from(allValues.subarray(...samples)),
+        };
+      }),
+      exemplars: calls.walkedExemplars(),
+      histograms: calls.walkedHistograms(),
+    };
+  }
+
+  canonicalLabels(labels: Uint8Array): Uint8Array {
+    const out = this.region(1);
+    const size = this.kernel.calls.canonicalLabels(this.put(0, labels), labels.length, out);
+    return this.take(out, checked(size));
   }
 }
 

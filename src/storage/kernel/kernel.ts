@@ -29,7 +29,33 @@ export interface KernelCalls {
   maxXorChunkBytes(count: number): number;
   encodeXorChunk(times: Address, values: Address, count: number, out: Address): number;
   decodeXorChunk(from: Address, sizeBytes: number, times: Address, values: Address, capacity: number): number;
+
+  snappyLength(from: Address, sizeBytes: number): number;
+  decodeSnappy(from: Address, sizeBytes: number, out: Address, capacity: number): number;
+  maxSnappyBytes(sizeBytes: number): number;
+  snappyScratchBytes(): number;
+  encodeSnappy(from: Address, sizeBytes: number, out: Address, scratch: Address): number;
+
+  /** An entry has `ENTRY.length` 32-bit numbers. What else was found is asked for after it. */
+  walkWriteRequest(
+    body: Address,
+    sizeBytes: number,
+    entries: Address,
+    maxSeries: number,
+    times: Address,
+    values: Address,
+    maxSamples: number,
+    spare: Address,
+  ): number;
+  walkedSamples(): number;
+  walkedExemplars(): number;
+  walkedHistograms(): number;
+  walkedTo(): Address;
+  canonicalLabels(from: Address, sizeBytes: number, out: Address): number;
 }
+
+/** The 32-bit numbers of what `walkWriteRequest` writes for a series. */
+export const ENTRY = { labels: 0, labelsBytes: 1, firstSample: 2, samples: 3, length: 4 } as const;
 
 interface Memory {
   readonly buffer: ArrayBuffer;

@@ -12,3 +12,7 @@ export const BAD_WIRE_TYPE: i32 = -10;
 export const BAD_TAG: i32 = -11;
 export const OUT_OF_MEMORY: i32 = -12;
 export const BAD_REFERENCE: i32 = -13;
+export const DUPLICATE_LABEL: i32 = -14;
+export const EMPTY_LABEL_NAME: i32 = -15;
+export const NO_LABELS: i32 = -16;
+export const BAD_UTF8: i32 = -17;

@@ -7,3 +7,12 @@ export {
 export { countTimes, decodeTimes, encodeTimes, maxTimeColumnBytes, timeScratchBytes } from './time-column';
 export { decodeXorChunk, encodeXorChunk, maxXorChunkBytes } from './xor-chunk';
 export { allocate, limitMemory } from './allocator';
+export { decodeSnappy, encodeSnappy, maxSnappyBytes, snappyLength, snappyScratchBytes } from './snappy';
+export {
+  walkWriteRequest,
+  walkedExemplars,
+  walkedHistograms,
+  walkedSamples,
+  walkedTo,
+} from './remote-write';
+export { canonicalLabels } from './label-set';

@@ -1,0 +1,135 @@
+// The canonical form of a label set, which is the series' ID: the labels as Prometheus encodes them in a series
+// message (field 1: name as field 1, value as field 2, all lengths minimal), sorted by the bytes of their names,
+// names different and not empty, values not empty, all of it valid UTF-8.
+import {
+  BAD_UTF8,
+  BAD_WIRE_TYPE,
+  DUPLICATE_LABEL,
+  EMPTY_LABEL_NAME,
+  NO_LABELS,
+  TOO_LARGE,
+} from './fault';
+import { BYTES, field, openBytes, openFault, readTag, skipField, wireType } from './protobuf';
+import { cursor, setCursor, startReading, varintSize, writeVarint } from './varint';
+
+const MAX_LABELS: u32 = 256;
+/** Per label: address and bytes of the name, address and bytes of the value. */
+const found: usize = memory.data(4096, 16);
+
+/** Less than, equal to or greater than zero, as the bytes of one come before those of the other. */
+function compareNames(one: usize, other: usize): i32 {
+  const oneSize = load<u32>(one, 4);
+  const otherSize = load<u32>(other, 4);
+  const order = memory.compare(load<u32>(one), load<u32>(other), min(oneSize, otherSize));
+  return order != 0 ? order : <i32>oneSize - <i32>otherSize;
+}
+
+/**
+ * Writes the canonical form of the labels in `length` bytes of a series message and returns its size, at most
+ * `length`, or a fault.
+ */
+export function canonicalLabels(from: usize, length: u32, out: usize): i32 {
+  startReading(from);
+  const end = from + length;
+  let count: u32 = 0;
+  while (cursor < end) {
+    const fault = readTag(end);
+    if (fault != 0) return fault;
+    if (field != 1) {
+      const bad = skipField(end);
+      if (bad != 0) return bad;
+      continue;
+    }
+    if (wireType != BYTES) return BAD_WIRE_TYPE;
+    const labelEnd = openBytes(end);
+    if (labelEnd == 0) return openFault();
+    if (count == MAX_LABELS) return TOO_LARGE;
+    const bad = readLabel(labelEnd, found + (count << 4));
+    if (bad != 0) return bad;
+    if (load<u32>(found + (count << 4), 12) > 0) count = insert(count);
+  }
+  for (let i: u32 = 1; i < count; i++) {
+    if (compareNames(found + ((i - 1) << 4), found + (i << 4)) == 0) return DUPLICATE_LABEL;
+  }
+  if (count == 0) return NO_LABELS;
+  setCursor(out);
+  for (let i: u32 = 0; i < count; i++) writeLabel(found + (i << 4));
+  return <i32>(cursor - out);
+}
+
+function readLabel(end: usize, label: usize): i32 {
+  memory.fill(label, 0, 16);
+  while (cursor < end) {
+    const fault = readTag(end);
+    if (fault != 0) return fault;
+    if (field != 1 && field != 2) {
+      const bad = skipField(end);
+      if (bad != 0) return bad;
+      continue;
+    }
+    if (wireType != BYTES) return BAD_WIRE_TYPE;
+    const place = label + (field == 1 ? 0 : 8);
+    const textEnd = openBytes(end);
+    if (textEnd == 0) return openFault();
+    if (!isUtf8(cursor, textEnd)) return BAD_UTF8;
+    store<u32>(place, <u32>cursor);
+    store<u32>(place, <u32>(textEnd - cursor), 4);
+    setCursor(textEnd);
+  }
+  return load<u32>(label, 4) == 0 ? EMPTY_LABEL_NAME : 0;
+}
+
+/** Moves the last label to its place among those before it. */
+function insert(count: u32): u32 {
+  const last = found + (count << 4);
+  let to = last;
+  while (to > found && compareNames(to - 16, last) > 0) to -= 16;
+  if (to < last) {
+    const label = v128.load(last);
+    memory.copy(to + 16, to, last - to);
+    v128.store(to, label);
+  }
+  return count + 1;
+}
+
+function writeLabel(label: usize): void {
+  const nameSize = load<u32>(label, 4);
+  const valueSize = load<u32>(label, 12);
+  store<u8>(cursor, 0x0a);
+  setCursor(cursor + 1);
+  writeVarint(2 + nameSize + varintSize(nameSize) + valueSize + varintSize(valueSize));
+  writeText(0x0a, load<u32>(label), nameSize);
+  writeText(0x12, load<u32>(label, 8), valueSize);
+}
+
+function writeText(tag: u8, text: usize, size: u32): void {
+  store<u8>(cursor, tag);
+  setCursor(cursor + 1);
+  writeVarint(size);
+  memory.copy(cursor, text, size);
+  setCursor(cursor + size);
+}
+
+@inline
+function follows(p: usize, end: usize): bool {
+  return p < end && (load<u8>(p) & 0xc0) == 0x80;
+}
+
+function isUtf8(from: usize, end: usize): bool {
+  let p = from;
+  while (p < end) {
+    const byte = <u32>load<u8>(p++);
+    if (byte < 0x80) continue;
+    if (byte < 0xc2 || byte > 0xf4 || !follows(p, end)) return false;
+    const second = <u32>load<u8>(p++);
+    if (byte < 0xe0) continue;
+    // No overlong forms, no surrogates, nothing above U+10FFFF.
+    if (byte == 0xe0 && second < 0xa0) return false;
+    if (byte == 0xed && second > 0x9f) return false;
+    if (byte == 0xf0 && second < 0x90) return false;
+    if (byte == 0xf4 && second > 0x8f) return false;
+    if (!follows(p++, end)) return false;
+    if (byte >= 0xf0 && !follows(p++, end)) return false;
+  }
+  return true;
+}

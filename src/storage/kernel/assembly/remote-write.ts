@@ -1,0 +1,170 @@
+// Prometheus' remote write 1.0: a walk over the body of a request (prometheus.WriteRequest) that finds where the
+// labels of each series are and copies its samples to columns. Labels are not looked into: those of a known
+// series are recognised by their bytes, others are checked when the series is made (`label-set.ts`).
+import { BAD_WIRE_TYPE, TOO_LARGE, TRUNCATED } from './fault';
+import { BYTES, FIXED64, VARINT, field, openBytes, openFault, readTag, skipField, wireType } from './protobuf';
+import { cursor, readVarint, setCursor, startReading, varintFault } from './varint';
+
+const ENTRY_BYTES: u32 = 16;
+const NS_PER_MS: i64 = 1_000_000;
+const MAX_MS: i64 = 9_223_372_036_854;
+
+const TIMESERIES: u32 = 1;
+const LABELS: u32 = 1;
+const SAMPLES: u32 = 2;
+const EXEMPLARS: u32 = 3;
+const HISTOGRAMS: u32 = 4;
+const VALUE: u32 = 1;
+const TIMESTAMP: u32 = 2;
+
+let samples: u32 = 0;
+let exemplars: u32 = 0;
+let histograms: u32 = 0;
+
+/** What the last walk found besides series. */
+export function walkedSamples(): u32 {
+  return samples;
+}
+export function walkedExemplars(): u32 {
+  return exemplars;
+}
+export function walkedHistograms(): u32 {
+  return histograms;
+}
+/** Where in the memory the last walk stopped. */
+export function walkedTo(): usize {
+  return cursor;
+}
+
+/** Milliseconds as nanoseconds; what is beyond them becomes the nearest, which no time window accepts. */
+@inline
+export function toNanoseconds(ms: i64): i64 {
+  if (ms > MAX_MS) return i64.MAX_VALUE;
+  if (ms < -MAX_MS) return i64.MIN_VALUE;
+  return ms * NS_PER_MS;
+}
+
+/**
+ * Walks the body and returns how many series it holds, or a fault; TOO_LARGE when there are more series or
+ * samples than there is room for. An entry is four 32-bit numbers: address and bytes of the labels as fields 1
+ * of the series message, index of its first sample, number of samples. Labels that do not lie together are
+ * gathered at `spare`, which needs `length` bytes.
+ */
+export function walkWriteRequest(
+  body: usize,
+  length: u32,
+  entries: usize,
+  maxSeries: u32,
+  times: usize,
+  values: usize,
+  maxSamples: u32,
+  spare: usize,
+): i32 {
+  samples = 0;
+  exemplars = 0;
+  histograms = 0;
+  startReading(body);
+  const end = body + length;
+  let series: u32 = 0;
+  let gathered = spare;
+  while (cursor < end) {
+    const fault = readTag(end);
+    if (fault != 0) return fault;
+    if (field != TIMESERIES) {
+      const bad = skipField(end);
+      if (bad != 0) return bad;
+      continue;
+    }
+    if (wireType != BYTES) return BAD_WIRE_TYPE;
+    const messageEnd = openBytes(end);
+    if (messageEnd == 0) return openFault();
+    if (series == maxSeries) return TOO_LARGE;
+    const entry = entries + series * ENTRY_BYTES;
+    store<u32>(entry, samples, 8);
+    const bad = walkSeries(messageEnd, entry, times, values, maxSamples, gathered);
+    if (bad != 0) return bad;
+    store<u32>(entry, samples - load<u32>(entry, 8), 12);
+    if (load<usize>(entry) == gathered) gathered += load<u32>(entry, 4);
+    series++;
+  }
+  return series;
+}
+
+@inline
+function walkSeries(
+  end: usize,
+  entry: usize,
+  times: usize,
+  values: usize,
+  maxSamples: u32,
+  gathered: usize,
+): i32 {
+  let labels: usize = 0;
+  let labelsEnd: usize = 0;
+  while (cursor < end) {
+    const start = cursor;
+    const fault = readTag(end);
+    if (fault != 0) return fault;
+    if (field == LABELS || field == SAMPLES) {
+      if (wireType != BYTES) return BAD_WIRE_TYPE;
+      const inner = openBytes(end);
+      if (inner == 0) return openFault();
+      if (field == LABELS) {
+        setCursor(inner);
+        if (labels == 0) {
+          labels = start;
+          labelsEnd = inner;
+        } else if (start == labelsEnd) {
+          labelsEnd = inner;
+        } else {
+          if (labels != gathered) {
+            memory.copy(gathered, labels, labelsEnd - labels);
+            labelsEnd = gathered + (labelsEnd - labels);
+            labels = gathered;
+          }
+          memory.copy(labelsEnd, start, inner - start);
+          labelsEnd += inner - start;
+        }
+        continue;
+      }
+      if (samples == maxSamples) return TOO_LARGE;
+      const bad = walkSample(inner, times + (<usize>samples << 3), values + (<usize>samples << 3));
+      if (bad != 0) return bad;
+      samples++;
+      continue;
+    }
+    if (field == EXEMPLARS) exemplars++;
+    if (field == HISTOGRAMS) histograms++;
+    const bad = skipField(end);
+    if (bad != 0) return bad;
+  }
+  store<u32>(entry, <u32>labels);
+  store<u32>(entry, <u32>(labelsEnd - labels), 4);
+  return 0;
+}
+
+@inline
+function walkSample(end: usize, time: usize, value: usize): i32 {
+  let ms: i64 = 0;
+  let bits: u64 = 0;
+  while (cursor < end) {
+    const fault = readTag(end);
+    if (fault != 0) return fault;
+    if (field == VALUE) {
+      if (wireType != FIXED64) return BAD_WIRE_TYPE;
+      if (end - cursor < 8) return TRUNCATED;
+      bits = load<u64>(cursor);
+      setCursor(cursor + 8);
+    } else if (field == TIMESTAMP) {
+      if (wireType != VARINT) return BAD_WIRE_TYPE;
+      ms = <i64>readVarint(end);
+      if (varintFault != 0) return varintFault;
+    } else {
+      const bad = skipField(end);
+      if (bad != 0) return bad;
+    }
+  }
+  store<i64>(time, toNanoseconds(ms));
+  store<u64>(value, bits);
+  return 0;
+}
