@@ -84,7 +84,7 @@ async function prepare(
   const backoff = new Backoff(RETRY);
   let said: string | undefined;
   for (let attempt = 1; !signal.aborted; attempt += 1) {
-    const failure = await addDataNodes(options, connect).then(
+    const failure = await addDataNodes(deps, options, connect).then(
       () => undefined,
       (error: unknown) => messageOf(error),
     );
@@ -104,6 +104,7 @@ async function prepare(
 
 /** Each node once: one that was deleted later stays deleted. */
 async function addDataNodes(
+  { renderer }: MainJobDeps,
   { folder, layout, metrics }: MainJobOptions,
   connect: () => Promise<Connection>,
 ): Promise<void> {
@@ -117,12 +118,18 @@ async function addDataNodes(
   }
   if (metrics && layout.nodes.some(({ kind }) => kind === 'data')) {
     await prepareMetricsTable(connection);
-    for (const { name } of fresh) await attachToMetricsTable(connection, name);
   }
   await folder.writeLayout({
     ...layout,
     nodes: layout.nodes.map((node) => (node.kind === 'data' ? { ...node, added: true } : node)),
   });
+  if (!metrics) return;
+  for (const { name } of fresh) {
+    // The table does without: the shards that it has hold everything.
+    await attachToMetricsTable(connection, name).catch((error: unknown) =>
+      renderer.note('warn', name, `gets no shard of public.host_metrics: ${messageOf(error)}`),
+    );
+  }
 }
 
 async function writeMetrics(
