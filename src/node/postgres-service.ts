@@ -86,8 +86,8 @@ export class PostgresService implements AsyncDisposable {
         await clock.sleep(delayMs, signal).catch(() => {});
         if (signal.aborted) return;
         try {
-          this.#restartCount += 1;
           await this.start(signal);
+          this.#restartCount += 1;
         } catch (error) {
           why = (error as Error).message;
         }
