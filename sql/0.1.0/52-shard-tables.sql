@@ -122,6 +122,9 @@ declare
   step numeric := (facts ->> 'chunkInterval')::numeric;
   first numeric := floor(number / step) * step;
 begin
+  if number is null then
+    return;
+  end if;
   select greatest(first, max(c.upper) filter (where c.upper <= number)),
       least(first + step, min(c.lower) filter (where c.lower > number))
     into _chunk_gap.lower, _chunk_gap.upper

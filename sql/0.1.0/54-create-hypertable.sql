@@ -692,15 +692,16 @@ begin
   nodes := varve._choose_nodes(caller, nodes);
   hypertable := varve._prepare_hypertable(caller, facts, nodes);
   indexes := varve._planned_indexes(relation, hypertable.time_column, (arguments ->> 'create_default_indexes')::boolean);
-  made := varve._place_shards(caller, 'create_distributed_hypertable', hypertable.uuid,
-    varve._table_spec(relation, hypertable) || jsonb_build_object('indexes', indexes, 'nodes', to_jsonb(nodes)));
+  -- What can go wrong here goes wrong before the daemon is asked.
   if (facts ->> 'isReplaced')::boolean then
     relation := varve._replace_table(relation, facts #>> '{key,0}');
   end if;
-  perform varve._create_partition(relation, hypertable, s) from jsonb_array_elements(made -> 'shards') s;
   execute format('create trigger varve_key before update of %s on %s for each statement execute function varve._refuse_key_update()',
     (select string_agg(format('%I', k), ', ') from jsonb_array_elements_text(facts -> 'key') k), relation);
   perform varve._create_parent_index(relation, i) from jsonb_array_elements(indexes) i;
+  made := varve._place_shards(caller, 'create_distributed_hypertable', hypertable.uuid,
+    varve._table_spec(relation, hypertable) || jsonb_build_object('indexes', indexes, 'nodes', to_jsonb(nodes)));
+  perform varve._create_partition(relation, hypertable, s) from jsonb_array_elements(made -> 'shards') s;
   r_id := (varve._adopt_shards(caller, relation, hypertable.uuid)).id;
   r_created := true;
   return next;

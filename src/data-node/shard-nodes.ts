@@ -11,7 +11,7 @@ import { describeTarget, type Target } from './target.ts';
 /** Sessions open at a time. */
 const CONCURRENCY = 16;
 
-/** Runs `work` on all items, `CONCURRENCY` at a time, and throws the first error after all have ended. */
+/** Runs `work` on all items, `CONCURRENCY` at a time, and throws what failed, together, after all have ended. */
 export async function onEach<T>(items: readonly T[], work: (item: T) => Promise<void>): Promise<void> {
   const waiting = [...items];
   const errors: unknown[] = [];
@@ -21,7 +21,30 @@ export async function onEach<T>(items: readonly T[], work: (item: T) => Promise<
     }
   };
   await Promise.all(Array.from({ length: Math.min(CONCURRENCY, items.length) }, worker));
-  if (errors.length > 0) throw errors[0];
+  if (errors.length > 0) throw together(errors);
+}
+
+/** One error that has all of them; the first one gives code, SQLSTATE and hint. */
+function together(errors: readonly unknown[]): unknown {
+  const messages = new Set(errors.map(messageOf));
+  const [first] = errors;
+  if (messages.size === 1 || !errors.every((error) => error instanceof VarveError)) return first;
+  const all = errors as VarveError[];
+  const hints = new Set(all.map(({ hint }) => hint));
+  const lines = all.map(({ message, detail, hint }, i) =>
+    [
+      `${i + 1}. ${message}`,
+      ...(detail ? [`   ${detail}`] : []),
+      ...(hint && hints.size > 1 ? [`   Remedy: ${hint}`] : []),
+    ].join('\n'),
+  );
+  const { code, sqlstate, hint } = first as VarveError;
+  return new VarveError(code, `${errors.length} data nodes failed; ${messageOf(first)}`, {
+    sqlstate,
+    detail: lines.join('\n'),
+    hint: hints.size === 1 ? hint : 'Mend all of them and repeat the call.',
+    cause: first,
+  });
 }
 
 /** The items that have the same key, in the order of their first appearance. */
