@@ -52,7 +52,26 @@ export interface KernelCalls {
   walkedHistograms(): number;
   walkedTo(): Address;
   canonicalLabels(from: Address, sizeBytes: number, out: Address): number;
+
+  /** Results are 32-bit numbers with a sign: `>>> 0` makes hashes of them. */
+  murmur3(from: Address, sizeBytes: number, seed: number): number;
+  xxh64(from: Address, sizeBytes: number, seed: bigint): bigint;
+
+  /** Pages of 64 KiB that tables and chunks hold. */
+  usedPages(): number;
+  createSeriesTable(maxSeries: number, seed: bigint): Address;
+  freeSeriesTable(table: Address): void;
+  seriesCount(table: Address): number;
+  /** A record begins with `RECORD`; 0 for an unknown reference. */
+  seriesRecord(table: Address, reference: number): Address;
+  /** One series by any form of its labels; `creates` is 0 or 1. */
+  resolveLabels(table: Address, labels: Address, sizeBytes: number, creates: number): number;
+  /** The series of entries: references, or faults, go to `references`; returns the last reference. */
+  resolveSeries(table: Address, entries: Address, count: number, references: Address, after: number): number;
 }
+
+/** The 32-bit numbers at the beginning of a series' record. */
+export const RECORD = { labels: 0, labelsBytes: 1, shardHash: 2 } as const;
 
 /** The 32-bit numbers of what `walkWriteRequest` writes for a series. */
 export const ENTRY = { labels: 0, labelsBytes: 1, firstSample: 2, samples: 3, length: 4 } as const;

@@ -26,3 +26,33 @@ export function allocate(size: usize): usize {
   next = end;
   return at;
 }
+
+export const PAGE_BYTES: usize = 65536;
+
+let freePages: usize = 0;
+let pagesInUse: u32 = 0;
+
+/** A page of zero bytes, or 0 when the limit is reached. */
+export function takePage(): usize {
+  let page = freePages;
+  if (page != 0) {
+    freePages = load<usize>(page);
+    memory.fill(page, 0, PAGE_BYTES);
+  } else {
+    page = allocate(PAGE_BYTES);
+    if (page == 0) return 0;
+  }
+  pagesInUse++;
+  return page;
+}
+
+export function givePage(page: usize): void {
+  store<usize>(page, freePages);
+  freePages = page;
+  pagesInUse--;
+}
+
+/** Pages of 64 KiB that tables and chunks hold. */
+export function usedPages(): u32 {
+  return pagesInUse;
+}

@@ -16,3 +16,13 @@ export {
   walkedTo,
 } from './remote-write';
 export { canonicalLabels } from './label-set';
+export { usedPages } from './allocator';
+export { murmur3, xxh64 } from './hash';
+export {
+  createSeriesTable,
+  freeSeriesTable,
+  resolveLabels,
+  resolveSeries,
+  seriesCount,
+  seriesRecord,
+} from './series-table';
