@@ -16,6 +16,7 @@ import {
   createDatabaseSql,
   drawDatabaseOid,
   dropDatabaseByOid,
+  holdDatabase,
   leaveDataNode,
 } from './provision.ts';
 import { parse, type Notice, type RegisteredNode, type Reply, type Request } from './request.ts';
@@ -84,6 +85,8 @@ export class AddDataNode implements OperationKind {
     try {
       await runSteps(this.#deps, { ...run, steps, context: bootstrap, signal });
     } catch (error) {
+      // Taking back waits for their end.
+      await Promise.all(bootstrap.sessions.map((session) => session.close()));
       if (bootstrap.begun) await operations.failed(token);
       throw fromNode(wanted.name, error);
     }
@@ -122,6 +125,7 @@ export class AddDataNode implements OperationKind {
     const oid = operation.facts['databaseOid'];
     if (typeof oid === 'number') {
       await using session = await this.#deps.sessions.openMaintenance(target, login, { signal });
+      await holdDatabase(session, target, 'outside');
       await dropDatabaseByOid(session, oid);
     } else {
       await this.#leave(target, login, { token: operation.id, signal });
@@ -139,6 +143,7 @@ export class AddDataNode implements OperationKind {
       throw error;
     }
     try {
+      await holdDatabase(session, target, 'inside');
       await leaveDataNode(session, work.token);
     } finally {
       await session.close();
@@ -208,10 +213,7 @@ export class AddDataNode implements OperationKind {
     if (wanted.bootstrap) {
       bootstrap.maintenance = await sessions.openMaintenance(wanted.target, login, work);
       bootstrap.sessions.push(bootstrap.maintenance);
-      // Two access nodes may bootstrap the same database at once; held until this session ends.
-      await bootstrap.maintenance.query('select pg_advisory_lock(hashtextextended($1, 0))', [
-        `varve ${wanted.target.database}`,
-      ]);
+      await holdDatabase(bootstrap.maintenance, wanted.target, 'outside');
       server = await observeServer(bootstrap.maintenance, wanted.target.database);
     }
     if (server && !server.database) {
@@ -221,6 +223,7 @@ export class AddDataNode implements OperationKind {
     const session = await sessions.open(wanted.target, login, work);
     bootstrap.sessions.push(session);
     bootstrap.database = session;
+    await holdDatabase(session, wanted.target, 'inside');
     const { access } = wanted;
     const extensions = [access.varve, ...(access.timescaledb ? [access.timescaledb] : [])];
     const names = access.timescaledb ? ['varve', 'timescaledb'] : ['varve'];

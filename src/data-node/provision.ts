@@ -1,10 +1,12 @@
 import { randomInt } from 'node:crypto';
+import { messageOf, VarveError } from '../core/errors.ts';
 import type { Connection } from '../postgres/connection.ts';
 import { quoteIdent, quoteLiteral } from '../postgres/sql.ts';
 import { SqlState, sqlStateOf } from '../postgres/sqlstate.ts';
 import { installScript, uninstallScript } from './install-extension.ts';
 import type { PlannedExtension, ProvisionPlan } from './judgement.ts';
 import type { DatabaseDescription } from './request.ts';
+import { describeTarget, type Target } from './target.ts';
 
 /**
  * The writes of a bootstrap, and what takes them back. A database that is made here gets an OID that was drawn
@@ -42,6 +44,32 @@ export function createDatabaseSql(
     ...(providers[access.provider] ?? []),
     `oid ${oid}`,
   ].join(' ');
+}
+
+/**
+ * Waits until no other session makes or unmakes this data node, and keeps the others waiting until its own
+ * session ends. Two access nodes may want the same database at once; and the server finishes what it was sent
+ * by a session whose connection has broken meanwhile: whoever takes that back has to come after it. `outside`
+ * is in a maintenance database, `inside` in the database itself, which may be the same one.
+ * @throws DATA_NODE_BUSY when the others do not end in time
+ */
+export async function holdDatabase(
+  session: Connection,
+  target: Target,
+  where: 'outside' | 'inside',
+): Promise<void> {
+  try {
+    await session.query('select pg_advisory_lock(hashtextextended($1, 0))', [
+      where === 'outside' ? `varve ${target.database}` : 'varve data node',
+    ]);
+  } catch (error) {
+    if (sqlStateOf(error) !== SqlState.lockNotAvailable) throw error;
+    throw new VarveError('DATA_NODE_BUSY', `another session works on ${describeTarget(target)}`, {
+      detail: messageOf(error),
+      hint: 'Another access node may be adding it, or a server is finishing what a broken call began. Repeat the call.',
+      cause: error,
+    });
+  }
 }
 
 export interface Membership {
