@@ -274,4 +274,30 @@ export const ERROR_CODES = {
     manual:
       'The file of the certificate authority is damaged, or its time is over. Restore it from a copy; a new authority is made when the file is moved away, and its certificate must then be given to all who trusted the old one.',
   },
+  // src/storage/index
+  SELECTOR_INVALID: {
+    sqlstate: '22023',
+    http: 400,
+    manual:
+      'A series selector, one of its matchers or its regular expression is not valid. The message has the place in the text and what was wanted there. Selectors are those of PromQL, regular expressions those of RE2.',
+  },
+  SERIES_INVALID: {
+    sqlstate: '22023',
+    http: 400,
+    manual:
+      'The labels of a series are not in the form that the index takes: names that are not in ascending order or stand twice, an empty name or value, text that is not UTF-8, or too many or too long ones. The message has the limit. Nothing was added.',
+  },
+  INDEX_SEGMENT_DAMAGED: {
+    sqlstate: 'XX001',
+    http: 500,
+    manual:
+      'An index segment has bytes that nobody wrote there: a checksum does not match, it is cut off, or it is no index segment. The message has file and offset. No result was made from the damaged part; the index of that block is built again from its series or fetched from a peer.',
+  },
+  // src/storage: files
+  STORAGE_FORMAT_UNKNOWN: {
+    sqlstate: '0A000',
+    http: 500,
+    manual:
+      'A file of the storage engine has a format version that this program does not know: a newer version wrote it. Nothing was changed. Start that version again.',
+  },
 } as const satisfies Record<string, ErrorEntry>;

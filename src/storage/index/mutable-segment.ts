@@ -1,0 +1,232 @@
+import { assert } from '../../core/errors.ts';
+import type { IndexSegment } from './index-segment.ts';
+import { checkLabels, LabelCursor, MAX_LABELS } from './labels.ts';
+import { PagedNumbers } from './paged-numbers.ts';
+import { PostingChains } from './posting-chains.ts';
+import { TermTable } from './term-table.ts';
+
+const NONE = 0xffff_ffff;
+
+/**
+ * The inverted index of series that are being written: a series is added once and can be searched at once.
+ *
+ * Single-threaded: no call while another is under way. Memory grows page by page, about 90 bytes for a series of 8
+ * labels and 40 for a label value besides its text; there is no JavaScript object per series, term or posting.
+ * Nothing is ever removed: a block's segment is sealed by `writeSegment` and dropped as a whole.
+ */
+export class MutableSegment implements IndexSegment {
+  readonly #names = new TermTable();
+  readonly #terms = new TermTable();
+  readonly #postings = new PostingChains();
+  // Of names: how many values, and the newest of them; of terms: the value of the same name before it.
+  readonly #valueCounts = new PagedNumbers();
+  readonly #newestTerms = new PagedNumbers();
+  readonly #previousTerms = new PagedNumbers();
+  // Of series: its ref, and where its terms start in `rows`.
+  readonly #refs = new PagedNumbers();
+  readonly #rowStarts = new PagedNumbers();
+  readonly #rows = new PagedNumbers();
+  /** Position + 1 by hash of ref, or 0 for free. Its length is a power of two. */
+  #refSlots = new Uint32Array(16);
+  readonly #cursor = new LabelCursor();
+  /** The terms of the series that was added last: the next one mostly shares all but a few. */
+  readonly #lastRow = new Uint32Array(MAX_LABELS);
+  #lastLabelCount = 0;
+
+  constructor() {
+    this.#rowStarts.push(0);
+  }
+
+  get seriesCount(): number {
+    return this.#refs.count;
+  }
+
+  get nameCount(): number {
+    return this.#names.count;
+  }
+
+  get termCount(): number {
+    return this.#terms.count;
+  }
+
+  get memoryBytes(): number {
+    const lists = [
+      this.#valueCounts,
+      this.#newestTerms,
+      this.#previousTerms,
+      this.#refs,
+      this.#rowStarts,
+      this.#rows,
+    ];
+    const fixed =
+      this.#names.sizeBytes + this.#terms.sizeBytes + this.#postings.sizeBytes + this.#refSlots.byteLength;
+    return lists.reduce((sum, list) => sum + list.sizeBytes, fixed);
+  }
+
+  /**
+   * Adds a series, unless one with this ref is there already; says whether it did. The caller sees to it that one
+   * set of labels has one ref. `bytes[start, end)` are canonical label bytes (`encodeLabels`); nothing of them is
+   * kept.
+   * @throws SERIES_INVALID when they are not canonical; then nothing was added
+   */
+  add(ref: number, bytes: Uint8Array, start = 0, end = bytes.length): boolean {
+    assert(
+      Number.isInteger(ref) && ref >= 0 && ref <= NONE,
+      `a series ref is an unsigned 32-bit number, not ${ref}`,
+    );
+    if (this.positionOf(ref) >= 0) return false;
+    checkLabels(bytes, start, end);
+    const position = this.#refs.count;
+    const cursor = this.#cursor;
+    cursor.reset(bytes, start, end);
+    let label = 0;
+    for (; cursor.next(); label++) {
+      const term = this.#internLabel(label, bytes, position);
+      this.#lastRow[label] = term;
+      this.#rows.push(term);
+    }
+    this.#lastLabelCount = label;
+    this.#refs.push(ref);
+    this.#rowStarts.push(this.#rows.count);
+    this.#placeRef(ref, position);
+    return true;
+  }
+
+  /** Whether a series with this ref was added. */
+  has(ref: number): boolean {
+    return this.positionOf(ref) >= 0;
+  }
+
+  /** The position of a series, or -1. */
+  positionOf(ref: number): number {
+    const mask = this.#refSlots.length - 1;
+    for (let slot = hashOfRef(ref) & mask; ; slot = (slot + 1) & mask) {
+      const position = (this.#refSlots[slot] as number) - 1;
+      if (position < 0) return -1;
+      if (this.#refs.at(position) === ref) return position;
+    }
+  }
+
+  refOf(position: number): number {
+    return this.#refs.at(position);
+  }
+
+  readRow(position: number, out: Uint32Array, at: number): number {
+    const stop = this.#rowStarts.at(position + 1);
+    let next = at;
+    for (let i = this.#rowStarts.at(position); i < stop; i++) out[next++] = this.#rows.at(i);
+    return next;
+  }
+
+  termIn(position: number, name: number): number {
+    const stop = this.#rowStarts.at(position + 1);
+    for (let i = this.#rowStarts.at(position); i < stop; i++) {
+      const term = this.#rows.at(i);
+      if (this.#terms.scope(term) === name) return term;
+    }
+    return -1;
+  }
+
+  findName(name: string): number {
+    const bytes = Buffer.from(name);
+    return this.#names.find(0, bytes, 0, bytes.length);
+  }
+
+  nameBytes(name: number): Uint8Array {
+    return this.#names.bytes(name);
+  }
+
+  valueCount(name: number): number {
+    return this.#valueCounts.at(name);
+  }
+
+  findTerm(name: number, value: string): number {
+    const bytes = Buffer.from(value);
+    return this.#terms.find(name, bytes, 0, bytes.length);
+  }
+
+  termName(term: number): number {
+    return this.#terms.scope(term);
+  }
+
+  valueBytes(term: number): Uint8Array {
+    return this.#terms.bytes(term);
+  }
+
+  valueText(term: number): string {
+    return this.#terms.text(term);
+  }
+
+  visitValues(name: number, prefix: string, visit: (term: number, value: string) => void): void {
+    for (let term = this.#newestTerms.at(name); term !== NONE; term = this.#previousTerms.at(term)) {
+      const value = this.#terms.text(term);
+      if (value.startsWith(prefix)) visit(term, value);
+    }
+  }
+
+  postingCount(term: number): number {
+    return this.#postings.count(term);
+  }
+
+  readPostings(term: number, out: Uint32Array, at: number): number {
+    return this.#postings.read(term, out, at);
+  }
+
+  inconsistent(what: string): Error {
+    return new Error(`the index in memory is inconsistent: ${what}`);
+  }
+
+  /** The cursor stands on a label name; posts the series to the term, and returns it. */
+  #internLabel(label: number, bytes: Uint8Array, position: number): number {
+    const cursor = this.#cursor;
+    const likely = label < this.#lastLabelCount ? (this.#lastRow[label] as number) : -1;
+    let name = likely < 0 ? -1 : this.#terms.scope(likely);
+    const sameName = name >= 0 && this.#names.is(name, bytes, cursor.start, cursor.stop);
+    if (!sameName) name = this.#internName(bytes, cursor.start, cursor.stop);
+    cursor.next();
+    if (sameName && this.#terms.is(likely, bytes, cursor.start, cursor.stop)) {
+      this.#postings.append(likely, position);
+      return likely;
+    }
+    const before = this.#terms.count;
+    const term = this.#terms.intern(name, bytes, cursor.start, cursor.stop);
+    if (term < before) {
+      this.#postings.append(term, position);
+      return term;
+    }
+    this.#postings.create(position);
+    this.#previousTerms.push(this.#newestTerms.at(name));
+    this.#newestTerms.set(name, term);
+    this.#valueCounts.set(name, this.#valueCounts.at(name) + 1);
+    return term;
+  }
+
+  #internName(bytes: Uint8Array, start: number, stop: number): number {
+    const name = this.#names.intern(0, bytes, start, stop);
+    if (name === this.#valueCounts.count) {
+      this.#valueCounts.push(0);
+      this.#newestTerms.push(NONE);
+    }
+    return name;
+  }
+
+  #placeRef(ref: number, position: number): void {
+    if ((position + 1) * 3 > this.#refSlots.length * 2) {
+      this.#refSlots = new Uint32Array(this.#refSlots.length * 2);
+      for (let other = 0; other < position; other++) this.#fillSlot(this.#refs.at(other), other);
+    }
+    this.#fillSlot(ref, position);
+  }
+
+  #fillSlot(ref: number, position: number): void {
+    const mask = this.#refSlots.length - 1;
+    let slot = hashOfRef(ref) & mask;
+    while (this.#refSlots[slot] !== 0) slot = (slot + 1) & mask;
+    this.#refSlots[slot] = position + 1;
+  }
+}
+
+function hashOfRef(ref: number): number {
+  const hash = Math.imul(ref, 0x9e3779b1);
+  return (hash ^ (hash >>> 15)) >>> 0;
+}
