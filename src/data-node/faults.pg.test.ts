@@ -179,6 +179,51 @@ describe.each(Object.entries(SCENARIOS))('stopped while adding %s', (_name, scen
   });
 });
 
+describe('a server that goes on with what it was sent after the connection broke', () => {
+  const NEW = SCENARIOS['a new database'] as Scenario;
+  const EMPTY = SCENARIOS['an empty database'] as Scenario;
+
+  it.each([
+    ['making the database', NEW, 'postgres', 'lock table pg_catalog.pg_database in share mode'],
+    ['making the extension', EMPTY, DATABASE, 'create schema magic'],
+  ])('%s: that is waited for, and then taken back', async (_what, scenario, where, obstacle) => {
+    await prepare(scenario);
+    link.setFault(undefined);
+    const before = await fingerprint(scenario);
+    const blocker = await connect(there(where), { applicationName: 'test' });
+    await blocker.query(`begin; ${obstacle}`);
+    await using caller = await access.connect();
+    const call = expect(add(caller, scenario)).rejects.toMatchObject({ sqlstate: '08006' });
+    await untilWaiting(where, `wait_event_type = 'Lock' and wait_event <> 'advisory'`);
+    link.breakAll();
+    // Who looked now would find nothing.
+    await Promise.race([call, untilWaiting(where, `wait_event = 'advisory'`)]);
+    await blocker.query('rollback');
+    await blocker.close();
+    await call;
+    await untilSettled(caller);
+    while ((await sessionCount(where, 'true')) > 0) await new Promise((resolve) => setTimeout(resolve, 15));
+    expect(await fingerprint(scenario)).toEqual(before);
+    await add(caller, scenario);
+    await remove(caller, scenario);
+  });
+
+  async function untilWaiting(database: string, how: string): Promise<void> {
+    while ((await sessionCount(database, how)) === 0) await new Promise((resolve) => setTimeout(resolve, 15));
+  }
+
+  /** Of the daemon. */
+  async function sessionCount(database: string, how: string): Promise<number> {
+    await using admin = await connect(there('template1'), { applicationName: 'test' });
+    const { count } = await admin.one<{ count: number }>(
+      `select count(*)::integer as count from pg_stat_activity
+       where datname = $1 and application_name = 'varve' and backend_type = 'client backend' and ${how}`,
+      [database],
+    );
+    return count;
+  }
+});
+
 describe('the daemon killed', () => {
   let daemon: ChildProcess;
   const script = fileURLToPath(new URL('../../test/daemon-process.ts', import.meta.url));
