@@ -1,4 +1,3 @@
-import { setMaxListeners } from 'node:events';
 import type { IncomingMessage } from 'node:http';
 import { VarveError } from '../core/errors.ts';
 import type { CoordinatorDeps } from './coordinator.ts';
@@ -208,7 +207,6 @@ export class EtcdHttp {
     signal: AbortSignal,
     onConnected: () => void = () => {},
   ): Promise<IncomingMessage> {
-    setMaxListeners(0, signal);
     const token = path === AUTHENTICATE ? undefined : await this.#authenticated();
     const headers = {
       'Content-Type': 'application/json',

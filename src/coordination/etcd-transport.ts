@@ -37,13 +37,24 @@ export class EtcdTransport {
   post({ url, headers, body, signal, onConnected }: TransportRequest): Promise<IncomingMessage> {
     const secure = url.startsWith('https:');
     return new Promise((resolve, reject) => {
-      const options = { method: 'POST', headers, signal };
       const request = secure
-        ? overHttps(url, { ...options, agent: this.#https })
-        : overHttp(url, { ...options, agent: this.#http });
+        ? overHttps(url, { method: 'POST', headers, agent: this.#https })
+        : overHttp(url, { method: 'POST', headers, agent: this.#http });
+      let answer: IncomingMessage | undefined;
+      // Destroyed with its answer there, the request would leave an error with a connection that nobody hears.
+      const abort = (): void => void (answer ?? request).destroy(answer ? undefined : new Error('given up'));
+      const settled = (): void => signal.removeEventListener('abort', abort);
+      signal.addEventListener('abort', abort, { once: true });
       tellWhenConnected(request, secure, onConnected);
-      request.on('response', resolve);
       request.on('error', reject);
+      request.on('close', settled);
+      request.on('response', (response) => {
+        answer = response;
+        // Whoever reads it hears of errors; when nobody does any more, they are of no interest.
+        response.on('error', () => {});
+        resolve(response);
+      });
+      if (signal.aborted) abort();
       request.end(body);
     });
   }

@@ -42,17 +42,16 @@ export async function* changesAfter(
   { range, signal }: Pick<Followed, 'range' | 'signal'>,
 ): AsyncGenerator<readonly Change[], never, void> {
   const create = { create_request: { ...rangeJson(range), start_revision: String(revision + 1n) } };
-  const stream = http.stream('/v3/watch', create, signal);
-  for (;;) {
-    const { value } = (await stream.next()) as { readonly value: WatchJson };
-    const { canceled, cancel_reason, compact_revision, events } = value.result;
+  for await (const message of http.stream('/v3/watch', create, signal)) {
+    const { canceled, cancel_reason, compact_revision, events } = (message as WatchJson).result;
     if (canceled) {
       const compacted = `revisions before ${compact_revision} are compacted`;
       throw http.unavailable(`the watch ended: ${cancel_reason ?? compacted}`);
     }
-    if (events)
-      yield events.map(({ type, kv }) => ({ kind: type === 'DELETE' ? 'delete' : 'put', row: rowFrom(kv) }));
+    if (!events) continue;
+    yield events.map(({ type, kv }) => ({ kind: type === 'DELETE' ? 'delete' : 'put', row: rowFrom(kv) }));
   }
+  throw http.unavailable('the watch ended');
 }
 
 /**
