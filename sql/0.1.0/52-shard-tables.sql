@@ -36,15 +36,17 @@ begin
 end
 $$;
 
--- Points in time as numbers: microseconds since 1970 for timestamps (of UTC), days for dates, else the value.
+-- Points in time as numbers: microseconds since 1970 for timestamps (of UTC), days for dates, else the value. Null
+-- at the far end of what the type holds.
 create function varve._time_number(type text, value text) returns bigint
 language sql immutable set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO'
 as $$
-  select case
-    when type = 'timestamp with time zone' then (extract(epoch from value::timestamptz) * 1000000)::bigint
-    when type = 'timestamp without time zone' then (extract(epoch from value::timestamp) * 1000000)::bigint
-    when type = 'date' then (value::date - date '1970-01-01')::bigint
-    else value::bigint end
+  select case when number between -9000000000000000000 and 9000000000000000000 then number::bigint end
+  from (select case
+    when type = 'timestamp with time zone' then extract(epoch from value::timestamptz) * 1000000
+    when type = 'timestamp without time zone' then extract(epoch from value::timestamp) * 1000000
+    when type = 'date' then (value::date - date '1970-01-01')::numeric
+    else value::numeric end as number) as n
 $$;
 
 create function varve._time_text(type text, number bigint) returns text
@@ -163,8 +165,9 @@ begin
     when key_type like 'timestamp%' then
       translate(replace(varve._time_text(key_type, from_number), ' 00:00:00', ''), ' -:', '_')
     else varve._time_text(type, from_number) end;
-  execute format('lock table only %I.%I in share update exclusive mode', schema, parent);
-  execute format('lock table only %I.%I in access exclusive mode', schema, rest);
+  -- The whole shard, not the default partition alone: a writer that had chosen that one before it had to wait for
+  -- it would fail.
+  execute format('lock table %I.%I in access exclusive mode', schema, parent);
   execute format('create table %1$I.%2$I (like %1$I.%3$I including constraints including storage including compression, constraint varve_time check (%4$s))',
     schema, name, parent, condition);
   execute format('with gone as (delete from only %1$I.%2$I where %4$s returning *) insert into %1$I.%3$I select * from gone',
