@@ -17,6 +17,13 @@ const HISTOGRAMS: u32 = 4;
 const VALUE: u32 = 1;
 const TIMESTAMP: u32 = 2;
 
+const LABEL_TAG: u32 = 0x0a;
+const SAMPLE_TAG: u32 = 0x12;
+
+/** The labels of the series that is walked. */
+let labels: usize = 0;
+let labelsEnd: usize = 0;
+
 let samples: u32 = 0;
 let exemplars: u32 = 0;
 let histograms: u32 = 0;
@@ -90,6 +97,18 @@ export function walkWriteRequest(
   return series;
 }
 
+/** Seven bits of each of the first bytes of a varint, of which there are at most eight, put together. */
+@inline
+function compact(bytes: u64): u64 {
+  const two = (bytes & 0x007f007f007f007f) | ((bytes & 0x7f007f007f007f00) >> 1);
+  const four = (two & 0x00003fff00003fff) | ((two & 0x3fff00003fff0000) >> 2);
+  return (four & 0x0fffffff) | ((four & 0x0fffffff00000000) >> 4);
+}
+
+/**
+ * Walks what Prometheus sends, fields in its order and of its sizes, without a call; whatever is unlike it is
+ * left to `walkField`.
+ */
 @inline
 function walkSeries(
   end: usize,
@@ -99,51 +118,84 @@ function walkSeries(
   maxSamples: u32,
   gathered: usize,
 ): i32 {
-  let labels: usize = 0;
-  let labelsEnd: usize = 0;
-  while (cursor < end) {
-    const start = cursor;
-    const fault = readTag(end);
-    if (fault != 0) return fault;
-    if (field == LABELS || field == SAMPLES) {
-      if (wireType != BYTES) return BAD_WIRE_TYPE;
-      const inner = openBytes(end);
-      if (inner == 0) return openFault();
-      if (field == LABELS) {
-        setCursor(inner);
-        if (labels == 0) {
-          labels = start;
-          labelsEnd = inner;
-        } else if (start == labelsEnd) {
-          labelsEnd = inner;
-        } else {
-          if (labels != gathered) {
-            memory.copy(gathered, labels, labelsEnd - labels);
-            labelsEnd = gathered + (labelsEnd - labels);
-            labels = gathered;
-          }
-          memory.copy(labelsEnd, start, inner - start);
-          labelsEnd += inner - start;
-        }
+  let p = cursor;
+  labels = 0;
+  labelsEnd = 0;
+  if (p < end && load<u8>(p) == LABEL_TAG) {
+    labels = p;
+    while (load<u8>(p) == LABEL_TAG) {
+      const size = <usize>load<u8>(p, 1);
+      if (size > 127 || p + 2 + size > end) break;
+      p += 2 + size;
+      if (p == end) break;
+    }
+    labelsEnd = p;
+    if (labelsEnd == labels) labels = 0;
+  }
+  while (p < end) {
+    const size = <usize>load<u8>(p, 1);
+    const inner = p + 2 + size;
+    if (load<u8>(p) == SAMPLE_TAG && size < 128 && inner <= end && load<u8>(p, 2) == 0x09 && samples < maxSamples) {
+      const bytes = load<u64>(p, 12);
+      const stops = ~bytes & 0x8080808080808080;
+      const last = <usize>ctz(stops) >> 3;
+      if (stops != 0 && load<u8>(p, 11) == 0x10 && p + 13 + last == inner) {
+        const ms = compact(bytes & (u64.MAX_VALUE >> (56 - (<u64>last << 3))));
+        store<i64>(times + (<usize>samples << 3), toNanoseconds(ms));
+        store<u64>(values + (<usize>samples << 3), load<u64>(p, 3));
+        samples++;
+        p = inner;
         continue;
       }
-      if (samples == maxSamples) return TOO_LARGE;
-      const bad = walkSample(inner, times + (<usize>samples << 3), values + (<usize>samples << 3));
-      if (bad != 0) return bad;
-      samples++;
-      continue;
     }
-    if (field == EXEMPLARS) exemplars++;
-    if (field == HISTOGRAMS) histograms++;
-    const bad = skipField(end);
+    setCursor(p);
+    const bad = walkField(end, times, values, maxSamples, gathered);
     if (bad != 0) return bad;
+    p = cursor;
   }
-  store<u32>(entry, <u32>labels);
+  setCursor(p);
+  store<usize>(entry, labels);
   store<u32>(entry, <u32>(labelsEnd - labels), 4);
   return 0;
 }
 
-@inline
+/** Walks one field of a series message, of whatever kind. */
+function walkField(end: usize, times: usize, values: usize, maxSamples: u32, gathered: usize): i32 {
+  const start = cursor;
+  const fault = readTag(end);
+  if (fault != 0) return fault;
+  if (field != LABELS && field != SAMPLES) {
+    if (field == EXEMPLARS) exemplars++;
+    if (field == HISTOGRAMS) histograms++;
+    return skipField(end);
+  }
+  if (wireType != BYTES) return BAD_WIRE_TYPE;
+  const inner = openBytes(end);
+  if (inner == 0) return openFault();
+  if (field == SAMPLES) {
+    if (samples == maxSamples) return TOO_LARGE;
+    const bad = walkSample(inner, times + (<usize>samples << 3), values + (<usize>samples << 3));
+    if (bad == 0) samples++;
+    return bad;
+  }
+  setCursor(inner);
+  if (labels == 0) {
+    labels = start;
+    labelsEnd = inner;
+  } else if (start == labelsEnd) {
+    labelsEnd = inner;
+  } else {
+    if (labels != gathered) {
+      memory.copy(gathered, labels, labelsEnd - labels);
+      labelsEnd = gathered + (labelsEnd - labels);
+      labels = gathered;
+    }
+    memory.copy(labelsEnd, start, inner - start);
+    labelsEnd += inner - start;
+  }
+  return 0;
+}
+
 function walkSample(end: usize, time: usize, value: usize): i32 {
   let ms: i64 = 0;
   let bits: u64 = 0;
