@@ -87,6 +87,7 @@ export class DistributedExec implements OperationKind {
     });
     try {
       await everywhere(chosen, sessions, async (session, i) => {
+        await holdOperation(session, id);
         await session.query('begin');
         await session.query(call.query);
         const { command } = await session.query(
@@ -119,6 +120,7 @@ export class DistributedExec implements OperationKind {
         { role: operation.caller, password: passwords[i] },
         { signal },
       );
+      await holdOperation(session, operation.id);
       try {
         await session.query(`${verb} ${quoteLiteral(transactionName(operation.id, i))}`);
       } catch (error) {
@@ -132,6 +134,14 @@ export class DistributedExec implements OperationKind {
 
 function transactionName(id: string, index: number): string {
   return `varve_${id}_${index}`;
+}
+
+/**
+ * Waits for the end of the session that works for this operation: a server finishes what it was sent, and could
+ * prepare behind the back of the one who looked and found nothing to roll back.
+ */
+async function holdOperation(session: Connection, id: string): Promise<void> {
+  await session.query('select pg_advisory_lock(hashtextextended($1, 0))', [`varve operation ${id}`]);
 }
 
 async function refuseWithoutPrepared(session: Connection): Promise<void> {
