@@ -42,3 +42,9 @@ export interface IndexSegment {
   /** What to throw when its parts contradict each other. */
   inconsistent(what: string): Error;
 }
+
+/** Refs of series that are deleted; a `Set<number>` is one. */
+export interface RefSet {
+  readonly size: number;
+  has(ref: number): boolean;
+}

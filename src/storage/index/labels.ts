@@ -1,5 +1,6 @@
 import { isUtf8 } from 'node:buffer';
 import { VarveError } from '../../core/errors.ts';
+import { ByteWriter } from './byte-writer.ts';
 
 /** The labels of a series may have this many bytes in canonical form, as the kernel's series table has it. */
 export const MAX_LABEL_BYTES = 65_000;
@@ -24,17 +25,23 @@ export function encodeLabels(labels: Iterable<LabelPair>): Uint8Array {
     .filter(([, value]) => value !== '')
     .map(([name, value]) => [Buffer.from(name), Buffer.from(value)] as const)
     .sort(([a], [b]) => Buffer.compare(a, b));
-  const parts: Uint8Array[] = [];
-  for (const [name, value] of pairs) {
-    const head = Buffer.of(NAME_TAG, ...uvarint(name.length));
-    const middle = Buffer.of(VALUE_TAG, ...uvarint(value.length));
-    const sizeBytes = head.length + name.length + middle.length + value.length;
-    parts.push(Buffer.of(LABEL_TAG, ...uvarint(sizeBytes)), head, name, middle, value);
-  }
-  // A plain array of its own: a small Buffer would hold on to a shared pool.
-  const own = new Uint8Array(Buffer.concat(parts));
-  checkLabels(own, 0, own.length);
-  return own;
+  const out = new ByteWriter();
+  for (const [name, value] of pairs) writeLabel(out, name, value);
+  const bytes = out.take();
+  checkLabels(bytes, 0, bytes.length);
+  return bytes;
+}
+
+/** Writes one label as canonical bytes have it. */
+export function writeLabel(out: ByteWriter, name: Uint8Array, value: Uint8Array): void {
+  out.uint8(LABEL_TAG);
+  out.uvarint(2 + uvarintBytes(name.length) + name.length + uvarintBytes(value.length) + value.length);
+  out.uint8(NAME_TAG);
+  out.uvarint(name.length);
+  out.bytes(name);
+  out.uint8(VALUE_TAG);
+  out.uvarint(value.length);
+  out.bytes(value);
 }
 
 /** The labels in canonical bytes, in their order. @throws SERIES_INVALID when they are not canonical */
@@ -166,12 +173,8 @@ function isBefore(bytes: Uint8Array, start: number, stop: number, cursor: LabelC
   return stop - start < cursor.stop - cursor.start;
 }
 
-function uvarint(value: number): number[] {
-  const bytes: number[] = [];
-  let rest = value;
-  for (; rest >= 0x80; rest >>>= 7) bytes.push((rest & 0x7f) | 0x80);
-  bytes.push(rest);
-  return bytes;
+function uvarintBytes(value: number): number {
+  return value < 0x80 ? 1 : value < 0x4000 ? 2 : 3;
 }
 
 /** The text of UTF-8 bytes. */

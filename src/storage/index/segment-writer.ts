@@ -1,7 +1,7 @@
 import { crc32 } from 'node:zlib';
 import { VarveError } from '../../core/errors.ts';
 import { bitWidth, BitWriter, ByteWriter } from './byte-writer.ts';
-import type { IndexSegment } from './index-segment.ts';
+import type { IndexSegment, RefSet } from './index-segment.ts';
 import { encodePostings } from './posting-codec.ts';
 import { RowTable, type RankedTerms } from './row-table.ts';
 import { MAX_PACKED_BYTES, PADDING_BYTES } from './section-reader.ts';
@@ -17,11 +17,6 @@ import {
 } from './segment-layout.ts';
 
 const CHUNK_BYTES = 65_536;
-
-/** Refs of series that are left out or not shown. */
-export interface RefSet {
-  has(ref: number): boolean;
-}
 
 export interface SegmentWriteOptions {
   /** Series that are not taken along. */
