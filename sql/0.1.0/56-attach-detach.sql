@@ -75,12 +75,12 @@ as $$
 declare
   made jsonb := varve._place_shards(caller, p_operation, p_hypertable.uuid,
     varve._table_spec(p_hypertable.relation, p_hypertable) || jsonb_build_object('node', p_node));
-  shard jsonb;
+  place jsonb;
 begin
-  for shard in select * from jsonb_array_elements(made -> 'shards') loop
+  for place in select * from jsonb_array_elements(made -> 'shards') loop
     execute (select format('drop foreign table %s', s.partition) from varve.shards s
-      where s.hypertable_uuid = p_hypertable.uuid and s.state = 'AVAILABLE' and s.shard = (shard ->> 'number')::integer);
-    perform varve._create_partition(p_hypertable.relation, p_hypertable, shard);
+      where s.hypertable_uuid = p_hypertable.uuid and s.state = 'AVAILABLE' and s.shard = (place ->> 'number')::integer);
+    perform varve._create_partition(p_hypertable.relation, p_hypertable, place);
   end loop;
   moved := jsonb_array_length(made -> 'shards');
   kept := (made ->> 'kept')::integer;

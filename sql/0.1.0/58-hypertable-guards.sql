@@ -90,6 +90,29 @@ end
 $$;
 revoke execute on function varve._follow_grants(varve.hypertable) from public;
 
+-- The foreign tables belong to the owner of the table.
+create function varve._follow_owner(p_hypertable varve.hypertable) returns void
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  change record;
+begin
+  for change in
+    select p.oid::regclass as partition, pg_get_userbyid(c.relowner) as owner
+    from pg_class c join pg_inherits i on i.inhparent = c.oid join pg_class p on p.oid = i.inhrelid
+    where c.oid = p_hypertable.relation and p.relowner <> c.relowner
+  loop
+    update varve.hypertable h set changing = pg_current_xact_id()
+      where h.id = p_hypertable.id and h.changing is distinct from pg_current_xact_id();
+    execute format('alter foreign table %s owner to %I', change.partition, change.owner);
+  end loop;
+  if found then
+    update varve.hypertable h set changing = null where h.id = p_hypertable.id;
+  end if;
+end
+$$;
+revoke execute on function varve._follow_owner(varve.hypertable) from public;
+
 -- Refuses what has made the table unlike its shards.
 create function varve._refuse_changes(p_hypertable varve.hypertable) returns void
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
@@ -136,6 +159,7 @@ begin
     if tg_tag in ('DROP TRIGGER', 'CREATE PUBLICATION', 'ALTER PUBLICATION')
       or varve._is_concerned(hypertable, array(select c.objid from pg_event_trigger_ddl_commands() c)) then
       perform varve._refuse_changes(hypertable);
+      perform varve._follow_owner(hypertable);
       perform varve._follow_indexes(hypertable);
     end if;
     -- GRANT does not say on what.

@@ -5,7 +5,7 @@ import type { Operation } from './operation.ts';
 import type { OperationKind, Operations } from './operations.ts';
 import { parse, type Notice, type Reply, type Request } from './request.ts';
 import { fromDataNode, grouped, nodeNamed, onEach } from './shard-nodes.ts';
-import { grantRequestSchema, placeKey } from './shard-request.ts';
+import { grantRequestSchema, placeKey, type GrantRequest } from './shard-request.ts';
 import { grantShards } from './shard-session.ts';
 
 /**
@@ -21,7 +21,9 @@ export interface ShardGrantsDeps {
 export class ShardGrants implements OperationKind {
   readonly #deps: ShardGrantsDeps;
   /** One at a time for each database: what was read earlier must not be applied later. */
-  readonly #busy = new Map<string, Promise<void>>();
+  readonly #busy = new Map<string, Promise<unknown>>();
+  /** By operation: what open transactions have granted and nobody may take away before they end. */
+  readonly #open = new Map<string, { readonly hypertable: string; readonly grants: readonly object[] }>();
 
   constructor(deps: ShardGrantsDeps) {
     this.#deps = deps;
@@ -29,47 +31,35 @@ export class ShardGrants implements OperationKind {
 
   /** A node that does not answer gives a warning; it is told as soon as it answers. */
   async handle(request: Request, operations: Operations, signal: AbortSignal): Promise<Reply> {
-    const { table, grants, shards } = parse(grantRequestSchema, request.arguments, request.op);
+    const given = parse(grantRequestSchema, request.arguments, request.op);
     const { op: kind, xid, database, caller } = request;
     const { id } = await operations.begin({
       kind,
       xid,
       database,
       caller,
-      subject: table,
+      subject: given.table,
       targets: [],
       facts: {},
     });
-    const notices: Notice[] = [];
-    const schemas = grouped(shards, ({ node, schema, owner }) => JSON.stringify([node, schema, owner]));
+    this.#open.set(id, given);
     try {
-      await onEach(schemas, async ([shard]) => {
-        if (!shard) return;
-        try {
-          const login = { role: shard.owner, password: shard.password };
-          const node = nodeNamed(request.nodes, shard.node);
-          await using session = await this.#deps.sessions.open(node, login, { signal });
-          const missing = await grantShards(session, shard.schema, { grants, revoke: false });
-          notices.push(...missingRoles(shard.node, missing));
-        } catch (error) {
-          signal.throwIfAborted();
-          const message = `data node "${shard.node}" does not know of the changed rights on "${table}" yet`;
-          notices.push({ severity: 'warning', message, detail: messageOf(error) });
-        }
-      });
+      const notices = await this.#inTurn(database, () => this.#grant(request, given, signal));
+      operations.replied(id);
+      return { operation: id, notices, result: {} };
     } catch (error) {
       await operations.failed(id);
       throw error;
     }
-    operations.replied(id);
-    return { operation: id, notices, result: {} };
   }
 
   confirm(operation: Operation, signal: AbortSignal): Promise<void> {
+    this.#open.delete(operation.id);
     return this.sync(operation.database, signal);
   }
 
   undo(operation: Operation, signal: AbortSignal): Promise<void> {
+    this.#open.delete(operation.id);
     return this.sync(operation.database, signal);
   }
 
@@ -78,20 +68,48 @@ export class ShardGrants implements OperationKind {
    * @throws the first failure, after everything else was done
    */
   sync(database: string, signal: AbortSignal): Promise<void> {
+    return this.#inTurn(database, () => this.#sync(database, signal));
+  }
+
+  #inTurn<T>(database: string, work: () => Promise<T>): Promise<T> {
     const before = this.#busy.get(database) ?? Promise.resolve();
-    const mine = before.catch(() => {}).then(() => this.#sync(database, signal));
+    const mine = before.then(work, work);
     this.#busy.set(database, mine);
     return mine;
   }
 
+  async #grant(request: Request, given: GrantRequest, signal: AbortSignal): Promise<Notice[]> {
+    const { table, grants, shards } = given;
+    const notices: Notice[] = [];
+    const schemas = grouped(shards, ({ node, schema, owner }) => JSON.stringify([node, schema, owner]));
+    await onEach(schemas, async ([shard]) => {
+      if (!shard) return;
+      try {
+        const login = { role: shard.owner, password: shard.password };
+        const node = nodeNamed(request.nodes, shard.node);
+        await using session = await this.#deps.sessions.open(node, login, { signal });
+        const missing = await grantShards(session, shard.schema, { grants, revoke: false });
+        notices.push(...missingRoles(shard.node, missing));
+      } catch (error) {
+        signal.throwIfAborted();
+        const message = `data node "${shard.node}" does not know of the changed rights on "${table}" yet`;
+        notices.push({ severity: 'warning', message, detail: messageOf(error) });
+      }
+    });
+    return notices;
+  }
+
   async #sync(database: string, signal: AbortSignal): Promise<void> {
     const { hypertables } = await this.#deps.collect.read(database, signal);
-    const schemas = hypertables.flatMap(({ grants, shards }) =>
-      grouped(
+    const open = [...this.#open.values()];
+    const schemas = hypertables.flatMap(({ uuid, grants: committed, shards }) => {
+      const mine = open.filter(({ hypertable }) => hypertable === uuid);
+      const grants = [...committed, ...mine.flatMap((given) => given.grants)];
+      return grouped(
         shards.filter(({ available }) => available),
         (shard) => JSON.stringify([placeKey(shard), shard.schema]),
-      ).flatMap(([shard]) => (shard ? [{ ...shard, grants }] : [])),
-    );
+      ).flatMap(([shard]) => (shard ? [{ ...shard, grants }] : []));
+    });
     await onEach(grouped(schemas, placeKey), async ([first, ...others]) => {
       if (!first) return;
       try {

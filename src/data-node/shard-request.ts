@@ -61,6 +61,7 @@ export const grantRequestSchema = z.object({
   grants: z.array(grantSchema),
   shards: z.array(shardSchema),
 });
+export type GrantRequest = z.infer<typeof grantRequestSchema>;
 
 const placeSchema = z.object({
   node: z.string(),
