@@ -72,7 +72,14 @@ export function segmentBytes(
   sources: readonly IndexSegment[],
   options: SegmentWriteOptions = {},
 ): Uint8Array {
-  return Buffer.concat([...writeSegment(sources, options)]);
+  const chunks = [...writeSegment(sources, options)];
+  const bytes = new Uint8Array(chunks.reduce((sum, chunk) => sum + chunk.length, 0));
+  let at = 0;
+  for (const chunk of chunks) {
+    bytes.set(chunk, at);
+    at += chunk.length;
+  }
+  return bytes;
 }
 
 interface Content {
