@@ -294,6 +294,30 @@ export const ERROR_CODES = {
       'An index segment has bytes that nobody wrote there: a checksum does not match, it is cut off, or it is no index segment. The message has file and offset. No result was made from the damaged part; the index of that block is built again from its series or fetched from a peer.',
   },
   // src/storage: files
+  COMMIT_LOG_FULL: {
+    sqlstate: '53100',
+    http: 503,
+    manual:
+      'The commit log found no room for a write, usually because the disk is full; the message has the system’s words. The write was refused, what was acknowledged is kept, and reads go on. Free space on that disk: writes are taken again by themselves.',
+  },
+  COMMIT_LOG_BUSY: {
+    sqlstate: '53400',
+    http: 503,
+    manual:
+      'More waits to be written to the commit log than it may hold in memory. The write was refused: repeat it in a moment. If it lasts, the disk is too slow for what is written.',
+  },
+  COMMIT_LOG_POISONED: {
+    sqlstate: '58030',
+    http: 503,
+    manual:
+      'A write or sync of the commit log failed, so nobody knows what of the last writes is on the disk; asking the system again would not tell. What was acknowledged in `sync` mode is safe; in `behind` mode the records from the sequence in the message on may be lost. The log takes no more writes. Look at the disk, then restart the node, which reads what is there.',
+  },
+  COMMIT_LOG_DAMAGED: {
+    sqlstate: 'XX001',
+    http: 500,
+    manual:
+      'A part of the commit log is not what was written: the message has file, offset and size. The records before and after it were read. What was lost comes back from replicas, if there are any. Look at the disk.',
+  },
   STORAGE_FORMAT_UNKNOWN: {
     sqlstate: '0A000',
     http: 500,
