@@ -2,7 +2,8 @@ import { connect, createServer, type Server, type Socket } from 'node:net';
 
 /**
  * A TCP link whose traffic can be stopped at an exact point. Each chunk that a client sends counts; when the
- * count reaches `at`, `onFault` is told before the chunk is passed on, or after it was.
+ * count reaches `at`, `onFault` is told before the chunk is passed on, or after the server has acted on it and
+ * before the client hears of that.
  */
 export interface Fault {
   /** Counted from 1 over all connections since the fault was set. */
@@ -87,11 +88,13 @@ export class FaultProxy implements AsyncDisposable {
     this.#count += 1;
     const fault = this.#fault?.at === this.#count ? this.#fault : undefined;
     if (fault?.when === 'before') await fault.onFault(this);
+    if (fault?.when === 'after') server.pause();
     if (server.writable) server.write(chunk);
     if (fault?.when === 'after') {
-      // The server gets the chance to act on what it was sent before the link breaks.
+      // The server gets the time to act on what it was sent.
       await new Promise((resolve) => setTimeout(resolve, 30));
       await fault.onFault(this);
+      server.resume();
     }
   }
 }

@@ -4,7 +4,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { testAccessNode, traces, type TestAccessNode } from '../../test/access-node.ts';
 import { connect, serverFacts, startTestServer, type TestServer } from '../../test/database.ts';
 import { FaultProxy } from '../../test/fault-proxy.ts';
@@ -17,6 +17,9 @@ import { writeExtensionFiles } from './extension-files.ts';
  * connection, by a cancel of the caller, by `kill -9` of the daemon. Each time nothing may be left that was not
  * there before, and the same call then succeeds.
  */
+// In the long run every point is taken.
+vi.setConfig({ testTimeout: 600_000 });
+
 let extensions: string;
 let remote: TestServer;
 let access: TestAccessNode;
@@ -153,29 +156,26 @@ function points(count: number): Point[] {
   ]);
 }
 
+/** Stops the call at one point after the other; most of them have to hurt. */
+async function stopAtEach(scenario: Scenario, stop: (session: Connection) => Promise<void>): Promise<void> {
+  const drawn = sample(points(await messageCount(scenario)));
+  let failures = 0;
+  for (const point of drawn) if (await stopAt(scenario, point, stop)) failures += 1;
+  // A message that only says goodbye can be lost without harm.
+  expect(failures * 2).toBeGreaterThanOrEqual(drawn.length);
+}
+
 describe.each(Object.entries(SCENARIOS))('stopped while adding %s', (_name, scenario) => {
   it('by a broken connection, it leaves no trace and can be repeated', async () => {
-    const count = await messageCount(scenario);
-    let failures = 0;
-    for (const point of points(count)) {
-      if (await stopAt(scenario, point, () => Promise.resolve(link.breakAll()))) failures += 1;
-    }
-    // Messages that only say goodbye can be lost without harm.
-    expect(failures).toBeGreaterThanOrEqual(count);
+    await stopAtEach(scenario, () => Promise.resolve(link.breakAll()));
   });
 
   it('by a cancel of the caller, it leaves no trace and can be repeated', async () => {
-    const count = await messageCount(scenario);
-    let failures = 0;
-    for (const point of points(count)) {
-      const cancelled = await stopAt(scenario, point, async (caller) => {
-        await using admin = await connect();
-        await admin.query('select pg_cancel_backend($1)', [caller.backendPid]);
-        await new Promise((resolve) => setTimeout(resolve, 20));
-      });
-      if (cancelled) failures += 1;
-    }
-    expect(failures).toBeGreaterThanOrEqual(count);
+    await stopAtEach(scenario, async (caller) => {
+      await using admin = await connect();
+      await admin.query('select pg_cancel_backend($1)', [caller.backendPid]);
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    });
   });
 });
 
@@ -258,18 +258,11 @@ describe('the daemon killed', () => {
 
   it.each(Object.entries(SCENARIOS))(
     'at any message while adding %s, it leaves no trace after its restart and the call can be repeated',
-    async (_name, scenario) => {
-      const count = await messageCount(scenario);
-      let failures = 0;
-      for (const point of sample(points(count))) {
-        const died = await stopAt(scenario, point, async () => {
-          await kill();
-          await start();
-        });
-        if (died) failures += 1;
-      }
-      expect(failures).toBeGreaterThan(0);
-    },
+    (_name, scenario) =>
+      stopAtEach(scenario, async () => {
+        await kill();
+        await start();
+      }),
   );
 });
 
@@ -278,5 +271,5 @@ function sample(all: readonly Point[]): readonly Point[] {
   if (process.env['VARVE_SOAK'] === '1') return all;
   const seed = Number(process.env['VARVE_SEED'] ?? Date.now() % 1_000_000);
   console.log(`drawn with VARVE_SEED=${seed}`);
-  return all.filter((_, i) => (i + seed) % 4 === 0);
+  return all.filter((_, i) => (i + seed) % 3 === 0);
 }
