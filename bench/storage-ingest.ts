@@ -3,6 +3,7 @@
  * the other: `npx tsx bench/storage-ingest.ts [hosts]`. Nanoseconds are per sample, of one thread.
  */
 import { readFileSync } from 'node:fs';
+import { crc32 } from 'node:zlib';
 import { type Address, ENTRY, KERNEL_FILE, Kernel } from '../src/storage/kernel/kernel.ts';
 import { checked } from '../src/storage/kernel/kernel-fault.ts';
 import * as plainWrite from '../src/storage/kernel/remote-write.ts';
@@ -26,6 +27,11 @@ const entries = kernel.allocate(SAMPLES_PER_REQUEST * 4 * ENTRY.length);
 const times = kernel.allocate(SAMPLES_PER_REQUEST * 8);
 const values = kernel.allocate(SAMPLES_PER_REQUEST * 8);
 const references = kernel.allocate(SAMPLES_PER_REQUEST * 4);
+const results = kernel.allocate(SAMPLES_PER_REQUEST);
+const batch = kernel.allocate(calls.maxLogSamplesBytes(SAMPLES_PER_REQUEST));
+const readReferences = kernel.allocate(SAMPLES_PER_REQUEST * 4);
+const readTimes = kernel.allocate(SAMPLES_PER_REQUEST * 8 + 32);
+const readValues = kernel.allocate(SAMPLES_PER_REQUEST * 8 + 32);
 
 interface Request {
   readonly address: Address;
@@ -74,6 +80,8 @@ console.log(
 /** By stage, of each request: its median is hardly moved by what else the machine does. */
 const nsPerSample = new Map<string, number[]>();
 let stageStart = 0;
+let logBytes = 0;
+let chunkBytes = 0;
 function stage(name: string, samplesInIt: number): void {
   const now = performance.now();
   const all = nsPerSample.get(name) ?? [];
@@ -84,6 +92,9 @@ function stage(name: string, samplesInIt: number): void {
 
 for (let round = 0; round <= ROUNDS; round++) {
   const table = calls.createSeriesTable(1 << 20, 1n);
+  const chunks = calls.createChunks(0n, 1n << 62n);
+  const [writer, reader] = [calls.createLogState(), calls.createLogState()];
+  logBytes = 0;
   if (round === 1) nsPerSample.clear();
   let after = -1;
   for (const [i, { address, sizeBytes }] of requests.entries()) {
@@ -105,7 +116,36 @@ for (let round = 0; round <= ROUNDS; round++) {
     stage('walk', perRequest);
     after = checked(calls.resolveSeries(table, entries, count, references, after));
     stage(i < requests.length / SCRAPES ? 'series, new' : 'series, known', perRequest);
+    const restarts = i === 0 ? 1 : 0;
+    const logSize = checked(
+      calls.encodeLogSamples(writer, restarts, entries, count, references, times, values, batch),
+    );
+    stage('write log batch', perRequest);
+    crc32(kernel.bytes.subarray(batch, batch + logSize));
+    stage('checksum (zlib)', perRequest);
+    calls.appendSamples(chunks, entries, count, references, times, values, results);
+    stage('append', perRequest);
+    checked(
+      calls.decodeLogSamples(
+        reader,
+        batch,
+        logSize,
+        1 << 20,
+        readReferences,
+        readTimes,
+        readValues,
+        SAMPLES_PER_REQUEST,
+      ),
+    );
+    stage('read log batch', perRequest);
+    if (i >= requests.length / SCRAPES) logBytes += logSize;
   }
+  if (calls.chunksSamples(chunks) !== samples) throw new Error('samples are missing');
+  const before = calls.usedPages();
+  calls.freeChunks(chunks);
+  chunkBytes = (before - calls.usedPages()) * 65_536;
+  calls.freeLogState(writer);
+  calls.freeLogState(reader);
   calls.freeSeriesTable(table);
 }
 console.log('ns per sample:');
@@ -114,6 +154,10 @@ for (const [name, ns] of nsPerSample) {
     `  ${name.padEnd(26)} ${median(ns).toFixed(1).padStart(9)}   ± ${(noise(ns) * 100).toFixed(0)} %`,
   );
 }
+
+const knownSamples = (samples * (SCRAPES - 1)) / SCRAPES;
+console.log(`log: ${(logBytes / knownSamples).toFixed(2)} bytes a sample after the first scrape`);
+console.log(`open chunks: ${(chunkBytes / seriesCount).toFixed(0)} bytes a series of ${SCRAPES} samples`);
 
 const plainTable = new SeriesTable(1 << 20);
 const plainStart = performance.now();

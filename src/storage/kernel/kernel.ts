@@ -68,7 +68,55 @@ export interface KernelCalls {
   resolveLabels(table: Address, labels: Address, sizeBytes: number, creates: number): number;
   /** The series of entries: references, or faults, go to `references`; returns the last reference. */
   resolveSeries(table: Address, entries: Address, count: number, references: Address, after: number): number;
+
+  /** Samples of one block that is still written, in [start, end). */
+  createChunks(start: bigint, end: bigint): Address;
+  freeChunks(chunks: Address): void;
+  /** What became of each sample goes to `results`, a byte of `APPEND_RESULT`; returns how many were not taken. */
+  appendSamples(
+    chunks: Address,
+    entries: Address,
+    count: number,
+    references: Address,
+    times: Address,
+    values: Address,
+    results: Address,
+  ): number;
+  chunksSamples(chunks: Address): number;
+  chunkCount(chunks: Address, reference: number): number;
+  readChunk(chunks: Address, reference: number, times: Address, values: Address, capacity: number): number;
+
+  /** What a writer or reader of a commit log knows. */
+  createLogState(): Address;
+  freeLogState(state: Address): void;
+  maxLogSamplesBytes(samples: number): number;
+  encodeLogSamples(
+    state: Address,
+    restarts: number,
+    entries: Address,
+    count: number,
+    references: Address,
+    times: Address,
+    values: Address,
+    out: Address,
+  ): number;
+  decodeLogSamples(
+    state: Address,
+    from: Address,
+    sizeBytes: number,
+    maxReference: number,
+    references: Address,
+    times: Address,
+    values: Address,
+    capacity: number,
+  ): number;
+  encodeLogSeries(table: Address, first: number, count: number, out: Address, capacity: number): number;
+  decodeLogSeries(from: Address, sizeBytes: number, entries: Address, maxSeries: number): number;
+  logFirstReference(): number;
 }
+
+/** What `appendSamples` says of a sample; the first is the only success. */
+export const APPEND_RESULT = ['appended', 'not ascending', 'outside', 'no series', 'no memory'] as const;
 
 /** The 32-bit numbers at the beginning of a series' record. */
 export const RECORD = { labels: 0, labelsBytes: 1, shardHash: 2 } as const;

@@ -26,3 +26,12 @@ export {
   seriesCount,
   seriesRecord,
 } from './series-table';
+export { appendSamples, chunkCount, chunksSamples, createChunks, freeChunks, readChunk } from './open-chunks';
+export {
+  createLogState,
+  decodeLogSamples,
+  encodeLogSamples,
+  freeLogState,
+  maxLogSamplesBytes,
+} from './log-batch';
+export { decodeLogSeries, encodeLogSeries, logFirstReference } from './log-series';
