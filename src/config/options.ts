@@ -226,7 +226,7 @@ export const OPTIONS = {
   }),
   passwordFile: option(path, {
     commands: ['node'],
-    help: 'File with the password of the superuser `varve` of a server that the node runs.',
+    help: 'File with the password of the superuser `postgres` of a server that the node runs.',
   }),
   caFolder: option(path, {
     commands: ['node'],

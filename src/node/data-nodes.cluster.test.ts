@@ -48,6 +48,18 @@ it('the system’s own data node is registered and healthy', async () => {
   ]);
 });
 
+it('a user’s tables are made in schema public', async () => {
+  await session.query('create table plain ()');
+  expect(
+    await session.one(
+      `select relnamespace::regnamespace::text as schema from pg_class where relname = 'plain'`,
+    ),
+  ).toEqual({
+    schema: 'public',
+  });
+  await session.query('drop table plain');
+});
+
 it('roles log in to data nodes by certificate: who adds a node, and who is granted its use', async () => {
   await using there = await open('postgres', port);
   for (const connection of [session, there]) {

@@ -5,7 +5,7 @@ import { VarveError } from '../core/errors.ts';
  * in, what to have out. Ports are kept once chosen, because data nodes are registered under theirs.
  *
  *     DIR/system.json            this layout
- *     DIR/varve.password         password of the superuser `varve`, for all nodes
+ *     DIR/varve.password         password of the superuser `postgres`, for all nodes
  *     DIR/connections.json       how to reach everything, for programs
  *     DIR/ca/                    certificate authority between the nodes
  *     DIR/coordinator/           data of the embedded coordinator

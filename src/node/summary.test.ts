@@ -32,7 +32,7 @@ test('the summary says how to connect, where the shards are, and what a live que
     '',
     'Varve is running in /data/my system. Ctrl-C stops it; the next start carries on.',
     '',
-    "  SQL          PGPASSFILE='/data/my system/pgpass' psql postgresql://varve@127.0.0.1:7001/varve",
+    "  SQL          PGPASSFILE='/data/my system/pgpass' psql postgresql://postgres@127.0.0.1:7001/varve",
     "               npx varve sql --dir '/data/my system'",
     '  dashboard    http://127.0.0.1:7002/',
     '  coordinator  http://127.0.0.1:7000',

@@ -7,7 +7,8 @@ import { writePassfileEntry } from '../postgres/passfile.ts';
 import type { NodeKind, NodeLayout, SystemLayout } from './layout.ts';
 
 /** Superuser of the servers that nodes make, and the database on access nodes. */
-export const SUPERUSER = 'varve';
+/** Not `varve`: a role of that name would get its tables into the catalog's schema, by `search_path`. */
+export const SUPERUSER = 'postgres';
 export const DATABASE = 'varve';
 
 /** How programs reach a system: `DIR/connections.json`. */

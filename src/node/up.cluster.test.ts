@@ -48,7 +48,7 @@ describe('a system of one access node and two data nodes', () => {
         host: '127.0.0.1',
         port: expect.any(Number) as number,
         database: 'varve',
-        user: 'varve',
+        user: 'postgres',
         passwordFile: join(folder(), 'varve.password'),
       },
     ]);
