@@ -154,6 +154,10 @@ export class KernelHarness {
     };
   }
 
+  isPlainlyCanonical(labels: Uint8Array): boolean {
+    return this.kernel.calls.isPlainlyCanonical(this.put(0, labels), labels.length) === 1;
+  }
+
   canonicalLabels(labels: Uint8Array): Uint8Array {
     const out = this.region(1);
     const size = this.kernel.calls.canonicalLabels(this.put(0, labels), labels.length, out);

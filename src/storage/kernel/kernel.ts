@@ -52,6 +52,8 @@ export interface KernelCalls {
   walkedHistograms(): number;
   walkedTo(): Address;
   canonicalLabels(from: Address, sizeBytes: number, out: Address): number;
+  /** 1 when labels are canonical and of the common kind; 0 says nothing. */
+  isPlainlyCanonical(from: Address, sizeBytes: number): number;
 
   /** Results are 32-bit numbers with a sign: `>>> 0` makes hashes of them. */
   murmur3(from: Address, sizeBytes: number, seed: number): number;

@@ -15,7 +15,7 @@ export {
   walkedSamples,
   walkedTo,
 } from './remote-write';
-export { canonicalLabels } from './label-set';
+export { canonicalLabels, isPlainlyCanonical } from './label-set';
 export { usedPages } from './allocator';
 export { murmur3, xxh64 } from './hash';
 export {

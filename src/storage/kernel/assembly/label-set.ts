@@ -57,6 +57,50 @@ export function canonicalLabels(from: usize, length: u32, out: usize): i32 {
   return <i32>(cursor - out);
 }
 
+/**
+ * True when the labels are canonical already and of the common kind, ASCII and below 128 bytes each, which is
+ * seen without copying them.
+ */
+export function isPlainlyCanonical(from: usize, length: u32): bool {
+  const end = from + length;
+  let high = i64x2.splat(0);
+  let p = from;
+  for (; p + 16 <= end; p += 16) high = v128.or(high, v128.load(p));
+  let rest: u32 = 0;
+  for (; p < end; p++) rest |= load<u8>(p);
+  if (i8x16.bitmask(high) != 0 || rest > 127) return false;
+  let before: usize = 0;
+  let count: u32 = 0;
+  p = from;
+  while (p < end) {
+    const labelEnd = p + 2 + load<u8>(p, 1);
+    const nameSize = <usize>load<u8>(p, 3);
+    const value = p + 4 + nameSize;
+    if (labelEnd > end || value + 2 > labelEnd || nameSize == 0 || ++count > MAX_LABELS) return false;
+    if (load<u8>(p) != 0x0a || load<u8>(p, 2) != 0x0a || load<u8>(value) != 0x12) return false;
+    const valueSize = <usize>load<u8>(value, 1);
+    if (valueSize == 0 || value + 2 + valueSize != labelEnd) return false;
+    if (before != 0 && !isBefore(before, p + 3)) return false;
+    before = p + 3;
+    p = labelEnd;
+  }
+  return count > 0;
+}
+
+/** Whether a name comes before another; both begin with their size. */
+@inline
+function isBefore(one: usize, other: usize): bool {
+  const oneSize = <usize>load<u8>(one);
+  const otherSize = <usize>load<u8>(other);
+  const shorter = min(oneSize, otherSize);
+  for (let i: usize = 1; i <= shorter; i++) {
+    const oneByte = load<u8>(one + i);
+    const otherByte = load<u8>(other + i);
+    if (oneByte != otherByte) return oneByte < otherByte;
+  }
+  return oneSize < otherSize;
+}
+
 function readLabel(end: usize, label: usize): i32 {
   memory.fill(label, 0, 16);
   while (cursor < end) {

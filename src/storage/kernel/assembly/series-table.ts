@@ -7,7 +7,7 @@
 import { PAGE_BYTES, givePage, takePage } from './allocator';
 import { BAD_REFERENCE, OUT_OF_MEMORY, TOO_LARGE } from './fault';
 import { murmur3, xxh64 } from './hash';
-import { canonicalLabels } from './label-set';
+import { canonicalLabels, isPlainlyCanonical } from './label-set';
 
 // The head.
 const COUNT: usize = 0;
@@ -209,6 +209,7 @@ export function resolveLabels(table: usize, labels: usize, size: u32, creates: b
   const known = find(table, labels, size, hash);
   if (known >= 0) return known;
   if (size > MAX_LABELS) return TOO_LARGE;
+  if (isPlainlyCanonical(labels, size)) return creates ? insert(table, labels, size, hash) : known;
   const canonical = load<usize>(table, SCRATCH);
   const canonicalSize = canonicalLabels(labels, size, canonical);
   if (canonicalSize < 0) return canonicalSize;
