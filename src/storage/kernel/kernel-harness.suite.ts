@@ -1,6 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { type Address, ENTRY, KERNEL_FILE, Kernel } from './kernel.ts';
 import { KernelFault, type KernelFaultName, checked } from './kernel-fault.ts';
+import { type WalkLimits2 } from './remote-write-2.ts';
 import { type WalkLimits, type WalkedRequest } from './remote-write.ts';
 import { type Samples } from './xor-chunk.ts';
 
@@ -117,16 +118,10 @@ export class KernelHarness {
   }
 
   walkWriteRequest(body: Uint8Array, { maxSeries, maxSamples }: WalkLimits): WalkedRequest {
-    const { calls } = this.kernel;
-    const [entries, times, values, spare] = [1, 2, 3, 4].map((index) => this.region(index)) as [
-      Address,
-      Address,
-      Address,
-      Address,
-    ];
-    const count = checked(
-      calls.walkWriteRequest(
-        this.put(0, body),
+    const [from, entries, times, values, spare] = [this.put(0, body), ...this.#outputs()];
+    return this.#walked(
+      this.kernel.calls.walkWriteRequest(
+        from,
         body.length,
         entries,
         maxSeries,
@@ -136,6 +131,37 @@ export class KernelHarness {
         spare,
       ),
     );
+  }
+
+  walkWriteRequest2(body: Uint8Array, limits: WalkLimits2): WalkedRequest {
+    const [from, entries, times, values, spare] = [this.put(0, body), ...this.#outputs()];
+    const count = this.#guarded(spare, limits.maxLabelBytes + 16, () =>
+      this.kernel.calls.walkWriteRequest2(
+        from,
+        body.length,
+        entries,
+        limits.maxSeries,
+        times,
+        values,
+        limits.maxSamples,
+        this.region(5),
+        limits.maxSymbols,
+        spare,
+        limits.maxLabelBytes,
+      ),
+    );
+    return this.#walked(count);
+  }
+
+  #outputs(): [Address, Address, Address, Address] {
+    return [this.region(1), this.region(2), this.region(3), this.region(4)];
+  }
+
+  /** What a walk put into the outputs. */
+  #walked(result: number): WalkedRequest {
+    const { calls } = this.kernel;
+    const count = checked(result);
+    const [entries, times, values] = this.#outputs();
     const entry = new Uint32Array(this.take(entries, count * 4 * ENTRY.length).buffer);
     const allTimes = new BigInt64Array(this.take(times, calls.walkedSamples() * 8).buffer);
     const allValues = new BigUint64Array(this.take(values, calls.walkedSamples() * 8).buffer);

@@ -47,6 +47,20 @@ export interface KernelCalls {
     maxSamples: number,
     spare: Address,
   ): number;
+  /** The same for remote write 2.0; a symbol takes 8 bytes, and labels are put together at `spare`. */
+  walkWriteRequest2(
+    body: Address,
+    sizeBytes: number,
+    entries: Address,
+    maxSeries: number,
+    times: Address,
+    values: Address,
+    maxSamples: number,
+    symbols: Address,
+    maxSymbols: number,
+    spare: Address,
+    spareBytes: number,
+  ): number;
   walkedSamples(): number;
   walkedExemplars(): number;
   walkedHistograms(): number;

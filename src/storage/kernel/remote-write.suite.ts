@@ -37,3 +37,24 @@ export function encodeSeries({ labels, samples }: SeriesToWrite): Uint8Array {
 export function encodeWriteRequest(series: readonly SeriesToWrite[]): Uint8Array {
   return Buffer.concat(series.map(encodeSeries));
 }
+
+function varints(numbers: readonly number[]): Uint8Array {
+  const writer = new ByteWriter();
+  for (const number of numbers) writer.varint(number);
+  return writer.toBytes();
+}
+
+/** The body of a remote write 2.0 request. */
+export function encodeWriteRequest2(series: readonly SeriesToWrite[]): Uint8Array {
+  const symbols = [
+    '',
+    ...new Set(series.flatMap(({ labels }) => labels.flat()).filter((text) => text !== '')),
+  ];
+  return Buffer.concat([
+    ...symbols.map((symbol) => bytesField(4, Buffer.from(symbol))),
+    ...series.map(({ labels, samples }) => {
+      const references = varints(labels.flat().map((text) => symbols.indexOf(text)));
+      return bytesField(5, Buffer.concat([bytesField(1, references), ...samples.map(encodeSample)]));
+    }),
+  ]);
+}

@@ -3,7 +3,14 @@ import { describe, expect, test } from 'vitest';
 import { bitsOf, damage, damaged } from './columns.suite.ts';
 import { KernelHarness, faultOf } from './kernel-harness.suite.ts';
 import * as plain from './remote-write.ts';
-import { bytesField, encodeSample, encodeWriteRequest, labelBytes } from './remote-write.suite.ts';
+import * as plain2 from './remote-write-2.ts';
+import {
+  bytesField,
+  encodeSample,
+  encodeWriteRequest,
+  encodeWriteRequest2,
+  labelBytes,
+} from './remote-write.suite.ts';
 
 const kernel = new KernelHarness();
 const limits = { maxSeries: 1000, maxSamples: 1000 };
@@ -20,12 +27,11 @@ const sample = fc.record({
   ),
   bits: fc.bigInt({ min: 0n, max: (1n << 64n) - 1n }),
 });
-const request = fc
-  .array(
-    fc.record({ labels: fc.array(label, { maxLength: 6 }), samples: fc.array(sample, { maxLength: 4 }) }),
-    { maxLength: 8 },
-  )
-  .map(encodeWriteRequest);
+const series = fc.array(
+  fc.record({ labels: fc.array(label, { maxLength: 6 }), samples: fc.array(sample, { maxLength: 4 }) }),
+  { maxLength: 8 },
+);
+const request = series.map(encodeWriteRequest);
 
 /** Series messages with their fields in any order, and fields that this version does not know. */
 const disorderly = fc
@@ -104,6 +110,56 @@ describe('the walk over a request', () => {
   ])('$name is refused as $fault', ({ body, fault }) => {
     expect(faultOf(() => kernel.walkWriteRequest(Buffer.from(body, 'hex'), limits))).toBe(fault);
     expect(faultOf(() => plain.walkWriteRequest(Buffer.from(body, 'hex'), limits))).toBe(fault);
+  });
+});
+
+describe('the walk over a request of version 2.0', () => {
+  const limits2 = { ...limits, maxSymbols: 100, maxLabelBytes: 20_000 };
+
+  test('finds what the same series are in version 1.0', () => {
+    fc.assert(
+      fc.property(series, (all) => {
+        expect(kernel.walkWriteRequest2(encodeWriteRequest2(all), limits2)).toEqual(
+          kernel.walkWriteRequest(encodeWriteRequest(all), limits),
+        );
+      }),
+      { numRuns: 100 },
+    );
+  });
+
+  test('damaged requests are refused by both for the same reason, or read alike by both', () => {
+    fc.assert(
+      fc.property(series, damage, fc.constantFrom(100, 300, 20_000), (all, how, maxLabelBytes) => {
+        const bytes = damaged(encodeWriteRequest2(all), how);
+        const few = { ...limits2, maxLabelBytes };
+        const expected = faultOf(() => plain2.walkWriteRequest2(bytes, few));
+        expect(faultOf(() => kernel.walkWriteRequest2(bytes, few))).toBe(expected);
+        if (expected === undefined) {
+          expect(kernel.walkWriteRequest2(bytes, few)).toEqual(plain2.walkWriteRequest2(bytes, few));
+        }
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  test.each([
+    { name: 'a label without value', body: '22002a030a0100', fault: 'BAD_COUNT' },
+    { name: 'a symbol that is not there', body: '22002a040a020001', fault: 'BAD_REFERENCE' },
+    { name: 'references of eight bytes', body: '2a09090000000000000000', fault: 'BAD_WIRE_TYPE' },
+    { name: 'a symbol that is a number', body: '2001', fault: 'BAD_WIRE_TYPE' },
+    { name: 'a symbol too many', body: '220022002200', fault: 'TOO_LARGE' },
+  ])('$name is refused as $fault', ({ body, fault }) => {
+    const few = { ...limits2, maxSymbols: 2 };
+    expect(faultOf(() => kernel.walkWriteRequest2(Buffer.from(body, 'hex'), few))).toBe(fault);
+    expect(faultOf(() => plain2.walkWriteRequest2(Buffer.from(body, 'hex'), few))).toBe(fault);
+  });
+
+  test('references that are not packed, exemplars and histograms are understood', () => {
+    const body = Buffer.from('2a0a080108021a01012201012200220161220162', 'hex');
+    const walked = kernel.walkWriteRequest2(body, limits2);
+    expect(walked).toEqual(plain2.walkWriteRequest2(body, limits2));
+    expect(walked).toMatchObject({ exemplars: 1, histograms: 1 });
+    expect(hex(walked.series[0]?.labels ?? new Uint8Array())).toBe(hex(labelBytes([['a', 'b']])));
   });
 });
 

@@ -57,7 +57,7 @@ export function walkWriteRequest(body: Uint8Array, limits: WalkLimits): WalkedRe
   return { series, exemplars, histograms };
 }
 
-function readSample(message: Uint8Array): { time: bigint; value: bigint } {
+export function readSample(message: Uint8Array): { time: bigint; value: bigint } {
   let ms = 0n;
   let value = 0n;
   for (const field of fieldsOf(message, { 1: FIXED64, 2: VARINT })) {

@@ -35,3 +35,4 @@ export {
   maxLogSamplesBytes,
 } from './log-batch';
 export { decodeLogSeries, encodeLogSeries, logFirstReference } from './log-series';
+export { walkWriteRequest2 } from './remote-write-2';

@@ -43,6 +43,21 @@ export function walkedTo(): usize {
   return cursor;
 }
 
+/** Begins a walk at `body`. */
+export function startWalk(body: usize): void {
+  samples = 0;
+  exemplars = 0;
+  histograms = 0;
+  startReading(body);
+}
+
+export function countExemplar(): void {
+  exemplars++;
+}
+export function countHistogram(): void {
+  histograms++;
+}
+
 /** Milliseconds as nanoseconds; what is beyond them becomes the nearest, which no time window accepts. */
 @inline
 export function toNanoseconds(ms: i64): i64 {
@@ -67,10 +82,7 @@ export function walkWriteRequest(
   maxSamples: u32,
   spare: usize,
 ): i32 {
-  samples = 0;
-  exemplars = 0;
-  histograms = 0;
-  startReading(body);
+  startWalk(body);
   const end = body + length;
   let series: u32 = 0;
   let gathered = spare;
@@ -173,10 +185,7 @@ function walkField(end: usize, times: usize, values: usize, maxSamples: u32, gat
   const inner = openBytes(end);
   if (inner == 0) return openFault();
   if (field == SAMPLES) {
-    if (samples == maxSamples) return TOO_LARGE;
-    const bad = walkSample(inner, times + (<usize>samples << 3), values + (<usize>samples << 3));
-    if (bad == 0) samples++;
-    return bad;
+    return walkSample(inner, times, values, maxSamples);
   }
   setCursor(inner);
   if (labels == 0) {
@@ -196,7 +205,9 @@ function walkField(end: usize, times: usize, values: usize, maxSamples: u32, gat
   return 0;
 }
 
-function walkSample(end: usize, time: usize, value: usize): i32 {
+/** Walks the sample at the cursor, which ends at `end`. */
+export function walkSample(end: usize, times: usize, values: usize, maxSamples: u32): i32 {
+  if (samples == maxSamples) return TOO_LARGE;
   let ms: i64 = 0;
   let bits: u64 = 0;
   while (cursor < end) {
@@ -216,7 +227,8 @@ function walkSample(end: usize, time: usize, value: usize): i32 {
       if (bad != 0) return bad;
     }
   }
-  store<i64>(time, toNanoseconds(ms));
-  store<u64>(value, bits);
+  store<i64>(times + (<usize>samples << 3), toNanoseconds(ms));
+  store<u64>(values + (<usize>samples << 3), bits);
+  samples++;
   return 0;
 }
