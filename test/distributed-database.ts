@@ -25,6 +25,8 @@ export interface DistributedDatabase extends AsyncDisposable {
   /** The superuser's login to a data node's database. */
   at(node: string): Endpoint;
   add(session: Connection, node: string): Promise<void>;
+  /** With a password that becomes the user mapping's. */
+  addWithPassword(session: Connection, node: string, password: string): Promise<void>;
   /** One line for everything that shards are made of on the data nodes. */
   remains(): Promise<string[]>;
 }
@@ -43,16 +45,22 @@ export async function distributedDatabase(
   const suffix = randomBytes(4).toString('hex');
   const at = (node: string): Endpoint => ({ ...there, database: `${node}_${suffix}` });
   const databases = new Set<string>();
-  const add = async (session: Connection, node: string): Promise<void> => {
+  const addWithPassword = async (
+    session: Connection,
+    node: string,
+    password: string | null,
+  ): Promise<void> => {
     const { database } = at(node);
     databases.add(database);
-    await session.query('select * from add_data_node($1, $2, $3, $4)', [
+    await session.query('select * from add_data_node($1, $2, $3, $4, password => $5)', [
       node,
       there.host,
       database,
       there.port,
+      password,
     ]);
   };
+  const add = (session: Connection, node: string): Promise<void> => addWithPassword(session, node, null);
   await using session = await access.connect();
   for (const node of nodes) await add(session, node);
   return {
@@ -60,6 +68,7 @@ export async function distributedDatabase(
     nodes,
     at,
     add,
+    addWithPassword,
     remains: async () => {
       const lines: string[] = [];
       for (const database of databases) {

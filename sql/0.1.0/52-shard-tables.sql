@@ -350,14 +350,15 @@ begin
       and pg_has_role(c.relowner, 'USAGE')
     order by random()
   loop
-    select g.* into gap from varve._next_gap(shard, facts, max_rows) g;
-    continue when not found;
     begin
+      select g.* into gap from varve._next_gap(shard, facts, max_rows) g;
+      continue when not found;
       select m.chunk, m.moved into chunk, moved from varve._make_chunk(shard, facts, gap.lower, gap.upper) m;
       return next;
       return;
     exception
-      when lock_not_available then null;
+      -- Somebody uses it just now, or has dropped it meanwhile.
+      when lock_not_available or undefined_table or null_value_not_allowed then null;
     end;
   end loop;
 end

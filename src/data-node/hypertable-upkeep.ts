@@ -46,12 +46,13 @@ export class HypertableUpkeep {
 
   /** One round over one database. @throws the first failure, after everything else was done */
   async round(database: string, signal: AbortSignal): Promise<void> {
-    const outcomes = await Promise.allSettled([
-      this.#deps.collect.collect(database, signal),
+    // Dropped tables first: the others need not bother with them.
+    const collected = await Promise.allSettled([this.#deps.collect.collect(database, signal)]);
+    const kept = await Promise.allSettled([
       this.#deps.grants.sync(database, signal),
       this.#makeChunks(database, signal),
     ]);
-    for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
+    for (const outcome of [...collected, ...kept]) if (outcome.status === 'rejected') throw outcome.reason;
   }
 
   async #logged(database: string, signal: AbortSignal): Promise<void> {
