@@ -1,7 +1,7 @@
 import { systemClock } from '../core/clock.ts';
 import { silentLog, testCoordinator } from './contract.suite.ts';
 import { ETCD_TEST_MIN_TTL_MS, EtcdServers, findEtcd, skipWithoutEtcd } from './etcd-process.suite.ts';
-import { serviceKeys } from './etcd-keys.ts';
+import { serviceKeys, sessionKeys } from './etcd-keys.ts';
 import { openCoordinator } from './open-coordinator.ts';
 
 const etcd = findEtcd();
@@ -25,7 +25,9 @@ if (etcd === undefined) {
       },
       operator: {
         async endSession(id) {
-          await servers.call('lease/revoke', { ID: String(BigInt(`0x${id}`)) });
+          const range = { key: base64(sessionKeys(id).lock) };
+          const { kvs } = await servers.call<{ kvs: { lease: string }[] }>('kv/range', range);
+          await servers.call('lease/revoke', { ID: kvs[0]?.lease });
         },
         async deregister({ id, name }) {
           for (const key of Object.values(serviceKeys(name, id))) {

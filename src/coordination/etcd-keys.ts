@@ -6,7 +6,8 @@ import { checkPrefix } from './key.ts';
  *
  *     KEY                            value, or a lock: the owner's name, attached to the session's lease
  *     ~varve/guard/KEY               of a lock: keeps it from others for the lock delay
- *     ~varve/session/LEASE           its name
+ *     ~varve/session/ID/lock         its name, attached to the lease of its locks
+ *     ~varve/session/ID/guard        the same, attached to the lease of its guards
  *     ~varve/service/NAME/ID/record  what was registered
  *     ~varve/service/NAME/ID/status  of its check; gone when nobody reports
  */
@@ -29,8 +30,9 @@ export function guardKey(key: string): string {
   return `${ROOT}guard/${key}`;
 }
 
-export function sessionKey(id: string): string {
-  return `${ROOT}session/${id}`;
+export function sessionKeys(id: string): { readonly lock: string; readonly guard: string } {
+  const folder = `${ROOT}session/${id}/`;
+  return { lock: `${folder}lock`, guard: `${folder}guard` };
 }
 
 /** Ends with a slash. */

@@ -13,6 +13,7 @@ import {
 import { GRPC } from './etcd-answer.ts';
 import type { EtcdHttp } from './etcd-http.ts';
 import { base64, type KeyRange, rangeJson, rangeOfPrefix } from './etcd-keys.ts';
+import { sessionIdOf } from './etcd-leases.ts';
 import { netOperations } from './etcd-operations.ts';
 import { checkKey } from './key.ts';
 
@@ -25,6 +26,7 @@ export interface HeaderJson {
 export interface RowJson {
   readonly key: string;
   readonly value?: string;
+  readonly create_revision?: string;
   readonly mod_revision: string;
   readonly lease?: string;
 }
@@ -45,6 +47,8 @@ export interface TxnJson {
 export interface Row {
   readonly key: string;
   readonly value: Buffer;
+  /** Of the change that made it; those after leave it. */
+  readonly created: Version;
   readonly version: Version;
   /** 0 when it is attached to none. */
   readonly lease: bigint;
@@ -158,11 +162,11 @@ export class EtcdKv {
       const size = Buffer.byteLength(operation.value);
       this.#checkSize(`the value of ${operation.key}`, size, this.#bounds.maxValueBytes);
     }
-    const expected = compare.map(expectedOf);
+    const expected = compare.map(expectationOf);
     const { puts, deletions } = netOperations(operations);
     const answer = await this.send(
       {
-        compare: expected.map(({ key, version }) => versionIs(key, version)),
+        compare: expected.flatMap((expectation) => expectation.compare),
         success: [...deletions.map(deletionOf), ...[...puts].map(([key, value]) => putOf(key, value))],
         failure: expected.map(({ key }) => rowOf(key)),
       },
@@ -172,9 +176,7 @@ export class EtcdKv {
       const version = BigInt(answer.header.revision);
       return { committed: true, versions: new Map([...puts.keys()].map((key) => [key, version])) };
     }
-    const failed = expected.flatMap(({ version }, at) =>
-      (rowsAt(answer, at)[0]?.version ?? ABSENT) === version ? [] : [at],
-    );
+    const failed = expected.flatMap(({ holds }, at) => (holds(rowsAt(answer, at)[0]) ? [] : [at]));
     return { committed: false, failed };
   }
 
@@ -221,22 +223,18 @@ export class EtcdKv {
   }
 }
 
-export function rowFrom({ key, value = '', mod_revision, lease = '0' }: RowJson): Row {
+export function rowFrom({ key, value = '', create_revision = '0', mod_revision, lease = '0' }: RowJson): Row {
   return {
     key: Buffer.from(key, 'base64').toString(),
     value: Buffer.from(value, 'base64'),
+    created: BigInt(create_revision),
     version: BigInt(mod_revision),
     lease: BigInt(lease),
   };
 }
 
 export function entryOf({ key, value, version, lease }: Row): Entry {
-  return { key, value, version, holder: lease === 0n ? undefined : leaseName(lease) };
-}
-
-/** The id of a session is that of its lease, as etcd's own tools write it. */
-export function leaseName(lease: bigint): string {
-  return lease.toString(16).padStart(16, '0');
+  return { key, value, version, holder: lease === 0n ? undefined : sessionIdOf(lease) };
 }
 
 /** Of the operation at that position, which was to read. */
@@ -247,6 +245,16 @@ export function rowsAt({ responses }: TxnJson, position: number): readonly Row[]
 /** A key that does not exist has version 0 there as well. */
 export function versionIs(key: string, version: Version): object {
   return { key: base64(key), target: 'MOD', result: 'EQUAL', mod_revision: String(version) };
+}
+
+/** Created by the change of that revision, and not deleted since. */
+export function createdAt(key: string, revision: Version): object {
+  return { key: base64(key), target: 'CREATE', result: 'EQUAL', create_revision: String(revision) };
+}
+
+/** A plain write takes a key from its lease. */
+export function isLeased(key: string): object {
+  return { key: base64(key), target: 'LEASE', result: 'GREATER', lease: '0' };
 }
 
 export function rowOf(key: string): object {
@@ -262,17 +270,24 @@ export function deletionOf(range: KeyRange): object {
   return { request_delete_range: rangeJson(range) };
 }
 
-function expectedOf(comparison: Comparison): { readonly key: string; readonly version: Version } {
+interface Expectation {
+  readonly key: string;
+  readonly compare: readonly object[];
+  /** Of the key as it was found instead. */
+  readonly holds: (row: Row | undefined) => boolean;
+}
+
+function expectationOf(comparison: Comparison): Expectation {
   const { key } = comparison;
   checkKey(key);
-  switch (comparison.kind) {
-    case 'version':
-      return { key, version: comparison.version };
-    case 'absent':
-      return { key, version: ABSENT };
-    default:
-      // The token is the revision of the transaction that granted the lock: release, loss and any other write
-      // give the key another one.
-      return { key, version: comparison.token };
+  if (comparison.kind === 'held') {
+    const { token } = comparison;
+    return {
+      key,
+      compare: [createdAt(key, token), isLeased(key)],
+      holds: (row) => row !== undefined && row.created === token && row.lease !== 0n,
+    };
   }
+  const version = comparison.kind === 'absent' ? ABSENT : comparison.version;
+  return { key, compare: [versionIs(key, version)], holds: (row) => (row?.version ?? ABSENT) === version };
 }

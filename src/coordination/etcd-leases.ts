@@ -8,9 +8,53 @@ interface LeaseJson {
   readonly TTL?: string;
 }
 
-/** Leases in pairs of our own naming: who knows the first (even) knows the second. */
+/** The leases of a session. */
+export interface SessionLeases {
+  /** With it go the locks. */
+  readonly lock: bigint;
+  /** Outlives the other by the lock delay; none when there is no delay. */
+  readonly guard: bigint | undefined;
+}
+
+/**
+ * The numbers of leases are ours to choose, so that they say whose they are, whichever a session has by now:
+ *
+ *     62            17 16                1  0
+ *     ┌───────────────┬──────────────────┬───┐
+ *     │ session       │ generation       │ g │   g: for guards
+ *     └───────────────┴──────────────────┴───┘
+ */
+const GENERATION_BITS = 16n;
+const NUMBERS = 1n << (GENERATION_BITS + 1n);
+
+/** Twelve hexadecimal digits, not all of them 0. */
+export function newSessionId(): string {
+  const number = (randomBytes(8).readBigUInt64BE() >> (64n - 45n)) + 1n;
+  return number.toString(16).padStart(12, '0');
+}
+
+export function isSessionId(text: string): boolean {
+  return /^[0-9a-f]{12}$/.test(text);
+}
+
+/** Of its lease, or of that of its guards. */
+export function sessionIdOf(lease: bigint): string {
+  return (lease / NUMBERS).toString(16).padStart(12, '0');
+}
+
+/** The least of the numbers that the leases of a session have. */
+export function firstLeaseOf(id: string): bigint {
+  return BigInt(`0x${id}`) * NUMBERS;
+}
+
+export function leasesOf(id: string, generation: number, hasGuard: boolean): SessionLeases {
+  const lock = firstLeaseOf(id) + (BigInt(generation) % (1n << GENERATION_BITS)) * 2n;
+  return { lock, guard: hasGuard ? lock + 1n : undefined };
+}
+
+/** Of no session. */
 export function newLeaseId(): bigint {
-  return (randomBytes(8).readBigUInt64BE() >> 3n) * 2n + 2n;
+  return (randomBytes(8).readBigUInt64BE() >> 2n) + 1n;
 }
 
 export class EtcdLeases {
@@ -21,9 +65,9 @@ export class EtcdLeases {
   }
 
   /** For how long: at least `ttlMs`, in whole seconds, and no less than etcd's own least (1.5 election timeouts). */
-  async grant(id: bigint, ttlMs: number): Promise<number> {
+  async grant(id: bigint, ttlMs: number, options: EtcdRequest = {}): Promise<number> {
     const body = { ID: String(id), TTL: String(Math.ceil(ttlMs / 1000)) };
-    const { TTL = '0' } = await this.#http.request<LeaseJson>('/v3/lease/grant', body);
+    const { TTL = '0' } = await this.#http.request<LeaseJson>('/v3/lease/grant', body, options);
     return Number(TTL) * 1000;
   }
 
@@ -38,15 +82,11 @@ export class EtcdLeases {
   /** True when all of them live, and live anew for their TTL. */
   async keepAlive(ids: readonly bigint[], options: EtcdRequest): Promise<boolean> {
     const bodies = ids.map((id) => ({ ID: String(id) }));
-    const { items } = await this.#http.exchange('/v3/lease/keepalive', bodies, {
-      ...options,
-      repeatable: true,
-    });
-    const alive = (items as readonly { readonly result: LeaseJson }[]).filter(
-      ({ result }) => Number(result.TTL ?? 0) > 0,
-    );
+    const repeatable = { ...options, repeatable: true };
+    const { items } = await this.#http.exchange('/v3/lease/keepalive', bodies, repeatable);
     if (items.length < ids.length) throw this.#http.unavailable('not all leases were kept alive');
-    return alive.length === ids.length;
+    const answers = items as readonly { readonly result: LeaseJson }[];
+    return answers.every(({ result }) => Number(result.TTL ?? 0) > 0);
   }
 
   /** Ends it, and deletes the keys that are attached to it. */

@@ -69,8 +69,9 @@ export class EtcdLocks {
         if (toRelease) await session.releaseEarlier(key);
         toRelease = false;
         const attempt = await this.#attempt(wait);
-        if (attempt.kind === 'granted') return attempt.token;
-        await this.#untilChanged(wait, attempt);
+        session.throwIfLost();
+        if (attempt?.kind === 'granted') return attempt.token;
+        if (attempt) await this.#untilChanged(wait, attempt);
         backoff.reset();
       } catch (error) {
         session.throwIfLost();
@@ -83,15 +84,19 @@ export class EtcdLocks {
     }
   }
 
-  async #attempt(wait: Wait): Promise<Exclude<Attempt, { kind: 'no-session' }>> {
+  async #attempt(wait: Wait): Promise<Exclude<Attempt, { kind: 'no-lease' }> | undefined> {
     const { key, session, options, signal } = wait;
     wait.inDoubt += 1;
-    const attempt = await this.#keys.acquire(key, session.ids, { owner: options.owner, signal });
+    const { result, moved } = await session.withLeases((leases) =>
+      this.#keys.acquire(key, leases, { owner: options.owner, signal }),
+    );
+    // Whether what was granted has come along, the next attempt shows.
+    if (moved) return undefined;
     wait.inDoubt -= 1;
-    if (attempt.kind === 'no-session') session.lose('the coordinator does not know it any more');
+    if (result.kind !== 'no-lease') return result;
+    session.lose('the coordinator does not know it any more');
     session.throwIfLost();
-    if (attempt.kind === 'no-session') throw new Error('a session that was lost has a reason');
-    return attempt;
+    return undefined;
   }
 
   /** Returns when it is worth asking again, and now and then besides: a watch may be dead and not know it. */

@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'vitest';
 import { systemClock } from '../core/clock.ts';
+import { EtcdTransport } from './etcd-transport.ts';
 
 /** Where etcd's program is; undefined when there is none, which is a failure where services are required. */
 export function findEtcd(): string | undefined {
@@ -117,6 +118,22 @@ export class EtcdServers implements AsyncDisposable {
     });
     if (!response.ok) throw new Error(`${path}: ${await response.text()}`);
     return (await response.json()) as T;
+  }
+
+  /** As `call`, where etcd has a certificate of that authority. */
+  async callOver(ca: string, path: string, body: object): Promise<void> {
+    const transport = new EtcdTransport({ ca });
+    const [url = ''] = this.urls;
+    const response = await transport.post({
+      url: `${url}/v3/${path}`,
+      headers: {},
+      body: JSON.stringify(body),
+      signal: AbortSignal.timeout(10_000),
+      onConnected: () => {},
+    });
+    const text = (await response.setEncoding('utf8').toArray()).join('');
+    transport.close();
+    if (response.statusCode !== 200) throw new Error(`${path}: ${text}`);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,27 +1,28 @@
 import { setMaxListeners } from 'node:events';
 import { messageOf, VarveError } from '../core/errors.ts';
 import type { CoordinatorDeps, Session, Version } from './coordinator.ts';
-import type { EtcdHttp } from './etcd-http.ts';
-import { sessionKey } from './etcd-keys.ts';
-import { type EtcdKv, leaseName, putOf, type TxnJson } from './etcd-kv.ts';
-import { type EtcdLeases, newLeaseId } from './etcd-leases.ts';
-import type { EtcdLockKeys, SessionLeases } from './etcd-lock-keys.ts';
+import type { EtcdHttp, EtcdRequest } from './etcd-http.ts';
+import { sessionKeys } from './etcd-keys.ts';
+import { type EtcdKv, putOf } from './etcd-kv.ts';
+import { type EtcdLeases, isSessionId, leasesOf, newSessionId, type SessionLeases } from './etcd-leases.ts';
+import type { EtcdLockKeys } from './etcd-lock-keys.ts';
 
 /** What sessions work with. */
 export interface SessionTools {
   readonly http: EtcdHttp;
   readonly kv: EtcdKv;
-  readonly leases: EtcdLeases;
+  readonly granter: EtcdLeases;
   readonly locks: EtcdLockKeys;
 }
 
 interface SessionParts extends SessionTools {
   readonly id: string;
-  readonly ids: SessionLeases;
+  readonly leases: SessionLeases;
   readonly ttlMs: number;
+  readonly lockDelayMs: number;
   /** Monotonic, from before the request that created it was sent. */
   readonly createdMs: number;
-  /** Of the leader who granted it. */
+  /** Of the leader, as a majority confirmed before the leases were granted. */
   readonly term: bigint;
   readonly onEnd: (session: EtcdSession) => void;
 }
@@ -30,9 +31,8 @@ interface SessionParts extends SessionTools {
 const RENEW_PART = 0.55;
 /** When the next attempt follows one that failed. */
 const RETRY_PART = 1 / 12;
-const RENEWALS_PER_CALL = 3;
 
-/** Creates the leases of a session, and its key, which names it. */
+/** Creates the leases of a session, and the keys that tell what they are. */
 export async function openSession(
   tools: SessionTools,
   deps: CoordinatorDeps,
@@ -43,58 +43,55 @@ export async function openSession(
     readonly onEnd: (session: EtcdSession) => void;
   },
 ): Promise<EtcdSession> {
-  const { leases, http } = tools;
+  const { granter, http, kv } = tools;
   const { ttlMs: askedMs, lockDelayMs, name, onEnd } = options;
-  const lock = newLeaseId();
-  const id = leaseName(lock);
+  const id = newSessionId();
+  const keys = sessionKeys(id);
+  const leases = leasesOf(id, 0, lockDelayMs > 0);
+  const { term } = await kv.read({ key: keys.lock });
   const createdMs = deps.clock.monotonicMs();
-  const ttlMs = await leases.grant(lock, askedMs);
+  const ttlMs = await granter.grant(leases.lock, askedMs);
   if (ttlMs >= askedMs + 1000) {
-    deps.log.warn(
-      { askedMs, ttlMs },
-      `etcd grants sessions no less than ${ttlMs} ms: 1.5 of its election timeouts`,
-    );
+    const why = `etcd grants sessions no less than ${ttlMs} ms: 1.5 of its election timeouts`;
+    deps.log.warn({ askedMs, ttlMs }, why);
   }
-  const guard = lockDelayMs === 0 ? undefined : guardLeaseOf(lock);
-  if (guard !== undefined) await leases.grant(guard, ttlMs + lockDelayMs);
-  const named = putOf(sessionKey(id), JSON.stringify({ name, ttlMs, lockDelayMs }), lock);
-  const { header } = await http.request<TxnJson>('/v3/kv/txn', { success: [named] });
-  const parts = {
-    ...tools,
-    id,
-    ids: { lock, guard },
-    ttlMs,
-    createdMs,
-    term: BigInt(header.raft_term),
-    onEnd,
-  };
-  return new EtcdSession(parts, deps);
+  const text = JSON.stringify({ name, ttlMs, lockDelayMs });
+  const success = [putOf(keys.lock, text, leases.lock)];
+  if (leases.guard !== undefined) {
+    await granter.grant(leases.guard, ttlMs + lockDelayMs);
+    success.push(putOf(keys.guard, text, leases.guard));
+  }
+  await http.request('/v3/kv/txn', { success });
+  return new EtcdSession({ ...tools, id, leases, ttlMs, lockDelayMs, createdMs, term, onEnd }, deps);
 }
 
 /** Ends a session by its id, and with it releases its locks; does nothing for what is no session of etcd. */
-export async function endSession(leases: EtcdLeases, id: string): Promise<void> {
-  if (!/^[0-9a-f]{16}$/.test(id)) return;
-  const lock = BigInt(`0x${id}`);
+export async function endSession({ kv, granter }: SessionTools, id: string): Promise<void> {
+  if (!isSessionId(id)) return;
+  const keys = sessionKeys(id);
   // The guards last: they must not go before the locks.
-  await leases.revoke(lock);
-  await leases.revoke(guardLeaseOf(lock));
-}
-
-function guardLeaseOf(lock: bigint): bigint {
-  return lock + 1n;
+  for (const key of [keys.lock, keys.guard]) {
+    const { rows } = await kv.read({ key });
+    for (const { lease } of rows) if (lease !== 0n) await granter.revoke(lease);
+  }
 }
 
 /**
  * A session that renews itself every third of its TTL. Its life is counted from when the last successful
  * renewal was *sent*, so it is lost here before it can be lost there, where the TTL runs from when it arrived.
  *
- * A leader of etcd renews leases without asking the others, and one that is stuck goes on doing so after they
- * have chosen another, who lets the lease expire (etcd issue 15247). So a renewal counts only when a majority has
- * confirmed, by reads before and after it, that no other leader came in between.
+ * A leader of etcd renews leases, and ends them, without asking the others. One that hangs goes on with both
+ * after they have chosen another: it renews leases that its successor lets expire, and when it wakes up it ends
+ * leases that its successor has renewed (etcd issues 12528 and 15247). Therefore
+ *
+ * - a renewal counts only when a majority has confirmed, by reads before and after it, that no other leader came
+ *   in between;
+ * - once there is another leader, the keys of the session are moved to new leases, which the one before does
+ *   not know, before the session is taken to be renewed. Those it knows are of no use any more when it can
+ *   first take them to be over.
  */
 export class EtcdSession implements Session {
   readonly id: string;
-  readonly ids: SessionLeases;
   readonly ttlMs: number;
   readonly #deps: CoordinatorDeps;
   readonly #parts: SessionParts;
@@ -103,7 +100,17 @@ export class EtcdSession implements Session {
   readonly #over = new AbortController();
   readonly #loops: Promise<unknown>;
   #endsMs: number;
+  /** Of the leader before whom its leases were granted, as a majority confirmed. */
   #term: bigint;
+  #leases: SessionLeases;
+  /** Of the leases granted last, even if the keys were perhaps not moved to them. */
+  #generation = 0;
+  /** Leases that are of no use any more. */
+  #stale: SessionLeases[] = [];
+  /** Counts the beginnings and the ends of moves. */
+  #moves = 0;
+  #moving: Promise<unknown> = Promise.resolve();
+  #renewing: Promise<void> | undefined;
   #closed = false;
   /** Keys whose lock is held or asked for, or has still to be released. */
   readonly #keys = new Map<string, 'used' | 'unreleased'>();
@@ -111,12 +118,12 @@ export class EtcdSession implements Session {
 
   constructor(parts: SessionParts, deps: CoordinatorDeps) {
     this.id = parts.id;
-    this.ids = parts.ids;
     this.ttlMs = parts.ttlMs;
     this.#parts = parts;
     this.#deps = deps;
     this.#endsMs = parts.createdMs + parts.ttlMs;
     this.#term = parts.term;
+    this.#leases = parts.leases;
     setMaxListeners(0, this.#over.signal, this.#lost.signal);
     this.#loops = Promise.all([this.#keepRenewed(), this.#watchEnd()]);
   }
@@ -136,22 +143,26 @@ export class EtcdSession implements Session {
 
   async renew(): Promise<void> {
     this.throwIfLost();
-    const { clock } = this.#deps;
-    const untilMs = Math.min(this.#endsMs, clock.monotonicMs() + this.ttlMs * RENEW_PART);
-    for (let tried = 1; ; tried += 1) {
-      const termBefore = this.#term;
-      const sentMs = clock.monotonicMs();
-      await this.#renewOnce(untilMs).catch((error: unknown) => {
-        this.throwIfLost();
-        throw error;
-      });
+    this.#renewing ??= this.#renew().finally(() => (this.#renewing = undefined));
+    await this.#renewing.catch((error: unknown) => {
       this.throwIfLost();
-      if (this.#term === termBefore) {
-        this.#endsMs = Math.max(this.#endsMs, sentMs + this.ttlMs);
-        return;
-      }
-      if (tried === RENEWALS_PER_CALL) throw this.#parts.http.unavailable('its leader changes all the time');
-    }
+      throw error;
+    });
+    this.throwIfLost();
+  }
+
+  /**
+   * Works with the leases that its keys have, when they are not being moved. `moved` is true when they were
+   * meanwhile: what was done with the former ones may not last.
+   */
+  async withLeases<T>(
+    work: (leases: SessionLeases) => Promise<T>,
+  ): Promise<{ readonly result: T; readonly moved: boolean }> {
+    do await this.#moving;
+    while (this.#moves % 2 === 1);
+    const before = this.#moves;
+    const result = await work(this.#leases);
+    return { result, moved: this.#moves !== before };
   }
 
   async close(): Promise<void> {
@@ -162,7 +173,11 @@ export class EtcdSession implements Session {
     this.#parts.onEnd(this);
     if (this.#lost.signal.aborted) return;
     try {
-      await endSession(this.#parts.leases, this.id);
+      const { granter } = this.#parts;
+      const all = [...this.#stale, this.#leases];
+      for (const { lock } of all) await granter.revoke(lock);
+      // The guards last: they must not go before the locks.
+      for (const { guard } of all) if (guard !== undefined) await granter.revoke(guard);
     } catch (error) {
       this.#deps.log.warn({ error }, `session ${this.id} could not be ended and will expire`);
     }
@@ -240,23 +255,70 @@ export class EtcdSession implements Session {
 
   async #unlock(key: string, token?: Version): Promise<void> {
     const { locks } = this.#parts;
-    const held = token ?? (await locks.tokenOf(key, this.ids));
+    const held = token ?? (await locks.tokenOf(key, this.id));
     if (held !== undefined) await locks.release(key, held);
   }
 
-  /** Leaves the term that a majority confirmed after the renewal. */
-  async #renewOnce(untilMs: number): Promise<void> {
-    const { leases, kv, id, ids } = this.#parts;
-    const options = () => ({
-      signal: this.#over.signal,
-      timeoutMs: Math.max(1, untilMs - this.#deps.clock.monotonicMs()),
-    });
-    const both = ids.guard === undefined ? [ids.lock] : [ids.lock, ids.guard];
-    if (!(await leases.keepAlive(both, options())))
-      return this.lose('the coordinator does not know it any more');
-    const { term, rows } = await kv.read({ key: sessionKey(id) }, options());
-    if (rows.length === 0) this.lose('the coordinator does not know it any more');
-    this.#term = term;
+  async #renew(): Promise<void> {
+    const { granter, kv, id } = this.#parts;
+    const sentMs = this.#deps.clock.monotonicMs();
+    const untilMs = Math.min(this.#endsMs, sentMs + this.ttlMs * RENEW_PART);
+    const { lock, guard } = this.#leases;
+    const ids = guard === undefined ? [lock] : [lock, guard];
+    const alive = await granter.keepAlive(ids, this.#until(untilMs));
+    const { term, rows } = await kv.read({ key: sessionKeys(id).lock }, this.#until(untilMs));
+    if (!alive || rows.length === 0) return this.lose('the coordinator does not know it any more');
+    if (term === this.#term) this.#endsMs = Math.max(this.#endsMs, sentMs + this.ttlMs);
+    else await this.#move(term);
+    await this.#revokeStale();
+  }
+
+  /** To new leases, of which only leaders from that term on know. */
+  async #move(term: bigint): Promise<void> {
+    const { granter, locks, id, lockDelayMs } = this.#parts;
+    const options = this.#until(this.#endsMs);
+    const sentMs = this.#deps.clock.monotonicMs();
+    this.#generation += 1;
+    const leases = leasesOf(id, this.#generation, lockDelayMs > 0);
+    this.#moves += 1;
+    // Of no use either, unless the keys come to be theirs.
+    this.#stale.push(leases);
+    const moving = (async () => {
+      await Promise.all([
+        granter.grant(leases.lock, this.ttlMs, options),
+        leases.guard === undefined ? 0 : granter.grant(leases.guard, this.ttlMs + lockDelayMs, options),
+      ]);
+      await locks.move(this.#keys.keys(), leases, options);
+    })();
+    this.#moving = moving.catch(() => {});
+    try {
+      await moving;
+      this.#stale = [...this.#stale.filter((other) => other !== leases), this.#leases];
+      this.#leases = leases;
+      this.#term = term;
+      this.#endsMs = Math.max(this.#endsMs, sentMs + this.ttlMs);
+    } finally {
+      this.#moves += 1;
+    }
+  }
+
+  /** Once the keys are attached to others: a request that was under way with them then comes to nothing. */
+  async #revokeStale(): Promise<void> {
+    const { granter } = this.#parts;
+    for (const leases of this.#stale) {
+      try {
+        await granter.revoke(leases.lock);
+        if (leases.guard !== undefined) await granter.revoke(leases.guard);
+        this.#stale = this.#stale.filter((other) => other !== leases);
+      } catch (error) {
+        this.#deps.log.warn({ error }, `session ${this.id} could not end a lease it no longer needs`);
+      }
+    }
+  }
+
+  #until(untilMs: number): EtcdRequest {
+    const timeoutMs = Math.max(1, untilMs - this.#deps.clock.monotonicMs());
+    return { signal: this.#over.signal, timeoutMs };
   }
 
   async #keepRenewed(): Promise<void> {

@@ -295,19 +295,20 @@ describe('a session of etcd', () => {
   const granted = (seconds: number): Reply => ({
     lines: [{ header: header(), ID: '2', TTL: String(seconds) }],
   });
-  const alive: Reply = {
-    lines: [{ result: { header: header(), TTL: '1' } }, { result: { header: header(), TTL: '1' } }],
-  };
-  const there = (term: number): Reply => ({
-    lines: [{ header: header(5, term), kvs: [row('~varve/session/x', 5)] }],
+  const alive: Reply = { lines: [{ result: { TTL: '1' } }, { result: { TTL: '1' } }] };
+  const confirmed = (term: number): Reply => ({
+    lines: [{ header: header(5, term), kvs: [row('~varve/session/x/lock', 5)] }],
   });
   beforeEach(() => {
+    replies['/v3/kv/range'] = [confirmed(2)];
     replies['/v3/kv/txn'] = [{ lines: [{ header: header(5, 2), succeeded: true }] }];
     replies['/v3/lease/grant'] = [granted(1)];
+    replies['/v3/lease/keepalive'] = [alive];
     replies['/v3/lease/revoke'] = [done];
   });
   const bodiesOf = (wanted: string): unknown[] =>
     asked.filter(({ path }) => path === wanted).map(({ body }) => JSON.parse(body) as unknown);
+  const verbs = (): string[] => asked.map(({ path }) => path.replace('/v3/', ''));
 
   test('has a lease, and one for its guards that lasts longer by the lock delay', async () => {
     replies['/v3/lease/grant'] = [granted(20), granted(25)];
@@ -317,42 +318,99 @@ describe('a session of etcd', () => {
       lockDelayMs: 4500,
     });
     expect(session.ttlMs).toBe(20_000);
-    expect(bodiesOf('/v3/lease/grant')).toMatchObject([{ TTL: '20' }, { TTL: '25' }]);
-    const lease = BigInt(`0x${session.id}`);
-    expect(bodiesOf('/v3/lease/grant')).toMatchObject([{ ID: String(lease) }, { ID: String(lease + 1n) }]);
+    const lease = BigInt(`0x${session.id}`) << 17n;
+    expect(bodiesOf('/v3/lease/grant')).toEqual([
+      { ID: String(lease), TTL: '20' },
+      { ID: String(lease + 1n), TTL: '25' },
+    ]);
     await session.close();
     expect(bodiesOf('/v3/lease/revoke')).toEqual([{ ID: String(lease) }, { ID: String(lease + 1n) }]);
   });
 
   test('is not taken to be renewed by a leader whom the others no longer follow', async () => {
-    const c = open([await member()], { timeoutMs: 300 });
-    const session = await c.session({ ttlMs: 1000, name: 'x' });
+    const session = await open([await member()], { timeoutMs: 300 }).session({ ttlMs: 1000, name: 'x' });
     const lost = new Promise<void>((resolve) => session.lost.addEventListener('abort', () => resolve()));
     // It renews leases by itself, but cannot confirm a read.
-    replies['/v3/lease/keepalive'] = [alive];
+    replies['/v3/kv/range'] = ['silence'];
     await lost;
-    expect(bodiesOf('/v3/kv/range').length).toBeGreaterThan(0);
+    expect(verbs()).toContain('lease/keepalive');
   });
 
-  test('is renewed once more when the leader changed meanwhile', async () => {
-    const c = open([await member()]);
-    const session = await c.session({ ttlMs: 1000, name: 'x' });
-    replies['/v3/lease/keepalive'] = [alive];
-    replies['/v3/kv/range'] = [there(3)];
+  test('moves to leases that a former leader does not know, once there is another', async () => {
+    const session = await open([await member()]).session({ ttlMs: 1000, name: 'x' });
+    const lease = BigInt(`0x${session.id}`) << 17n;
     await session.renew();
-    expect(asked.map(({ path }) => path.replace('/v3/', '')).slice(-4)).toEqual([
+    asked = [];
+    replies['/v3/kv/range'] = [confirmed(3)];
+    await session.renew();
+    const steps = [
       'lease/keepalive',
       'kv/range',
-      'lease/keepalive',
-      'kv/range',
+      'lease/grant',
+      'lease/grant',
+      'kv/txn',
+      'lease/revoke',
+      'lease/revoke',
+    ];
+    expect(verbs()).toEqual(steps);
+    expect(bodiesOf('/v3/lease/grant').map((body) => (body as { ID: string }).ID)).toEqual(
+      [2n, 3n].map((n) => String(lease + n)),
+    );
+    const moved = (key: string, to: bigint): object => ({
+      request_txn: {
+        compare: [
+          { key: base64(key), target: 'LEASE', result: 'GREATER', lease: String(lease - 1n) },
+          { key: base64(key), target: 'LEASE', result: 'LESS', lease: String(to) },
+        ],
+        success: [{ request_put: { key: base64(key), ignore_value: true, lease: String(to) } }],
+      },
+    });
+    const [own, guard] = ['lock', 'guard'].map((key) => `~varve/session/${session.id}/${key}`);
+    expect(bodiesOf('/v3/kv/txn')).toEqual([
+      { success: [moved(own ?? '', lease + 2n), moved(guard ?? '', lease + 3n)] },
     ]);
-    replies['/v3/kv/range'] = [there(4), there(5), there(6)];
+    expect(bodiesOf('/v3/lease/revoke')).toEqual([{ ID: String(lease) }, { ID: String(lease + 1n) }]);
+    asked = [];
+    await session.renew();
+    expect(verbs()).toEqual(['lease/keepalive', 'kv/range']);
+    expect(asked[0]?.body).toBe(`{"ID":"${lease + 2n}"}{"ID":"${lease + 3n}"}`);
+  });
+
+  test('is not renewed while its keys cannot be moved, and moves them on to yet other leases', async () => {
+    const session = await open([await member()]).session({ ttlMs: 5000, name: 'x', lockDelayMs: 0 });
+    replies['/v3/kv/range'] = [confirmed(3)];
+    replies['/v3/kv/txn'] = [error(14, 'etcdserver: request timed out', 503)];
+    const before = session.remainingMs();
     await expect(session.renew()).rejects.toMatchObject({ code: 'COORDINATOR_UNAVAILABLE' });
+    expect(session.remainingMs()).toBeLessThan(before);
+    replies['/v3/kv/txn'] = [done];
+    await session.renew();
+    const ids = (path: string): number[] =>
+      bodiesOf(path).map((body) => Number(BigInt((body as { ID: string }).ID) % 2n ** 17n));
+    expect(ids('/v3/lease/grant')).toEqual([0, 2, 4]);
+    expect(ids('/v3/lease/revoke')).toEqual([2, 0]);
+  });
+
+  test('asks again for a lock that it was granted while it moved', async () => {
+    const session = await open([await member()]).session({ ttlMs: 20_000, name: 'x' });
+    asked = [];
+    replies['/v3/kv/txn'] = ['silence'];
+    const waiting = coordinators[0]?.lock('key', session, { owner: 'x' });
+    while (asked.length === 0) await systemClock.sleep(5);
+    replies['/v3/kv/range'] = [confirmed(3)];
+    const number = BigInt(`0x${session.id}`) << 17n;
+    const late = { ...row('key', 8), create_revision: '8', lease: String(number + 2n) };
+    replies['/v3/kv/txn'] = [
+      done,
+      { lines: [{ header: header(9), responses: [{ response_range: { kvs: [late] } }] }] },
+    ];
+    await session.renew();
+    expect((await waiting)?.token).toBe(8n);
   });
 
   test.each<[string, Reply, Reply]>([
-    ['its lease', { lines: [{ result: {} }, { result: { TTL: '1' } }] }, there(2)],
-    ['the lease of its guards', { lines: [{ result: { TTL: '1' } }, { result: {} }] }, there(2)],
+    ['its lease', { lines: [{ result: {} }, { result: { TTL: '1' } }] }, confirmed(2)],
+    ['the lease of its guards', { lines: [{ result: { TTL: '1' } }, { result: {} }] }, confirmed(2)],
     ['its key', alive, rows(9)],
   ])('is lost with %s', async (_what, keepAlive, reading) => {
     const session = await open([await member()]).session({ ttlMs: 1000, name: 'x' });

@@ -28,7 +28,7 @@ import { EtcdLocks } from './etcd-lock.ts';
 import { EtcdLockKeys } from './etcd-lock-keys.ts';
 import { EtcdRegistration } from './etcd-registration.ts';
 import { instancesOf } from './etcd-services.ts';
-import { endSession, EtcdSession, openSession } from './etcd-session.ts';
+import { endSession, EtcdSession, openSession, type SessionTools } from './etcd-session.ts';
 import { follow } from './etcd-watch.ts';
 
 /** The contract over etcd 3.4's API, as its JSON gateway serves it. */
@@ -59,15 +59,14 @@ export class EtcdCoordinator implements Coordinator {
     const { ttlMs, name, lockDelayMs = this.bounds.lockDelayMs } = options;
     within('a session TTL', ttlMs, [minTtlMs, maxTtlMs]);
     within('a lock delay', lockDelayMs, [0, maxLockDelayMs]);
-    const tools = { http: this.#http, kv: this.#kv, leases: this.#leases, locks: this.#lockKeys };
     const onEnd = (ended: Session): void => void this.#open.delete(ended);
-    const session = await openSession(tools, this.#deps, { ttlMs, name, lockDelayMs, onEnd });
+    const session = await openSession(this.#sessionTools(), this.#deps, { ttlMs, name, lockDelayMs, onEnd });
     this.#open.add(session);
     return session;
   }
 
   endSession(sessionId: string): Promise<void> {
-    return endSession(this.#leases, sessionId);
+    return endSession(this.#sessionTools(), sessionId);
   }
 
   async lock(key: string, session: Session, options: LockOptions): Promise<Lock> {
@@ -153,6 +152,10 @@ export class EtcdCoordinator implements Coordinator {
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all([...this.#open].map((resource) => resource[Symbol.asyncDispose]()));
     this.#http.close();
+  }
+
+  #sessionTools(): SessionTools {
+    return { http: this.#http, kv: this.#kv, granter: this.#leases, locks: this.#lockKeys };
   }
 
   async *#watchEntries(followed: Parameters<typeof follow>[3]): AsyncGenerator<readonly Entry[], void, void> {
