@@ -8,7 +8,7 @@ const FIRST_PAGE_BYTES = 1_024;
  * crosses a page. New memory is zero.
  */
 export class ByteArena {
-  readonly #pages: Uint8Array[] = [];
+  readonly #pages: Buffer[] = [];
   /** Address of the next free byte. */
   #next = 0;
 
@@ -17,8 +17,8 @@ export class ByteArena {
   }
 
   /** The page of an address; `inPage` is where in it. */
-  page(address: number): Uint8Array {
-    return this.#pages[address >>> PAGE_BITS] as Uint8Array;
+  page(address: number): Buffer {
+    return this.#pages[address >>> PAGE_BITS] as Buffer;
   }
 
   static inPage(address: number): number {
@@ -43,7 +43,7 @@ export class ByteArena {
     const old = this.#pages[which];
     let sizeBytes = which > 0 ? PAGE_BYTES : Math.max(FIRST_PAGE_BYTES, old?.length ?? 0);
     while (sizeBytes < neededBytes) sizeBytes *= 4;
-    const page = new Uint8Array(sizeBytes);
+    const page = Buffer.alloc(sizeBytes);
     if (old !== undefined) page.set(old);
     this.#pages[which] = page;
   }

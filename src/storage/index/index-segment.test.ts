@@ -138,6 +138,7 @@ describe.each(KINDS)('a segment %s', (_, build) => {
           });
           expect(sortTexts(seen)).toEqual(distinct(series.flatMap((other) => other[one] ?? [])));
           expect(segment.valueCount(number)).toBe(seen.length);
+          expect(segment.seriesWith(number)).toBe(series.filter((other) => one in other).length);
           terms += seen.length;
           for (const prefix of ['v', 'v1', 'ab', '😀', 'zzz', '\u0001']) {
             const some: string[] = [];

@@ -24,6 +24,8 @@ export interface IndexSegment {
   nameBytes(name: number): Uint8Array;
   /** How many values a label has. */
   valueCount(name: number): number;
+  /** How many series have the label. */
+  seriesWith(name: number): number;
 
   /** The number of the term, or -1. */
   findTerm(name: number, value: string): number;

@@ -146,11 +146,15 @@ export function checkLabels(bytes: Uint8Array, start: number, end: number): numb
 
 function checkText(bytes: Uint8Array, { start, stop }: LabelCursor, what: string): void {
   if (start === stop) throw invalid(`a label ${what} is empty`);
+  if (!isText(bytes, start, stop)) throw invalid(`a label ${what} is not UTF-8`);
+}
+
+/** Whether bytes are UTF-8. */
+export function isText(bytes: Uint8Array, start: number, stop: number): boolean {
   for (let at = start; at < stop; at++) {
-    if ((bytes[at] ?? 0) < 0x80) continue;
-    if (!isUtf8(bytes.subarray(start, stop))) throw invalid(`a label ${what} is not UTF-8`);
-    return;
+    if ((bytes[at] as number) >= 0x80) return isUtf8(bytes.subarray(start, stop));
   }
+  return true;
 }
 
 function invalid(what: string): VarveError {

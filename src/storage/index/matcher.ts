@@ -16,6 +16,8 @@ export interface LabelMatcher {
   matches(value: string): boolean;
   /** True when a series without the label passes. */
   readonly matchesEmpty: boolean;
+  /** Which series that have the label pass: all of them, none, or it depends on the value. */
+  readonly present: 'all' | 'none' | 'some';
   /** All the values that pass, where they can be named. */
   readonly literals: readonly string[] | undefined;
   /** Every value that passes starts with it; empty when nothing is known. */
@@ -30,7 +32,23 @@ export function labelMatcher(name: string, operator: MatchOperator, value: strin
     });
   }
   const parts = condition(operator, value);
-  return { name, operator, value, ...parts, matchesEmpty: parts.matches('') };
+  return {
+    name,
+    operator,
+    value,
+    ...parts,
+    matchesEmpty: parts.matches(''),
+    present: presence(operator, value),
+  };
+}
+
+function presence(operator: MatchOperator, value: string): LabelMatcher['present'] {
+  const isPattern = operator === '=~' || operator === '!~';
+  const isNegative = operator === '!=' || operator === '!~';
+  // Values in an index are not empty.
+  if (value === '') return isNegative ? 'all' : 'none';
+  if (isPattern && (value === '.*' || value === '.+')) return isNegative ? 'none' : 'all';
+  return 'some';
 }
 
 type Condition = Pick<LabelMatcher, 'matches' | 'literals' | 'prefix'>;

@@ -1,6 +1,6 @@
 import { assert } from '../../core/errors.ts';
 import type { IndexSegment } from './index-segment.ts';
-import { checkLabels, LabelCursor, MAX_LABELS } from './labels.ts';
+import { checkLabels, isText, LabelCursor, MAX_LABEL_BYTES, MAX_LABELS } from './labels.ts';
 import { PagedNumbers } from './paged-numbers.ts';
 import { PostingChains } from './posting-chains.ts';
 import { TermTable } from './term-table.ts';
@@ -18,8 +18,9 @@ export class MutableSegment implements IndexSegment {
   readonly #names = new TermTable();
   readonly #terms = new TermTable();
   readonly #postings = new PostingChains();
-  // Of names: how many values, and the newest of them; of terms: the value of the same name before it.
+  // Of names: how many values and series, and the newest value; of terms: the value of the same name before it.
   readonly #valueCounts = new PagedNumbers();
+  readonly #seriesCounts = new PagedNumbers();
   readonly #newestTerms = new PagedNumbers();
   readonly #previousTerms = new PagedNumbers();
   // Of series: its ref, and where its terms start in `rows`.
@@ -29,8 +30,16 @@ export class MutableSegment implements IndexSegment {
   /** Position + 1 by hash of ref, or 0 for free. Its length is a power of two. */
   #refSlots = new Uint32Array(16);
   readonly #cursor = new LabelCursor();
-  /** The terms of the series that was added last: the next one mostly shares all but a few. */
-  readonly #lastRow = new Uint32Array(MAX_LABELS);
+  /**
+   * Of the labels of the series that is added: term and name, or -1 for new ones, and where name and value lie. The
+   * terms stay for the next series, which mostly shares all but a few.
+   */
+  readonly #found = {
+    terms: new Int32Array(MAX_LABELS),
+    names: new Int32Array(MAX_LABELS),
+    places: new Uint32Array(4 * MAX_LABELS),
+  };
+  #labelCount = 0;
   #lastLabelCount = 0;
 
   constructor() {
@@ -52,6 +61,7 @@ export class MutableSegment implements IndexSegment {
   get memoryBytes(): number {
     const lists = [
       this.#valueCounts,
+      this.#seriesCounts,
       this.#newestTerms,
       this.#previousTerms,
       this.#refs,
@@ -75,17 +85,17 @@ export class MutableSegment implements IndexSegment {
       `a series ref is an unsigned 32-bit number, not ${ref}`,
     );
     if (this.positionOf(ref) >= 0) return false;
-    checkLabels(bytes, start, end);
+    if (!this.#recognise(bytes, start, end)) {
+      checkLabels(bytes, start, end);
+    }
     const position = this.#refs.count;
-    const cursor = this.#cursor;
-    cursor.reset(bytes, start, end);
-    let label = 0;
-    for (; cursor.next(); label++) {
-      const term = this.#internLabel(label, bytes, position);
-      this.#lastRow[label] = term;
+    const { terms } = this.#found;
+    for (let label = 0; label < this.#labelCount; label++) {
+      const term = this.#post(label, bytes, position);
+      terms[label] = term;
       this.#rows.push(term);
     }
-    this.#lastLabelCount = label;
+    this.#lastLabelCount = this.#labelCount;
     this.#refs.push(ref);
     this.#rowStarts.push(this.#rows.count);
     this.#placeRef(ref, position);
@@ -140,6 +150,10 @@ export class MutableSegment implements IndexSegment {
     return this.#valueCounts.at(name);
   }
 
+  seriesWith(name: number): number {
+    return this.#seriesCounts.at(name);
+  }
+
   findTerm(name: number, value: string): number {
     const bytes = Buffer.from(value);
     return this.#terms.find(name, bytes, 0, bytes.length);
@@ -158,9 +172,9 @@ export class MutableSegment implements IndexSegment {
   }
 
   visitValues(name: number, prefix: string, visit: (term: number, value: string) => void): void {
+    const start = Buffer.from(prefix);
     for (let term = this.#newestTerms.at(name); term !== NONE; term = this.#previousTerms.at(term)) {
-      const value = this.#terms.text(term);
-      if (value.startsWith(prefix)) visit(term, value);
+      if (this.#terms.startsWith(term, start)) visit(term, this.#terms.text(term));
     }
   }
 
@@ -176,24 +190,56 @@ export class MutableSegment implements IndexSegment {
     return new Error(`the index in memory is inconsistent: ${what}`);
   }
 
-  /** The cursor stands on a label name; posts the series to the term, and returns it. */
-  #internLabel(label: number, bytes: Uint8Array, position: number): number {
+  /**
+   * Finds what is known of the labels. Says whether that alone proves them canonical: they have the names of the
+   * series before, and values that are known or at least text. Otherwise they have to be checked.
+   */
+  #recognise(bytes: Uint8Array, start: number, end: number): boolean {
     const cursor = this.#cursor;
-    const likely = label < this.#lastLabelCount ? (this.#lastRow[label] as number) : -1;
-    let name = likely < 0 ? -1 : this.#terms.scope(likely);
-    const sameName = name >= 0 && this.#names.is(name, bytes, cursor.start, cursor.stop);
-    if (!sameName) name = this.#internName(bytes, cursor.start, cursor.stop);
-    cursor.next();
-    if (sameName && this.#terms.is(likely, bytes, cursor.start, cursor.stop)) {
-      this.#postings.append(likely, position);
-      return likely;
+    const { terms, names, places } = this.#found;
+    let isCanonical = end - start <= MAX_LABEL_BYTES;
+    cursor.reset(bytes, start, end);
+    let label = 0;
+    for (; label < MAX_LABELS && cursor.next(); label++) {
+      const likely = label < this.#lastLabelCount ? (terms[label] as number) : -1;
+      let name = likely < 0 ? -1 : this.#terms.scope(likely);
+      const isSameName = name >= 0 && this.#names.is(name, bytes, cursor.start, cursor.stop);
+      if (!isSameName) {
+        isCanonical = false;
+        name = this.#names.find(0, bytes, cursor.start, cursor.stop);
+      }
+      names[label] = name;
+      places[4 * label] = cursor.start;
+      places[4 * label + 1] = cursor.stop;
+      if (!cursor.next()) break;
+      places[4 * label + 2] = cursor.start;
+      places[4 * label + 3] = cursor.stop;
+      if (isSameName && this.#terms.is(likely, bytes, cursor.start, cursor.stop)) continue;
+      const term = name < 0 ? -1 : this.#terms.find(name, bytes, cursor.start, cursor.stop);
+      terms[label] = term;
+      isCanonical &&= term >= 0 || (cursor.stop > cursor.start && isText(bytes, cursor.start, cursor.stop));
     }
-    const before = this.#terms.count;
-    const term = this.#terms.intern(name, bytes, cursor.start, cursor.stop);
-    if (term < before) {
-      this.#postings.append(term, position);
-      return term;
+    this.#labelCount = label;
+    // What was found may be overwritten even when the series is refused: only whole rows predict the next.
+    this.#lastLabelCount = 0;
+    return isCanonical && label > 0 && !cursor.broken && cursor.stop === end;
+  }
+
+  /** Posts the series to the term of a label that was recognised, or makes one; returns it. */
+  #post(label: number, bytes: Uint8Array, position: number): number {
+    const { terms, names, places } = this.#found;
+    const known = terms[label] as number;
+    const at = 4 * label;
+    const name =
+      (names[label] as number) < 0
+        ? this.#internName(bytes, places[at] as number, places[at + 1] as number)
+        : (names[label] as number);
+    this.#seriesCounts.set(name, this.#seriesCounts.at(name) + 1);
+    if (known >= 0) {
+      this.#postings.append(known, position);
+      return known;
     }
+    const term = this.#terms.intern(name, bytes, places[at + 2] as number, places[at + 3] as number);
     this.#postings.create(position);
     this.#previousTerms.push(this.#newestTerms.at(name));
     this.#newestTerms.set(name, term);
@@ -205,6 +251,7 @@ export class MutableSegment implements IndexSegment {
     const name = this.#names.intern(0, bytes, start, stop);
     if (name === this.#valueCounts.count) {
       this.#valueCounts.push(0);
+      this.#seriesCounts.push(0);
       this.#newestTerms.push(NONE);
     }
     return name;

@@ -44,6 +44,10 @@ export function compilePattern(source: string): Pattern {
         literals: undefined,
         prefix,
       };
+    case 'suffix':
+      return { test: (value) => value.endsWith(shape.text), literals: undefined, prefix };
+    case 'contains':
+      return { test: (value) => value.includes(shape.text), literals: undefined, prefix };
     case 'other':
       return {
         test: (value) => value.startsWith(prefix) && engine.matches(value),
@@ -90,7 +94,8 @@ function alternatingWords(source: string): string[] | undefined {
 
 type Shape =
   | { readonly kind: 'literals'; readonly literals: readonly string[] }
-  | { readonly kind: 'prefix-any' | 'prefix-some' | 'other'; readonly prefix: string };
+  | { readonly kind: 'prefix-any' | 'prefix-some' | 'other'; readonly prefix: string }
+  | { readonly kind: 'suffix' | 'contains'; readonly prefix: ''; readonly text: string };
 
 /**
  * Reads the small part of the syntax whose meaning is plain: literal characters, escaped punctuation, groups of
@@ -108,7 +113,29 @@ class ShapeReader {
   read(): Shape {
     const alternatives = this.#alternatives();
     if (alternatives && this.#at === this.#source.length) return { kind: 'literals', literals: alternatives };
+    if (this.#source.startsWith('.*') && this.#source.length > 2) {
+      const text = this.#word(2);
+      const rest = this.#source.slice(this.#at);
+      if (rest === '') return { kind: 'suffix', prefix: '', text };
+      if (rest === '.*') return { kind: 'contains', prefix: '', text };
+    }
     return this.#prefixShape();
+  }
+
+  /** The literal characters from a place on that no quantifier stands behind. */
+  #word(from: number): string {
+    this.#at = from;
+    let word = '';
+    for (;;) {
+      const start = this.#at;
+      const next = this.#source[start];
+      const parts = next === undefined || next === '|' || next === ')' ? undefined : this.#character();
+      if (!parts || isQuantifier(this.#source[this.#at])) {
+        this.#at = start;
+        return word;
+      }
+      word += parts[0] ?? '';
+    }
   }
 
   /** Until the end of the pattern or of the group; undefined when something else comes. */
@@ -163,20 +190,8 @@ class ShapeReader {
   }
 
   #prefixShape(): Shape {
-    this.#at = 0;
-    let prefix = '';
-    for (;;) {
-      const start = this.#at;
-      const next = this.#source[start];
-      const parts = next === undefined || next === '|' || next === ')' ? undefined : this.#character();
-      if (!parts || isQuantifier(this.#source[this.#at])) {
-        return this.#ending(prefix, this.#source.slice(start));
-      }
-      prefix += parts[0] ?? '';
-    }
-  }
-
-  #ending(prefix: string, rest: string): Shape {
+    const prefix = this.#word(0);
+    const rest = this.#source.slice(this.#at);
     if (rest === '.*' || rest === '(.*)') return { kind: 'prefix-any', prefix };
     if (rest === '.+' || rest === '(.+)') return { kind: 'prefix-some', prefix };
     // With a `|` outside of groups the prefix would hold for the first alternative only.

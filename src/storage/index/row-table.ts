@@ -133,10 +133,18 @@ export class RowTable {
    * added first.
    */
   distinctInOrder({ rankOf }: Pick<RankedTerms, 'rankOf'>): Uint32Array {
-    const rows = Uint32Array.from({ length: this.rowCount }, (_, row) => row);
-    sortBySequence(rows, (row, depth) =>
-      depth < this.labelCount(row) ? (rankOf[this.termAt(row, depth)] as number) : -1,
-    );
+    // Side by side, and with one more number behind each row that is less than all: sorting looks at nothing else.
+    const ranks = new Int32Array(this.#terms.count + this.rowCount);
+    const starts = new Uint32Array(this.rowCount);
+    let at = 0;
+    for (let row = 0; row < this.rowCount; row++) {
+      starts[row] = at;
+      const stop = this.#starts.at(row + 1);
+      for (let i = this.#starts.at(row); i < stop; i++) ranks[at++] = rankOf[this.#terms.at(i)] as number;
+      ranks[at++] = -1;
+    }
+    const rows = Uint32Array.from(starts.keys());
+    sortBySequence(rows, (row, depth) => ranks[(starts[row] as number) + depth] as number);
     let count = 0;
     for (const row of rows) {
       const previous = count > 0 ? (rows[count - 1] as number) : -1;

@@ -9,15 +9,17 @@ export class SealedNames {
   /** First term and first group of each name, and the ends of the last. */
   readonly #terms: Uint32Array;
   readonly #groups: Uint32Array;
+  readonly #seriesCounts: Uint32Array;
   #lastName = 0;
 
   /** @throws INDEX_SEGMENT_DAMAGED */
   constructor(reader: SectionReader, footer: Footer) {
     const { nameCount, termCount, groupCount } = footer;
-    // Each takes three bytes at least: no more memory is taken than the file has.
-    if (nameCount * 3 > reader.length) throw reader.damaged(0, `there is no room for ${nameCount} names`);
+    // Each takes four bytes at least: no more memory is taken than the file has.
+    if (nameCount * 4 > reader.length) throw reader.damaged(0, `there is no room for ${nameCount} names`);
     this.#terms = new Uint32Array(nameCount + 1);
     this.#groups = new Uint32Array(nameCount + 1);
+    this.#seriesCounts = new Uint32Array(nameCount);
     reader.seek(0);
     let term = 0;
     let group = 0;
@@ -34,6 +36,11 @@ export class SealedNames {
       if (values === 0 || term > termCount) throw reader.damaged(reader.at, `a name with ${values} values`);
       this.#terms[name + 1] = term;
       this.#groups[name + 1] = group;
+      const series = reader.uvarint();
+      if (series > footer.seriesCount || series < values) {
+        throw reader.damaged(reader.at, `a name with ${values} values in ${series} series`);
+      }
+      this.#seriesCounts[name] = series;
     }
     const isWhole = term === termCount && group === groupCount && reader.at === reader.length;
     if (!isWhole || this.#numbers.size !== nameCount) {
@@ -55,6 +62,10 @@ export class SealedNames {
 
   valueCount(name: number): number {
     return (this.#terms[name + 1] as number) - (this.#terms[name] as number);
+  }
+
+  seriesWith(name: number): number {
+    return this.#seriesCounts[name] as number;
   }
 
   firstGroup(name: number): number {

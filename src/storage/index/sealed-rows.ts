@@ -6,8 +6,10 @@ import { ROW_BLOCK, type Footer } from './segment-layout.ts';
 
 interface Schema {
   readonly names: Uint32Array;
-  /** Where each label starts in a row, in bits, and behind them the width of a row. */
+  /** Where each label starts in a row, in bits. */
   readonly offsets: Uint32Array;
+  /** Of a row, in bits. */
+  readonly width: number;
 }
 
 /** The terms of the series of a sealed segment, bit-packed in blocks of 64 rows. */
@@ -19,8 +21,12 @@ export class SealedRows {
   readonly #widths: Uint32Array;
   readonly #tableOffset: number;
   readonly #blocksOffset: number;
-  /** The block that is taken apart in the two below. */
+  /** The block that is taken apart below. */
   #block = -1;
+  /** Where its first row starts. */
+  #firstBit = 0;
+  /** The schema of all of its rows, or else those of each, and where each row starts. */
+  #uniform: Schema | undefined;
   readonly #rowSchemas: Schema[] = [];
   readonly #rowBits = new Float64Array(ROW_BLOCK);
 
@@ -41,9 +47,8 @@ export class SealedRows {
   }
 
   read(position: number, out: Uint32Array, at: number): number {
-    const index = this.#enter(position);
-    const schema = this.#rowSchemas[index] as Schema;
-    const bits = this.#rowBits[index] as number;
+    const schema = this.#enter(position);
+    const bits = this.#bitOf(position);
     const { names } = schema;
     for (let label = 0; label < names.length; label++) {
       out[at + label] = this.#term(names[label] as number, bits + (schema.offsets[label] as number));
@@ -52,11 +57,10 @@ export class SealedRows {
   }
 
   termIn(position: number, name: number): number {
-    const index = this.#enter(position);
-    const schema = this.#rowSchemas[index] as Schema;
+    const schema = this.#enter(position);
     const label = schema.names.indexOf(name);
     if (label < 0) return -1;
-    return this.#term(name, (this.#rowBits[index] as number) + (schema.offsets[label] as number));
+    return this.#term(name, this.#bitOf(position) + (schema.offsets[label] as number));
   }
 
   get memoryBytes(): number {
@@ -71,15 +75,22 @@ export class SealedRows {
     return this.#names.firstTerm(name) + ordinal;
   }
 
-  /** Takes the block of a series apart; returns its place in it. */
-  #enter(position: number): number {
+  /** Takes the block of a series apart; returns its schema. */
+  #enter(position: number): Schema {
     const block = Math.floor(position / ROW_BLOCK);
     if (block !== this.#block) {
       this.#block = -1;
       this.#load(block);
       this.#block = block;
     }
-    return position % ROW_BLOCK;
+    return this.#uniform ?? (this.#rowSchemas[position % ROW_BLOCK] as Schema);
+  }
+
+  /** Of a series in the block that was entered. */
+  #bitOf(position: number): number {
+    const index = position % ROW_BLOCK;
+    if (this.#uniform === undefined) return this.#rowBits[index] as number;
+    return this.#firstBit + index * this.#uniform.width;
   }
 
   #load(block: number): void {
@@ -89,15 +100,17 @@ export class SealedRows {
     const isUniform = reader.uint8() === 1;
     const width = bitWidth(Math.max(0, this.#schemas.length - 1));
     const schemaBits = reader.takeBits(isUniform ? 1 : count, width);
-    for (let index = 0; index < count; index++) {
-      const schema = this.#schemas[bitsAt(reader.view, schemaBits + (isUniform ? 0 : index * width), width)];
-      if (!schema) throw reader.damaged(reader.at, 'a row has a schema that does not exist');
-      this.#rowSchemas[index] = schema;
-    }
-    let bits = reader.at * 8;
-    for (let index = 0; index < count; index++) {
-      this.#rowBits[index] = bits;
-      bits += (this.#rowSchemas[index] as Schema).offsets.at(-1) ?? 0;
+    this.#firstBit = reader.at * 8;
+    this.#uniform = isUniform ? this.#schemaAt(schemaBits, width) : undefined;
+    let bits = this.#firstBit + count * (this.#uniform?.width ?? 0);
+    if (this.#uniform === undefined) {
+      bits = this.#firstBit;
+      for (let index = 0; index < count; index++) {
+        const schema = this.#schemaAt(schemaBits + index * width, width);
+        this.#rowSchemas[index] = schema;
+        this.#rowBits[index] = bits;
+        bits += schema.width;
+      }
     }
     const end = Math.ceil(bits / 8);
     if (end + PADDING_BYTES > reader.length || end > MAX_PACKED_BYTES) {
@@ -105,20 +118,28 @@ export class SealedRows {
     }
   }
 
+  #schemaAt(bit: number, width: number): Schema {
+    const schema = this.#schemas[bitsAt(this.#reader.view, bit, width)];
+    if (!schema) throw this.#reader.damaged(Math.floor(bit / 8), 'a row has a schema that does not exist');
+    return schema;
+  }
+
   #readSchema(nameCount: number): Schema {
     const reader = this.#reader;
     const count = reader.uvarint();
     if (count === 0 || count > MAX_LABELS) throw reader.damaged(reader.at, `a schema of ${count} labels`);
     const names = new Uint32Array(count);
-    const offsets = new Uint32Array(count + 1);
+    const offsets = new Uint32Array(count);
+    let width = 0;
     let next = 0;
     for (let label = 0; label < count; label++) {
       const name = next + reader.uvarint();
       if (name >= nameCount) throw reader.damaged(reader.at, `a schema with name ${name} of ${nameCount}`);
       names[label] = name;
-      offsets[label + 1] = (offsets[label] as number) + (this.#widths[name] as number);
+      offsets[label] = width;
+      width += this.#widths[name] as number;
       next = name + 1;
     }
-    return { names, offsets };
+    return { names, offsets, width };
   }
 }

@@ -92,6 +92,10 @@ export class SealedSegment implements IndexSegment {
     return this.#names().valueCount(name);
   }
 
+  seriesWith(name: number): number {
+    return this.#names().seriesWith(name);
+  }
+
   findTerm(name: number, value: string): number {
     return this.#values().find(name, Buffer.from(value));
   }

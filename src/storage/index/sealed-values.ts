@@ -6,7 +6,7 @@ import { GROUP_TERMS } from './segment-layout.ts';
 /** The terms between two restart points. */
 export class TermGroup {
   /** Values behind each other; `starts` has one more entry than there are. New for each group, so views stay. */
-  bytes: Uint8Array = new Uint8Array(0);
+  bytes: Buffer = Buffer.alloc(0);
   readonly starts = new Uint32Array(GROUP_TERMS + 1);
   readonly counts = new Uint32Array(GROUP_TERMS);
   /** The only posting, or where the list starts in its section. */
@@ -17,9 +17,7 @@ export class TermGroup {
   }
 
   text(index: number): string {
-    const start = this.starts[index] as number;
-    const { buffer, byteOffset } = this.bytes;
-    return Buffer.from(buffer, byteOffset + start, (this.starts[index + 1] as number) - start).toString();
+    return this.bytes.toString('utf8', this.starts[index], this.starts[index + 1]);
   }
 }
 
@@ -105,7 +103,7 @@ export class SealedValues {
       offset = this.#readPlace(index, offset);
     }
     group.starts[count] = end;
-    group.bytes = this.#scratch.slice(0, end);
+    group.bytes = Buffer.from(this.#scratch.slice(0, end).buffer);
     this.#current = which;
     return group;
   }

@@ -3,18 +3,18 @@ import { requireSelective, type LabelMatcher } from './matcher.ts';
 import { intersect, sortDistinct } from './number-sets.ts';
 
 /** Below this ratio of lengths it is cheaper to decode a list than to look at the candidates' labels one by one. */
-const DECODE_RATIO = 8;
+const DECODE_RATIO = 32;
 
 /** A matcher whose terms are known. */
 interface TermsCondition {
   readonly kind: 'terms';
   readonly name: number;
   readonly terms: readonly number[];
-  /** At least as many postings as it takes series. */
+  /** How many series have one of them. */
   readonly postingCount: number;
 }
 
-/** A matcher of which only single values can be asked. */
+/** A matcher of which single values can be asked. */
 interface TestCondition {
   readonly kind: 'test';
   readonly name: number;
@@ -31,39 +31,40 @@ type Condition = TermsCondition | TestCondition;
  */
 export function search(segment: IndexSegment, matchers: readonly LabelMatcher[]): Uint32Array {
   requireSelective(matchers);
-  const conditions: Condition[] = [];
+  const terms: TermsCondition[] = [];
+  const tests: TestCondition[] = [];
   for (const matcher of matchers) {
     const condition = toCondition(segment, matcher);
     if (condition === 'never') return new Uint32Array(0);
-    if (condition !== 'always') conditions.push(condition);
+    if (condition === 'always') continue;
+    if (condition.kind === 'terms') terms.push(condition);
+    else tests.push(condition);
   }
-  const resolved = resolveSelective(segment, conditions);
-  if (resolved === 'never') return new Uint32Array(0);
-  const terms = resolved.filter((condition) => condition.kind === 'terms');
+  const filters = resolveTests(segment, terms, tests);
+  if (filters === 'never') return new Uint32Array(0);
   terms.sort((a, b) => a.postingCount - b.postingCount);
-  const [first, ...others] = terms;
-  // There is one: a selective matcher either has its terms by now or was evaluated.
-  if (first === undefined) return new Uint32Array(0);
-  let found = postingsOf(segment, first);
-  for (const condition of others) {
-    if (found.length === 0) return found;
-    found =
-      condition.postingCount < found.length * DECODE_RATIO
-        ? intersect(found, postingsOf(segment, condition))
-        : filterByTerms(segment, found, condition);
+  // Without a list all series are candidates: those matchers that require a label are true for each.
+  let found: Uint32Array | undefined;
+  for (const condition of terms) {
+    if (found === undefined) found = postingsOf(segment, condition);
+    else if (found.length > 0) found = narrow(segment, found, condition);
   }
-  for (const condition of resolved) {
-    if (condition.kind === 'test') found = filterByTest(segment, found, condition);
-  }
+  found ??= Uint32Array.from({ length: segment.seriesCount }, (_, position) => position);
+  for (const condition of filters) found = filterByTest(segment, found, condition);
   return found;
 }
 
 function toCondition(segment: IndexSegment, matcher: LabelMatcher): Condition | 'always' | 'never' {
   const name = segment.findName(matcher.name);
   if (name < 0) return matcher.matchesEmpty ? 'always' : 'never';
+  const isEverywhere = segment.seriesWith(name) === segment.seriesCount;
+  if (matcher.present === 'all' && (matcher.matchesEmpty || isEverywhere)) return 'always';
+  if (matcher.present === 'none' && (!matcher.matchesEmpty || isEverywhere)) return 'never';
   if (matcher.matchesEmpty || matcher.literals === undefined) return { kind: 'test', name, matcher };
   const terms = matcher.literals.map((value) => segment.findTerm(name, value)).filter((term) => term >= 0);
-  return terms.length === 0 ? 'never' : termsCondition(segment, name, terms);
+  if (terms.length === 0) return 'never';
+  const condition = termsCondition(segment, name, terms);
+  return condition.postingCount === segment.seriesCount ? 'always' : condition;
 }
 
 function termsCondition(segment: IndexSegment, name: number, terms: readonly number[]): TermsCondition {
@@ -76,37 +77,37 @@ function termsCondition(segment: IndexSegment, name: number, terms: readonly num
 }
 
 /**
- * Evaluates over all values of their label those patterns for which this is cheaper than asking for the value of
- * each candidate, and one in any case when nothing else narrows the search.
+ * Evaluates those patterns over all values of their label for which this is cheaper than asking for the value of
+ * each candidate, and adds what they accept to `terms`. Returns the others.
  */
-function resolveSelective(segment: IndexSegment, conditions: readonly Condition[]): Condition[] | 'never' {
-  let candidates = Infinity;
-  for (const condition of conditions) {
-    if (condition.kind === 'terms') candidates = Math.min(candidates, condition.postingCount);
-  }
-  const resolved: Condition[] = conditions.filter(
-    (condition) => condition.kind === 'terms' || condition.matcher.matchesEmpty,
+function resolveTests(
+  segment: IndexSegment,
+  terms: TermsCondition[],
+  tests: readonly TestCondition[],
+): TestCondition[] | 'never' {
+  let candidates = terms.reduce(
+    (least, { postingCount }) => Math.min(least, postingCount),
+    segment.seriesCount,
   );
-  const open = conditions.filter(
-    (condition): condition is TestCondition => condition.kind === 'test' && !condition.matcher.matchesEmpty,
-  );
+  const filters = tests.filter(({ matcher }) => matcher.matchesEmpty);
+  const open = tests.filter(({ matcher }) => !matcher.matchesEmpty);
   open.sort((a, b) => segment.valueCount(a.name) - segment.valueCount(b.name));
   for (const condition of open) {
-    if (segment.valueCount(condition.name) > candidates) {
-      resolved.push(condition);
+    const { name, matcher } = condition;
+    if (segment.valueCount(name) > candidates) {
+      filters.push(condition);
       continue;
     }
-    const { name, matcher } = condition;
-    const terms: number[] = [];
+    const accepted: number[] = [];
     segment.visitValues(name, matcher.prefix, (term, value) => {
-      if (matcher.matches(value)) terms.push(term);
+      if (matcher.matches(value)) accepted.push(term);
     });
-    if (terms.length === 0) return 'never';
-    const evaluated = termsCondition(segment, name, terms);
+    if (accepted.length === 0) return 'never';
+    const evaluated = termsCondition(segment, name, accepted);
     candidates = Math.min(candidates, evaluated.postingCount);
-    resolved.push(evaluated);
+    terms.push(evaluated);
   }
-  return resolved;
+  return filters;
 }
 
 function postingsOf(segment: IndexSegment, { terms, postingCount }: TermsCondition): Uint32Array {
@@ -116,15 +117,19 @@ function postingsOf(segment: IndexSegment, { terms, postingCount }: TermsConditi
   return terms.length === 1 ? out : sortDistinct(out, segment.seriesCount);
 }
 
-function filterByTerms(segment: IndexSegment, found: Uint32Array, condition: TermsCondition): Uint32Array {
-  const { name, terms } = condition;
-  if (terms.length === 1) return found.filter((position) => segment.termIn(position, name) === terms[0]);
+function narrow(segment: IndexSegment, found: Uint32Array, condition: TermsCondition): Uint32Array {
+  const { name, terms, postingCount } = condition;
+  if (postingCount < found.length * DECODE_RATIO) return intersect(found, postingsOf(segment, condition));
+  const [only] = terms;
+  if (terms.length === 1) return found.filter((position) => segment.termIn(position, name) === only);
   const accepted = new Set(terms);
   return found.filter((position) => accepted.has(segment.termIn(position, name)));
 }
 
 function filterByTest(segment: IndexSegment, found: Uint32Array, condition: TestCondition): Uint32Array {
   const { name, matcher } = condition;
+  if (matcher.present === 'all') return found.filter((position) => segment.termIn(position, name) >= 0);
+  if (matcher.present === 'none') return found.filter((position) => segment.termIn(position, name) < 0);
   const verdicts = new Map<number, boolean>([[-1, matcher.matchesEmpty]]);
   return found.filter((position) => {
     const term = segment.termIn(position, name);

@@ -174,6 +174,7 @@ class ValueWriter {
       this.names.uvarint(bytes.length);
       this.names.bytes(bytes);
       this.names.uvarint(rank - first);
+      this.names.uvarint((starts[rank] as number) - (starts[first] as number));
     }
     out.bytes(new Uint8Array(PADDING_BYTES));
     yield out.take();

@@ -8,7 +8,9 @@ export type ElementAt = (item: number, depth: number) => number;
  * equal sequences end up beside each other.
  *
  * Three-way radix quicksort (Bentley and Sedgewick, "Fast algorithms for sorting and searching strings", 1997):
- * what many sequences share is looked at once for all of them, not in every comparison.
+ * what many sequences share is looked at once for all of them, not in every comparison. Pivots are taken from
+ * scattered places: the items are often several sorted runs behind each other, for which the first, the middle and
+ * the last item are the worst choice.
  */
 export function sortBySequence(items: Uint32Array, elementAt: ElementAt): void {
   // Ranges to sort, as start, stop, depth: a stack of our own, because depth follows the data.
@@ -44,9 +46,11 @@ export function sortBySequence(items: Uint32Array, elementAt: ElementAt): void {
 }
 
 function medianOfThree(items: Uint32Array, depth: number, elementAt: ElementAt): number {
-  const a = elementAt(items[0] as number, depth);
-  const b = elementAt(items[items.length >>> 1] as number, depth);
-  const c = elementAt(items[items.length - 1] as number, depth);
+  // The low bits of a product with an odd number are spread over all places, and are the same in every run.
+  const spread = Math.imul(items.length, 0x9e3779b1) >>> 0;
+  const a = elementAt(items[spread % items.length] as number, depth);
+  const b = elementAt(items[(spread >>> 7) % items.length] as number, depth);
+  const c = elementAt(items[(spread >>> 14) % items.length] as number, depth);
   return Math.max(Math.min(a, b), Math.min(Math.max(a, b), c));
 }
 

@@ -43,8 +43,22 @@ export class TermTable {
   }
 
   text(entry: number): string {
-    const { buffer, byteOffset, length } = this.bytes(entry);
-    return Buffer.from(buffer, byteOffset, length).toString();
+    const address = this.#addresses.at(entry);
+    const page = this.#arena.page(address);
+    const at = ByteArena.inPage(address);
+    const length = (page[at] as number) | ((page[at + 1] as number) << 8);
+    return page.toString('utf8', at + 2, at + 2 + length);
+  }
+
+  /** Whether the text of the entry starts with these bytes. */
+  startsWith(entry: number, prefix: Uint8Array): boolean {
+    const address = this.#addresses.at(entry);
+    const page = this.#arena.page(address);
+    const at = ByteArena.inPage(address);
+    const length = (page[at] as number) | ((page[at + 1] as number) << 8);
+    if (length < prefix.length) return false;
+    for (let i = 0; i < prefix.length; i++) if (page[at + 2 + i] !== prefix[i]) return false;
+    return true;
   }
 
   /** The number of `bytes[start, stop)` in the scope, or -1. */
