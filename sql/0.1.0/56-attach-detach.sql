@@ -28,8 +28,9 @@ language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform varve._assume(caller);
-  if not exists (select from varve.hypertable h where h.id = p_hypertable.id and h.relation = p_hypertable.relation
-    and h.changing = pg_current_xact_id()) then
+  -- Not what the argument says: anybody may call this.
+  select * into p_hypertable from varve.hypertable h where h.id = p_hypertable.id and h.changing = pg_current_xact_id();
+  if not found then
     raise exception 'hypertable % is not being changed in this transaction', p_hypertable.uuid using errcode = '55000';
   end if;
   if p_is_member then
