@@ -387,7 +387,7 @@ describe('the server', () => {
 
   test('has its folder for itself, and leaves it when it is closed', async () => {
     await expect(EmbeddedCoordinator.start({ folder }, deps)).rejects.toMatchObject({
-      code: 'COORDINATOR_FOLDER_IN_USE',
+      code: 'FOLDER_IN_USE',
       message: expect.stringContaining(folder) as string,
     });
     await server.close();

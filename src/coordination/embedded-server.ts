@@ -10,7 +10,7 @@ import type { KvError } from './embedded-kv.ts';
 import { EmbeddedLog } from './embedded-log.ts';
 import { dispatch } from './embedded-routes.ts';
 import type { Outcome, StoreCommand } from './embedded-store.ts';
-import { claimFolder } from './folder-claim.ts';
+import { lockFolder } from '../core/folder-lock.ts';
 
 export interface EmbeddedOptions {
   /** Its own; made when missing. */
@@ -89,7 +89,7 @@ export class EmbeddedCoordinator implements AsyncDisposable {
   /**
    * Listens when it resolves. Sessions found in the folder get a fresh TTL, locks and indexes are as they were.
    * @throws INVALID_ARGUMENT when `host` is not loopback and there is no token
-   * @throws COORDINATOR_FOLDER_IN_USE, JOURNAL_DAMAGED; EADDRINUSE and the like as they come
+   * @throws FOLDER_IN_USE, JOURNAL_DAMAGED; EADDRINUSE and the like as they come
    */
   static async start(options: EmbeddedOptions, deps: Deps): Promise<EmbeddedCoordinator> {
     const host = options.host ?? '127.0.0.1';
@@ -102,7 +102,7 @@ export class EmbeddedCoordinator implements AsyncDisposable {
         },
       );
     }
-    const claim = await claimFolder(options.folder);
+    const claim = await lockFolder(options.folder);
     let log: EmbeddedLog | undefined;
     try {
       log = await EmbeddedLog.open(options.folder, deps);

@@ -51,6 +51,12 @@ export const ERROR_CODES = {
     manual:
       'A journal of this node cannot be written (full or failing disk). What was not acknowledged may be lost, nothing else. Free space or repair the disk, then restart the node.',
   },
+  FOLDER_IN_USE: {
+    sqlstate: '55006',
+    http: 409,
+    manual:
+      'Another process works in this folder: a system, a node or a coordinator; the message has its process id. Stop it, or choose another folder.',
+  },
   // src/postgres: connections
   CONNECTION_FAILED: {
     sqlstate: '08001',
@@ -106,12 +112,6 @@ export const ERROR_CODES = {
     http: 413,
     manual:
       'A value or transaction is larger than the coordinator takes (512 KiB, 64 operations). Nothing was written. The message has size and limit.',
-  },
-  COORDINATOR_FOLDER_IN_USE: {
-    sqlstate: '55006',
-    http: 409,
-    manual:
-      'Another process serves the embedded coordinator from this folder. Stop it, or give this one a folder of its own.',
   },
   // src/postgres: a server of our own
   POSTGRES_NOT_FOUND: {
@@ -228,12 +228,6 @@ export const ERROR_CODES = {
       'A shard that would have to be moved or dropped has rows, of which there is no other copy. Nothing was changed. The detail says how many shards it is about. Delete the rows, or copy them elsewhere first.',
   },
   // src/node, src/cli
-  FOLDER_IN_USE: {
-    sqlstate: '55006',
-    http: 409,
-    manual:
-      'Another process runs a system or a node from this folder; the message has its process id. Stop it, or choose another folder with --dir.',
-  },
   SYSTEM_NOT_FOUND: {
     sqlstate: '58P01',
     http: 404,
@@ -317,6 +311,24 @@ export const ERROR_CODES = {
     http: 500,
     manual:
       'A part of the commit log is not what was written: the message has file, offset and size. The records before and after it were read. What was lost comes back from replicas, if there are any. Look at the disk.',
+  },
+  FILESET_DAMAGED: {
+    sqlstate: 'XX001',
+    http: 500,
+    manual:
+      'A file of a fileset, a snapshot or a manifest is not what was written; the message has file and offset. Nothing is made of the damaged part. The block is put aside (folder `damaged` of its shard) and filled from the next source: an older volume, the commit log, or the replicas. Look at the disk.',
+  },
+  FILESET_EXISTS: {
+    sqlstate: '42710',
+    http: 409,
+    manual:
+      'A fileset of this block and volume is complete already; complete filesets are never written to. Write the next volume.',
+  },
+  SNAPSHOT_INCOMPLETE: {
+    sqlstate: '55000',
+    http: 500,
+    manual:
+      'A manifest of snapshots was not written, because one of its snapshots failed, is not finished, or is gone. The one before stays in force, and with it the commit log that it needs. The next attempt starts anew.',
   },
   STORAGE_FORMAT_UNKNOWN: {
     sqlstate: '0A000',

@@ -7,7 +7,7 @@ import { RunEvents } from '../run/events.ts';
 import { runSteps } from '../run/run.ts';
 import { startAccessLayer, type AccessLayer } from './access-layer.ts';
 import { EventFeed } from './event-feed.ts';
-import { lockFolder } from './folder-lock.ts';
+import { lockFolder } from '../core/folder-lock.ts';
 import { httpApp } from './http-app.ts';
 import { serveHttp } from './http-server.ts';
 import type { Log } from './log.ts';

@@ -10,7 +10,7 @@ import { findBinaries } from '../postgres/binaries.ts';
 import { blockedAt, resolveRunAs } from '../postgres/run-as.ts';
 import { bytesText } from '../run/figures.ts';
 import { fail, ok, warn, type DoctorCheck, type Verdict } from './doctor-finding.ts';
-import { lockHolder } from './folder-lock.ts';
+import { lockHolder } from '../core/folder-lock.ts';
 import type { Log } from './log.ts';
 import { chooseFreePorts, isFree } from './ports.ts';
 import { SystemFolder } from './system-folder.ts';

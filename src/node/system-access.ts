@@ -2,7 +2,7 @@ import { open } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { messageOf, VarveError } from '../core/errors.ts';
 import type { Endpoint } from '../postgres/connection.ts';
-import { lockHolder } from './folder-lock.ts';
+import { lockHolder } from '../core/folder-lock.ts';
 import type { NodeLayout, SystemLayout } from './layout.ts';
 import { systemStatus, type AskedNode, type NodeStatus, type SystemStatus } from './node-status.ts';
 import { DATABASE, SUPERUSER, SystemFolder } from './system-folder.ts';

@@ -2,7 +2,7 @@ import type { Clock } from '../core/clock.ts';
 import { VarveError } from '../core/errors.ts';
 import type { RunEvent } from '../run/step.ts';
 import type { NoteLevel } from '../run/renderer.ts';
-import { waitForRelease } from './folder-lock.ts';
+import { waitForRelease } from '../core/folder-lock.ts';
 import { stopLeftServer } from './leftover-server.ts';
 import type { NodeLayout } from './layout.ts';
 import { spawnNode, type NodeProgram } from './node-process.ts';

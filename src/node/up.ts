@@ -6,7 +6,7 @@ import { EmbeddedCoordinator } from '../coordination/embedded-server.ts';
 import { CertificateAuthority } from '../postgres/certificates.ts';
 import type { Renderer } from '../run/renderer.ts';
 import { LOCAL_NAMES } from './certificates.ts';
-import { lockFolder } from './folder-lock.ts';
+import { lockFolder } from '../core/folder-lock.ts';
 import { nextLayout, type NodeLayout, type SystemLayout } from './layout.ts';
 import type { Log } from './log.ts';
 import { runMainJob } from './main-job.ts';

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { systemClock } from '../core/clock.ts';
+import { systemClock } from './clock.ts';
 import { lockFolder, lockHolder, waitForRelease } from './folder-lock.ts';
 
 let folder: string;

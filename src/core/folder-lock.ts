@@ -4,8 +4,8 @@ import { mkdir, readFile, realpath, unlink, writeFile } from 'node:fs/promises';
 import { connect, createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { Clock } from '../core/clock.ts';
-import { VarveError } from '../core/errors.ts';
+import type { Clock } from './clock.ts';
+import { VarveError } from './errors.ts';
 
 const PID_FILE = '.pid';
 const POLL_MS = 50;
@@ -28,7 +28,7 @@ export async function lockFolder(folder: string): Promise<FolderLock> {
   if (!(await listen(server, path))) {
     const pid = await lockHolder(folder);
     throw new VarveError('FOLDER_IN_USE', `${folder} is in use by process ${pid ?? 'unknown'}`, {
-      hint: 'Stop that process first, or choose another folder with --dir.',
+      hint: 'Stop that process first, or choose another folder.',
     });
   }
   server.unref();
