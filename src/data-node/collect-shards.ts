@@ -4,7 +4,7 @@ import type { OperationKind, Operations, WithAdmin } from './operations.ts';
 import { parse, type Reply, type Request } from './request.ts';
 import { fromDataNode, grouped, onEach, openUnlessGone } from './shard-nodes.ts';
 import { placeKey, upkeepSchema, type Upkeep } from './shard-request.ts';
-import { dropShard, dropShardIndexes } from './shard-session.ts';
+import { dropShardIndexes, dropShards } from './shard-session.ts';
 
 /**
  * Drops on the data nodes what the committed catalog of an access database no longer has: tables of dropped
@@ -17,6 +17,8 @@ export interface CollectShardsDeps {
 
 export class CollectShards implements OperationKind {
   readonly #deps: CollectShardsDeps;
+  /** By database: two at once would wait for each other's locks. */
+  readonly #busy = new Map<string, Promise<void>>();
 
   constructor(deps: CollectShardsDeps) {
     this.#deps = deps;
@@ -39,11 +41,12 @@ export class CollectShards implements OperationKind {
     return Promise.resolve();
   }
 
-  /** @throws the first failure, after everything else was done; it is to be tried again */
-  async collect(database: string, signal: AbortSignal): Promise<void> {
-    const upkeep = await this.read(database, signal);
-    await this.#dropShards(database, upkeep, signal);
-    await this.#dropIndexes(database, upkeep, signal);
+  /** @throws what failed, after everything else was done; it is to be tried again */
+  collect(database: string, signal: AbortSignal): Promise<void> {
+    const work = (): Promise<void> => this.#collect(database, signal);
+    const mine = (this.#busy.get(database) ?? Promise.resolve()).then(work, work);
+    this.#busy.set(database, mine);
+    return mine;
   }
 
   /** The committed catalog, after tables that are gone were given up. */
@@ -56,6 +59,12 @@ export class CollectShards implements OperationKind {
     return parse(upkeepSchema, upkeep, 'varve._upkeep()');
   }
 
+  async #collect(database: string, signal: AbortSignal): Promise<void> {
+    const upkeep = await this.read(database, signal);
+    await this.#dropShards(database, upkeep, signal);
+    await this.#dropIndexes(database, upkeep, signal);
+  }
+
   async #dropShards(database: string, { uuid, leaving }: Upkeep, signal: AbortSignal): Promise<void> {
     await onEach(grouped(leaving, placeKey), async ([first, ...others]) => {
       if (!first) return;
@@ -63,9 +72,10 @@ export class CollectShards implements OperationKind {
       const gone: number[] = [];
       try {
         await using session = await openUnlessGone(this.#deps.sessions, first, login, { signal });
-        for (const shard of [first, ...others]) {
-          if (session) await dropShard(session, shard, uuid);
-          gone.push(shard.id);
+        for (const shards of grouped([first, ...others], ({ schema }) => schema)) {
+          if (session) await dropShards(session, shards, uuid, (shard) => gone.push(shard.id));
+          // With its database all of it is gone.
+          else gone.push(...shards.map(({ id }) => id));
         }
       } catch (error) {
         throw fromDataNode(first.node, error);

@@ -74,31 +74,56 @@ export async function fence(session: Connection, operation: string): Promise<voi
   if (present) await session.query('select varve._undo_operation($1)', [operation]);
 }
 
+export interface DroppedShard extends ShardTable {
+  /** Of its hypertable. */
+  readonly hypertable: string;
+  /** Its rows were moved: it is dropped only when it is empty indeed. */
+  readonly onlyEmpty: boolean;
+}
+
 /**
- * Drops a shard's table, and its schema with the last one.
+ * Drops tables of one schema, and the schema with the last one. Each that is gone is told to `onGone`, so that what
+ * was done before a failure counts.
  * @throws DATA_NODE_FOREIGN when the database belongs to another access database by now
  * @throws SHARD_HOLDS_ROWS with `onlyEmpty`, when it has rows after all
  */
-export async function dropShard(
+export async function dropShards<S extends DroppedShard>(
   session: Connection,
-  shard: ShardTable & { readonly hypertable: string; readonly onlyEmpty: boolean },
+  shards: readonly S[],
   distId: string,
+  onGone: (shard: S) => void,
 ): Promise<void> {
-  const facts = await schemaFacts(session, shard.schema);
-  if (facts?.hypertable !== shard.hypertable) return;
-  await refuseForeign(session, distId);
+  const schema = shards[0]?.schema ?? '';
+  const facts = await schemaFacts(session, schema);
+  if (facts) await refuseForeign(session, distId);
+  for (const shard of shards) {
+    if (facts?.hypertable === shard.hypertable) await dropShard(session, shard);
+    onGone(shard);
+  }
+  if (facts) await dropSchemaWhenEmpty(session, schema);
+}
+
+async function dropShard(session: Connection, shard: DroppedShard): Promise<void> {
   const name = quoteQualified(shard.schema, shard.table);
   const { present } = await session.one<{ present: boolean }>(
     'select to_regclass($1) is not null as present',
     [name],
   );
   if (present) await session.transaction(() => dropTable(session, name, shard.onlyEmpty));
+}
+
+async function dropSchemaWhenEmpty(session: Connection, schema: string): Promise<void> {
+  // Asked first, because a DROP that fails takes the locks of everything that is in the schema.
+  const { empty } = await session.one<{ empty: boolean }>(
+    `select not exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+       where n.nspname = $1) as empty`,
+    [schema],
+  );
+  if (!empty) return;
   try {
-    await session.query(`drop schema ${quoteIdent(shard.schema)}`);
+    await session.query(`drop schema if exists ${quoteIdent(schema)}`);
   } catch (error) {
-    const sqlstate = sqlStateOf(error);
-    const others = sqlstate === SqlState.dependentObjectsStillExist;
-    if (!others && sqlstate !== SqlState.invalidSchemaName) throw error;
+    if (sqlStateOf(error) !== SqlState.dependentObjectsStillExist) throw error;
   }
 }
 
