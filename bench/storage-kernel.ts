@@ -54,13 +54,17 @@ function load(column: BigInt64Array | Float64Array): number {
 const sizes = { values: 0, sharedTimes: 0, privateTimes: 0, xor: 0, m3tsz: 0, tsz: 0 };
 const timeColumns = new Set<string>();
 const all: Series[] = [];
-for (let i = 0; i < seriesCount; i++) {
-  const series = Math.floor((i * set.series) / seriesCount);
+for (let series = 0; series < seriesCount; series++) {
   const timesMs = timesOf(set, series).subarray(0, BLOCK);
   const doubles = valuesOf(set, series).slice(0, BLOCK);
   const times = load(BigInt64Array.from(timesMs, BigInt));
   const values = load(doubles);
   const column = keep(out, calls.encodeValues(values, BLOCK, out, scratch));
+  checked(calls.decodeValues(column.address, column.sizeBytes, BLOCK, out2));
+  const decoded = kernel.bytes.subarray(out2, out2 + BLOCK * 8);
+  if (Buffer.compare(decoded, kernel.bytes.subarray(values, values + BLOCK * 8)) !== 0) {
+    throw new Error(`series ${series} is not bit for bit what it was`);
+  }
   const timeNs = load(BigInt64Array.from(timesMs, (ms) => BigInt(ms) * 1_000_000n));
   const timeBytes = checked(calls.encodeTimes(timeNs, BLOCK, out, scratch));
   const chunks: Piece[] = [];

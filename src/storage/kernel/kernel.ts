@@ -9,7 +9,8 @@ export type Address = number;
 /**
  * The kernels as they are: addresses and counts in, a number out. Negative results are faults (`checked`).
  * Columns are little-endian 64-bit numbers: nanoseconds, or the bits of doubles. Outputs have room for four
- * numbers more than asked for.
+ * numbers, or 16 bytes, more than asked for, and up to 64 bytes behind an input are read, though not used.
+ * No call keeps an address that it was given, but those of tables, chunks and states.
  */
 export interface KernelCalls {
   allocate(sizeBytes: number): Address;
@@ -61,6 +62,25 @@ export interface KernelCalls {
     spare: Address,
     spareBytes: number,
   ): number;
+  /**
+   * `walkWriteRequest` that finds known series on the way, most of them without going through their labels. What
+   * it leaves, `walkedUnresolved` of them, is for `resolveNew`; nothing is made before the whole body is walked.
+   */
+  walkKnownSeries(
+    table: Address,
+    after: number,
+    references: Address,
+    body: Address,
+    sizeBytes: number,
+    entries: Address,
+    maxSeries: number,
+    times: Address,
+    values: Address,
+    maxSamples: number,
+    spare: Address,
+  ): number;
+  walkedUnresolved(): number;
+  walkedLast(): number;
   walkedSamples(): number;
   walkedExemplars(): number;
   walkedHistograms(): number;
@@ -84,6 +104,8 @@ export interface KernelCalls {
   resolveLabels(table: Address, labels: Address, sizeBytes: number, creates: number): number;
   /** The series of entries: references, or faults, go to `references`; returns the last reference. */
   resolveSeries(table: Address, entries: Address, count: number, references: Address, after: number): number;
+  /** The same for those that `walkKnownSeries` left unresolved. */
+  resolveNew(table: Address, entries: Address, count: number, references: Address, after: number): number;
 
   /** Samples of one block that is still written, in [start, end). */
   createChunks(start: bigint, end: bigint): Address;

@@ -4,7 +4,7 @@ import { type Address, ENTRY, RECORD } from './kernel.ts';
 import { checked, type KernelFaultName } from './kernel-fault.ts';
 import { KernelHarness, outcome } from './kernel-harness.suite.ts';
 import { murmur3 } from './murmur3.ts';
-import { labelBytes } from './remote-write.suite.ts';
+import { bytesField, encodeSample, labelBytes } from './remote-write.suite.ts';
 import { SeriesTable } from './series-table.ts';
 
 const harness = new KernelHarness();
@@ -48,6 +48,35 @@ function resolveAll(
   return { found: Array.from(results, nameOrNumber), last };
 }
 
+/** Walks a request that is in region 0 then; returns how many series it has. */
+function walk(table: Address, body: Uint8Array, after: number): number {
+  return checked(
+    calls.walkKnownSeries(
+      table,
+      after,
+      harness.region(2),
+      harness.put(0, body),
+      body.length,
+      harness.region(1),
+      1000,
+      harness.region(3),
+      harness.region(4),
+      1000,
+      harness.region(5),
+    ),
+  );
+}
+
+function walkAndResolve(table: Address, body: Uint8Array, after: number): { found: unknown[]; last: number } {
+  const count = walk(table, body, after);
+  const last =
+    calls.walkedUnresolved() === 0
+      ? calls.walkedLast()
+      : calls.resolveNew(table, harness.region(1), count, harness.region(2), after);
+  const results = new Int32Array(harness.take(harness.region(2), count * 4).buffer);
+  return { found: Array.from(results, nameOrNumber), last };
+}
+
 function labelsOf(table: Address, reference: number): Uint8Array {
   const record = new Uint32Array(harness.take(calls.seriesRecord(table, reference), 12).buffer);
   return harness.take(record[RECORD.labels] ?? 0, record[RECORD.labelsBytes] ?? 0);
@@ -64,9 +93,10 @@ describe('the series table', () => {
     name: fc.constantFrom('a', 'b', '', 'é'),
     value: fc.constantFrom('', '1', '2', 'x'.repeat(40)),
   });
-  const labels = fc
+  const pieces = fc
     .array(few, { maxLength: 3 })
-    .map((all) => labelBytes(all.map(({ name, value }) => [name, value] as const)));
+    .map((all) => all.map(({ name, value }) => labelBytes([[name, value]])));
+  const labels = pieces.map((all) => Uint8Array.from(Buffer.concat(all)));
 
   test('gives the references of the plain counterpart, whatever comes in which order', () => {
     fc.assert(
@@ -92,6 +122,57 @@ describe('the series table', () => {
       ),
       { numRuns: 300 },
     );
+  });
+
+  test('gives the same references when series are found on the walk', () => {
+    const sample = encodeSample({ ms: 5n, bits: 1n });
+    // Some have their last label behind the sample.
+    const message = fc.tuple(pieces, fc.nat(9)).map(([all, place]) => ({
+      all: Uint8Array.from(Buffer.concat(all)),
+      bytes: bytesField(
+        1,
+        Buffer.concat(place === 0 ? [...all.slice(0, -1), sample, ...all.slice(-1)] : [...all, sample]),
+      ),
+    }));
+    const body = fc.oneof(
+      fc.array(message, { maxLength: 8 }),
+      message.map((one) => [one, one, one]),
+    );
+    fc.assert(
+      fc.property(fc.array(body, { maxLength: 6 }), fc.nat(20), (requests, maxSeries) => {
+        const table = createTable(maxSeries);
+        const plain = new SeriesTable(maxSeries);
+        let after = -1;
+        for (const messages of [...requests, ...requests]) {
+          const { found, last } = walkAndResolve(
+            table,
+            Buffer.concat(messages.map(({ bytes }) => bytes)),
+            after,
+          );
+          expect(found).toEqual(messages.map(({ all }) => plain.resolve(all, true)));
+          after = last;
+        }
+        expect(calls.seriesCount(table)).toBe(plain.count);
+        calls.freeSeriesTable(tables.pop() ?? 0);
+      }),
+      { numRuns: 300 },
+    );
+  });
+
+  test('makes no series while a request is walked, and knows those of the next in order', () => {
+    const table = createTable(100);
+    const request = (numbers: readonly number[]): Uint8Array =>
+      Buffer.concat(
+        numbers.map((i) => bytesField(1, Buffer.concat([series(i), encodeSample({ ms: 1n, bits: 2n })]))),
+      );
+    const first = request([1, 2, 3]);
+    expect(walk(table, first, -1)).toBe(3);
+    expect(calls.walkedUnresolved()).toBe(3);
+    expect(calls.seriesCount(table)).toBe(0);
+    expect(walkAndResolve(table, first, -1).found).toEqual([0, 1, 2]);
+    walk(table, request([3, 9, 1]), 1);
+    expect(calls.walkedUnresolved()).toBe(1);
+    expect(calls.walkedLast()).toBe(0);
   });
 
   test('keeps the references of twenty thousand series while it grows, in and out of order', () => {

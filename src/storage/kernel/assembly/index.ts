@@ -9,11 +9,14 @@ export { decodeXorChunk, encodeXorChunk, maxXorChunkBytes } from './xor-chunk';
 export { allocate, limitMemory } from './allocator';
 export { decodeSnappy, encodeSnappy, maxSnappyBytes, snappyLength, snappyScratchBytes } from './snappy';
 export {
+  walkKnownSeries,
   walkWriteRequest,
   walkedExemplars,
   walkedHistograms,
+  walkedLast,
   walkedSamples,
   walkedTo,
+  walkedUnresolved,
 } from './remote-write';
 export { canonicalLabels, isPlainlyCanonical } from './label-set';
 export { usedPages } from './allocator';
@@ -22,6 +25,7 @@ export {
   createSeriesTable,
   freeSeriesTable,
   resolveLabels,
+  resolveNew,
   resolveSeries,
   seriesCount,
   seriesRecord,

@@ -3,6 +3,15 @@
 // series are recognised by their bytes, others are checked when the series is made (`label-set.ts`).
 import { BAD_WIRE_TYPE, TOO_LARGE, TRUNCATED } from './fault';
 import { BYTES, FIXED64, VARINT, field, openBytes, openFault, readTag, skipField, wireType } from './protobuf';
+import {
+  UNRESOLVED,
+  findLabels,
+  recordOf,
+  seriesRecord,
+  setSuccessor,
+  sizeIfAt,
+  successorOf,
+} from './series-table';
 import { cursor, readVarint, setCursor, startReading, varintFault } from './varint';
 
 const ENTRY_BYTES: u32 = 16;
@@ -24,6 +33,13 @@ const SAMPLE_TAG: u32 = 0x12;
 let labels: usize = 0;
 let labelsEnd: usize = 0;
 
+/** The table to find series in, or 0; the record of the series before, if it is known; and its reference. */
+let table: usize = 0;
+let record: usize = 0;
+let last: i32 = -1;
+let reference: i32 = UNRESOLVED;
+let unresolved: u32 = 0;
+
 let samples: u32 = 0;
 let exemplars: u32 = 0;
 let histograms: u32 = 0;
@@ -37,6 +53,13 @@ export function walkedExemplars(): u32 {
 }
 export function walkedHistograms(): u32 {
   return histograms;
+}
+/** How many series `walkKnownSeries` left, and the last that it found. */
+export function walkedUnresolved(): u32 {
+  return unresolved;
+}
+export function walkedLast(): i32 {
+  return last;
 }
 /** Where in the memory the last walk stopped. */
 export function walkedTo(): usize {
@@ -82,6 +105,47 @@ export function walkWriteRequest(
   maxSamples: u32,
   spare: usize,
 ): i32 {
+  table = 0;
+  return walk(body, length, entries, maxSeries, times, values, maxSamples, spare, 0);
+}
+
+/**
+ * The same, and finds the series on the way, without making any: labels that are those of the series that came
+ * next the last time are not even gone through. Writes references to `references`, UNRESOLVED where the bytes of
+ * the labels are not those of a known series: `walkedUnresolved` of them are left for `resolveNew`. `after` is
+ * the last series of the same sender before, or -1.
+ */
+export function walkKnownSeries(
+  seriesTable: usize,
+  after: i32,
+  references: usize,
+  body: usize,
+  length: u32,
+  entries: usize,
+  maxSeries: u32,
+  times: usize,
+  values: usize,
+  maxSamples: u32,
+  spare: usize,
+): i32 {
+  table = seriesTable;
+  record = after >= 0 ? seriesRecord(table, after) : 0;
+  last = after;
+  unresolved = 0;
+  return walk(body, length, entries, maxSeries, times, values, maxSamples, spare, references);
+}
+
+function walk(
+  body: usize,
+  length: u32,
+  entries: usize,
+  maxSeries: u32,
+  times: usize,
+  values: usize,
+  maxSamples: u32,
+  spare: usize,
+  references: usize,
+): i32 {
   startWalk(body);
   const end = body + length;
   let series: u32 = 0;
@@ -104,6 +168,7 @@ export function walkWriteRequest(
     if (bad != 0) return bad;
     store<u32>(entry, samples - load<u32>(entry, 8), 12);
     if (load<usize>(entry) == gathered) gathered += load<u32>(entry, 4);
+    if (table != 0) store<i32>(references + (series << 2), reference);
     series++;
   }
   return series;
@@ -133,7 +198,25 @@ function walkSeries(
   let p = cursor;
   labels = 0;
   labelsEnd = 0;
-  if (p < end && load<u8>(p) == LABEL_TAG) {
+  reference = UNRESOLVED;
+  let expected: usize = 0;
+  if (record != 0 && table != 0) {
+    const next = successorOf(record);
+    if (next >= 0) {
+      const candidate = recordOf(table, next);
+      const size = sizeIfAt(candidate, p, end);
+      if (size > 0 && (p + size == end || load<u8>(p + size) != LABEL_TAG)) {
+        labels = p;
+        p += size;
+        labelsEnd = p;
+        expected = p;
+        reference = next;
+        record = candidate;
+        last = next;
+      }
+    }
+  }
+  if (expected == 0 && p < end && load<u8>(p) == LABEL_TAG) {
     labels = p;
     while (load<u8>(p) == LABEL_TAG) {
       const size = <usize>load<u8>(p, 1);
@@ -168,7 +251,23 @@ function walkSeries(
   setCursor(p);
   store<usize>(entry, labels);
   store<u32>(entry, <u32>(labelsEnd - labels), 4);
+  // Also when more labels followed the samples, so that those before were not all.
+  if (table != 0 && (expected == 0 || expected != labelsEnd)) lookUp();
   return 0;
+}
+
+/** Finds the series that was walked, which is not the one that was expected. */
+function lookUp(): void {
+  reference = labels == 0 ? UNRESOLVED : findLabels(table, labels, <u32>(labelsEnd - labels));
+  if (reference < 0) {
+    reference = UNRESOLVED;
+    record = 0;
+    unresolved++;
+    return;
+  }
+  if (record != 0) setSuccessor(record, reference);
+  record = recordOf(table, reference);
+  last = reference;
 }
 
 /** Walks one field of a series message, of whatever kind. */

@@ -226,6 +226,60 @@ export function resolveLabels(table: usize, labels: usize, size: u32, creates: b
   return insert(table, canonical, canonicalSize, canonicalHash);
 }
 
+/** What `walkKnownSeries` leaves for `resolveNew`. */
+export const UNRESOLVED: i32 = i32.MIN_VALUE;
+
+/** The reference of the series that came after that of a record last time, or -1. */
+@inline
+export function successorOf(record: usize): i32 {
+  return <i32>load<u32>(record, SUCCESSOR) - 1;
+}
+
+@inline
+export function setSuccessor(record: usize, reference: i32): void {
+  store<u32>(record, <u32>reference + 1, SUCCESSOR);
+}
+
+@inline
+export function recordOf(table: usize, reference: u32): usize {
+  return recordAt(table, reference);
+}
+
+/** The size of the labels of a record if they are what stands at `p`, or 0. */
+@inline
+export function sizeIfAt(record: usize, p: usize, end: usize): u32 {
+  const size = load<u32>(record, LABELS_SIZE);
+  return size <= <u32>(end - p) && sameBytes(load<usize>(record, LABELS), p, size) ? size : 0;
+}
+
+/** The reference of the series that has just these bytes as labels, or BAD_REFERENCE. */
+export function findLabels(table: usize, labels: usize, size: u32): i32 {
+  return find(table, labels, size, hashOf(table, labels, size));
+}
+
+/**
+ * Finds or makes the series that `walkKnownSeries` left UNRESOLVED among its `count` entries. Results and
+ * parameters are those of `resolveSeries`.
+ */
+export function resolveNew(table: usize, entries: usize, count: u32, references: usize, after: i32): i32 {
+  let last = after;
+  let learns = false;
+  for (let i: u32 = 0; i < count; i++) {
+    let reference = load<i32>(references + (i << 2));
+    const isNew = reference == UNRESOLVED;
+    if (isNew) {
+      const entry = entries + (i << 4);
+      reference = resolveLabels(table, load<usize>(entry), load<u32>(entry, 4), true);
+      store<i32>(references + (i << 2), reference);
+    }
+    if (reference < 0) continue;
+    if ((isNew || learns) && last >= 0) setSuccessor(recordAt(table, last), reference);
+    learns = isNew;
+    last = reference;
+  }
+  return last;
+}
+
 /**
  * Finds or makes the series of `count` entries of `walkWriteRequest`; writes their references, or faults, as
  * 32-bit numbers to `references`. `after` is the last series of the same sender before, or -1. Returns the last.
