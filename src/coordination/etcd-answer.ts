@@ -36,12 +36,12 @@ export function kindOf({ code, message }: GatewayError): FailureKind {
  */
 export function errorIn(value: unknown, failed: boolean): GatewayError | undefined {
   const said = value as {
-    readonly error?: string | { code?: number; grpc_code?: number; message?: string };
+    readonly error?: string | { code?: number; grpc_code?: number; message?: string } | null;
     readonly message?: string;
     readonly code?: number;
   } | null;
   const error = said?.error;
-  if (typeof error === 'object') {
+  if (typeof error === 'object' && error !== null) {
     return { code: error.code ?? error.grpc_code ?? 2, message: error.message ?? 'no reason given' };
   }
   if (!failed) return undefined;

@@ -76,10 +76,16 @@ export class EtcdServers implements AsyncDisposable {
   }
 
   static async start(command: string, count: number, options: EtcdServerOptions = {}): Promise<EtcdServers> {
-    const folder = await mkdtemp(join(tmpdir(), 'varve-test-etcd-'));
-    const servers = new EtcdServers(command, folder, await freePorts(count * 2), options);
-    await Promise.all(servers.urls.map((_, i) => servers.start(i)));
-    return servers;
+    for (let tried = 1; ; tried += 1) {
+      const folder = await mkdtemp(join(tmpdir(), 'varve-test-etcd-'));
+      const servers = new EtcdServers(command, folder, await freePorts(count * 2), options);
+      const started = await Promise.allSettled(servers.urls.map((_, i) => servers.start(i)));
+      const failed = started.find((result) => result.status === 'rejected');
+      if (!failed) return servers;
+      await servers[Symbol.asyncDispose]();
+      // Others on this machine look for free ports, too.
+      if (tried === 3) throw failed.reason;
+    }
   }
 
   /** Returns when it is listening, not when it has a leader. */
@@ -91,8 +97,9 @@ export class EtcdServers implements AsyncDisposable {
     });
     this.#processes[member] = started;
     for (;;) {
+      const listening = await isListening(this.urls[member] ?? '');
       if (started.exitCode !== null) throw new Error(`etcd ended with ${started.exitCode}`);
-      if (await isListening(this.urls[member] ?? '')) return;
+      if (listening) return;
       await systemClock.sleep(20);
     }
   }
