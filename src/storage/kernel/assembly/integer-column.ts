@@ -38,7 +38,7 @@ function measure(numbers: usize, from: u32, to: u32, delta: bool): void {
   width = 64 - <u32>clz(high - low);
 }
 
-/** Bytes that `writeIntegers` will write. `scale` is how many zero bits to cut from each number. */
+/** Bytes that `writeIntegers` will write. */
 export function integersSize(numbers: usize, count: u32, mode: u32): u32 {
   const delta = mode == DELTA;
   let size: u32 = delta ? zigzagSize(at(numbers, 0)) : 0;

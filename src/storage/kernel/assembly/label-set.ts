@@ -9,7 +9,7 @@ import {
   NO_LABELS,
   TOO_LARGE,
 } from './fault';
-import { BYTES, field, openBytes, openFault, readTag, skipField, wireType } from './protobuf';
+import { BYTES, field, openBytes, openFault, readTag, seekBytes, seekFault, skipField, wireType } from './protobuf';
 import { cursor, setCursor, startReading, varintSize, writeVarint } from './varint';
 
 const MAX_LABELS: u32 = 256;
@@ -32,22 +32,13 @@ export function canonicalLabels(from: usize, length: u32, out: usize): i32 {
   startReading(from);
   const end = from + length;
   let count: u32 = 0;
-  while (cursor < end) {
-    const fault = readTag(end);
-    if (fault != 0) return fault;
-    if (field != 1) {
-      const bad = skipField(end);
-      if (bad != 0) return bad;
-      continue;
-    }
-    if (wireType != BYTES) return BAD_WIRE_TYPE;
-    const labelEnd = openBytes(end);
-    if (labelEnd == 0) return openFault();
+  for (let inner = seekBytes(end, 1); inner != 0; inner = seekBytes(end, 1)) {
     if (count == MAX_LABELS) return TOO_LARGE;
-    const bad = readLabel(labelEnd, found + (count << 4));
+    const bad = readLabel(inner, found + (count << 4));
     if (bad != 0) return bad;
     if (load<u32>(found + (count << 4), 12) > 0) count = insert(count);
   }
+  if (seekFault != 0) return seekFault;
   for (let i: u32 = 1; i < count; i++) {
     if (compareNames(found + ((i - 1) << 4), found + (i << 4)) == 0) return DUPLICATE_LABEL;
   }

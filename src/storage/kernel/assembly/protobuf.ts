@@ -1,4 +1,4 @@
-import { BAD_TAG, TRUNCATED } from './fault';
+import { BAD_TAG, BAD_WIRE_TYPE, TRUNCATED } from './fault';
 import { cursor, readVarint, setCursor, varintFault } from './varint';
 
 export const VARINT: u32 = 0;
@@ -47,4 +47,32 @@ export function skipField(end: usize): i32 {
 /** The fault after `openBytes` returned 0. */
 export function openFault(): i32 {
   return varintFault != 0 ? varintFault : TRUNCATED;
+}
+
+/** Zero, or why the last `seekBytes` ended. */
+export let seekFault: i32 = 0;
+
+/**
+ * Goes to the next message or text with this number and returns where it ends, with the cursor at its content;
+ * 0 when there is none, or after a fault.
+ */
+export function seekBytes(end: usize, number: u32): usize {
+  seekFault = 0;
+  while (cursor < end) {
+    seekFault = readTag(end);
+    if (seekFault != 0) return 0;
+    if (field != number) {
+      seekFault = skipField(end);
+      if (seekFault != 0) return 0;
+      continue;
+    }
+    if (wireType != BYTES) {
+      seekFault = BAD_WIRE_TYPE;
+      return 0;
+    }
+    const inner = openBytes(end);
+    if (inner == 0) seekFault = openFault();
+    return inner;
+  }
+  return 0;
 }

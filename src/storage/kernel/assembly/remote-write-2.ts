@@ -1,7 +1,7 @@
 // Prometheus' remote write 2.0: a walk over the body of a request (io.prometheus.write.v2.Request), whose series
 // name their labels by places in a table of symbols. The labels are put together as version 1.0 has them.
 import { BAD_COUNT, BAD_REFERENCE, BAD_WIRE_TYPE, TOO_LARGE } from './fault';
-import { BYTES, VARINT, field, openBytes, openFault, readTag, skipField, wireType } from './protobuf';
+import { BYTES, VARINT, field, openBytes, openFault, readTag, seekBytes, seekFault, skipField, wireType } from './protobuf';
 import { countExemplar, countHistogram, startWalk, walkSample, walkedSamples } from './remote-write';
 import { cursor, readVarint, setCursor, varintFault, varintSize } from './varint';
 
@@ -50,53 +50,33 @@ export function walkWriteRequest2(
   if (missing != 0) return missing;
   setCursor(body);
   let series: u32 = 0;
-  while (cursor < end) {
-    const fault = readTag(end);
-    if (fault != 0) return fault;
-    if (field != TIMESERIES) {
-      const bad = skipField(end);
-      if (bad != 0) return bad;
-      continue;
-    }
-    if (wireType != BYTES) return BAD_WIRE_TYPE;
-    const messageEnd = openBytes(end);
-    if (messageEnd == 0) return openFault();
+  for (let inner = seekBytes(end, TIMESERIES); inner != 0; inner = seekBytes(end, TIMESERIES)) {
     if (series == maxSeries) return TOO_LARGE;
     const entry = entries + series * ENTRY_BYTES;
     const first = walkedSamples();
     store<usize>(entry, spareNext);
-    const bad = walkSeries(messageEnd, times, values, maxSamples);
+    const bad = walkSeries(inner, times, values, maxSamples);
     if (bad != 0) return bad;
     store<usize>(entry, spareNext - load<usize>(entry), 4);
     store<u32>(entry, first, 8);
     store<u32>(entry, walkedSamples() - first, 12);
     series++;
   }
-  return series;
+  return seekFault != 0 ? seekFault : series;
 }
 
 /** Finds all symbols, wherever they stand. */
 function readSymbols(end: usize, maxSymbols: u32): i32 {
   symbolCount = 0;
-  while (cursor < end) {
-    const fault = readTag(end);
-    if (fault != 0) return fault;
-    if (field != SYMBOLS) {
-      const bad = skipField(end);
-      if (bad != 0) return bad;
-      continue;
-    }
-    if (wireType != BYTES) return BAD_WIRE_TYPE;
-    const symbolEnd = openBytes(end);
-    if (symbolEnd == 0) return openFault();
+  for (let inner = seekBytes(end, SYMBOLS); inner != 0; inner = seekBytes(end, SYMBOLS)) {
     if (symbolCount == maxSymbols) return TOO_LARGE;
     const symbol = symbols + (symbolCount << 3);
     store<usize>(symbol, cursor);
-    store<usize>(symbol, symbolEnd - cursor, 4);
+    store<usize>(symbol, inner - cursor, 4);
     symbolCount++;
-    setCursor(symbolEnd);
+    setCursor(inner);
   }
-  return 0;
+  return seekFault;
 }
 
 function walkSeries(end: usize, times: usize, values: usize, maxSamples: u32): i32 {

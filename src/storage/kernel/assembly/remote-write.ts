@@ -2,7 +2,7 @@
 // labels of each series are and copies its samples to columns. Labels are not looked into: those of a known
 // series are recognised by their bytes, others are checked when the series is made (`label-set.ts`).
 import { BAD_WIRE_TYPE, TOO_LARGE, TRUNCATED } from './fault';
-import { BYTES, FIXED64, VARINT, field, openBytes, openFault, readTag, skipField, wireType } from './protobuf';
+import { BYTES, FIXED64, VARINT, field, openBytes, openFault, readTag, seekBytes, seekFault, skipField, wireType } from './protobuf';
 import {
   UNRESOLVED,
   findLabels,
@@ -150,28 +150,18 @@ function walk(
   const end = body + length;
   let series: u32 = 0;
   let gathered = spare;
-  while (cursor < end) {
-    const fault = readTag(end);
-    if (fault != 0) return fault;
-    if (field != TIMESERIES) {
-      const bad = skipField(end);
-      if (bad != 0) return bad;
-      continue;
-    }
-    if (wireType != BYTES) return BAD_WIRE_TYPE;
-    const messageEnd = openBytes(end);
-    if (messageEnd == 0) return openFault();
+  for (let inner = seekBytes(end, TIMESERIES); inner != 0; inner = seekBytes(end, TIMESERIES)) {
     if (series == maxSeries) return TOO_LARGE;
     const entry = entries + series * ENTRY_BYTES;
     store<u32>(entry, samples, 8);
-    const bad = walkSeries(messageEnd, entry, times, values, maxSamples, gathered);
+    const bad = walkSeries(inner, entry, times, values, maxSamples, gathered);
     if (bad != 0) return bad;
     store<u32>(entry, samples - load<u32>(entry, 8), 12);
     if (load<usize>(entry) == gathered) gathered += load<u32>(entry, 4);
     if (table != 0) store<i32>(references + (series << 2), reference);
     series++;
   }
-  return series;
+  return seekFault != 0 ? seekFault : series;
 }
 
 /** Seven bits of each of the first bytes of a varint, of which there are at most eight, put together. */
