@@ -264,8 +264,9 @@ export class SimulatedDisk implements FileSystem {
   #writeSome(node: Inode, position: number, bytes: Uint8Array): number {
     const taken =
       this.shortWrites && this.#random.chance(0.1) ? 1 + this.#random.below(bytes.length) : bytes.length;
-    const room = this.capacityBytes - this.#usedBytes();
-    const fits = Math.min(taken, Math.max(0, node.sizeBytes + room - position));
+    const endless = this.capacityBytes === Number.POSITIVE_INFINITY;
+    const room = endless ? bytes.length : this.capacityBytes - this.#usedBytes();
+    const fits = endless ? taken : Math.min(taken, Math.max(0, node.sizeBytes + room - position));
     if (fits === 0 && bytes.length > 0) throw failure('ENOSPC', 'write');
     node.write(position, bytes.subarray(0, fits));
     return fits;

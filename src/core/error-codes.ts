@@ -221,11 +221,11 @@ export const ERROR_CODES = {
       'A password file is open to its group or others, or is not a plain file. PostgreSQL’s own clients ignore such a file without a word, and the login then fails for lack of a password. Give it mode 0600.',
   },
   // src/data-node: shards
-  SHARD_HOLDS_ROWS: {
+  SHARD_IN_PLACE: {
     sqlstate: 'TS170',
     http: 409,
     manual:
-      'A shard that would have to be moved or dropped has rows, of which there is no other copy. Nothing was changed. The detail says how many shards it is about. Delete the rows, or copy them elsewhere first.',
+      'A shard that would have to be moved or dropped has rows, of which there is no other copy, or no other data node is available to take it. Nothing was changed. The detail says how many shards it is about. Delete the rows, copy them elsewhere first, or attach another data node.',
   },
   // src/node, src/cli
   SYSTEM_NOT_FOUND: {
