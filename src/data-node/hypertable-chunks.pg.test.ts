@@ -172,6 +172,17 @@ describe('while rows are moved', () => {
     expect(await count(shard, reader)).toBe(50);
   });
 
+  it('a transaction with an older snapshot that would change them gets a serialization error', async () => {
+    await create();
+    await session.query(`insert into x values ('2001-01-01Z', 'k', 1)`);
+    await using writer = await connect(bed.at('dn1'));
+    await writer.query('begin isolation level repeatable read');
+    await writer.query('select count(*) from varve.identity');
+    expect(await maintain()).toHaveLength(1);
+    await expect(writer.query(`update ${shard} set v = 2`)).rejects.toMatchObject({ sqlstate: '40001' });
+    expect(await count('x where v = 1')).toBe(1);
+  });
+
   it('writers and readers through the access node lose no row and see none twice', async () => {
     await create();
     // Each transaction writes one row into each interval, so a reader must see the same number in all of them.

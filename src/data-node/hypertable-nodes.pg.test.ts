@@ -201,6 +201,18 @@ describe('detach_data_node', () => {
     expect(await valueOf('select sum(v)::int from x')).toBe(5050);
   });
 
+  it('puts nothing on a node that is not available', async () => {
+    await create('{dn1,dn2,dn3}', 9);
+    await session.query(`select alter_data_node('dn2', available => false)`);
+    await session.query(`select detach_data_node('dn3', 'x')`);
+    expect(await map()).toBe('dn1: 6, dn2: 3');
+    expect(await failure(`select detach_data_node('dn1', 'x')`)).toMatchObject({
+      sqlstate: 'TS170',
+      detail: expect.stringContaining('No other data node of "x" is available'),
+    });
+    await session.query(`select alter_data_node('dn2', available => true)`);
+  });
+
   it('does not take the last node', async () => {
     await create('{dn1}');
     expect(await failure(`select detach_data_node('dn1', 'x', force => true)`)).toMatchObject({
@@ -368,6 +380,15 @@ describe('other roles', () => {
     await owner.query(`delete from t.x where v = 0`);
     await owner.query('truncate t.x');
     await owner.query('drop table t.x');
+  });
+
+  it('do not get through with INSERT on some columns only, because whole rows are sent', async () => {
+    await create();
+    await session.query('grant insert (time, k) on x to hn_writer');
+    await using writer = await as('hn_writer');
+    expect(await failure(`insert into t.x (time, k) values (now(), 'a')`, writer)).toMatchObject({
+      sqlstate: '42501',
+    });
   });
 
   it('do not get through with a GRANT that is rolled back', async () => {

@@ -60,7 +60,7 @@ export class PlaceShards implements OperationKind {
 
   /**
    * @throws DATA_NODE_UNREACHABLE, DATA_NODE_INVALID, PERMISSION_DENIED before anything is written
-   * @throws SHARD_HOLDS_ROWS when a node that is to leave has shards with rows
+   * @throws SHARD_IN_PLACE when a node that is to leave has shards with rows
    */
   async handle(request: Request, operations: Operations, signal: AbortSignal): Promise<Reply> {
     const table = parse(tableSchema, request.arguments, request.op);
@@ -129,12 +129,20 @@ export class PlaceShards implements OperationKind {
     const empty = await this.#empty(request, leaving, signal);
     const kept = leaving.filter(({ number }) => !empty.has(number));
     if (kept.length > 0) {
-      throw new VarveError('SHARD_HOLDS_ROWS', 'insufficient number of data nodes', {
+      throw new VarveError('SHARD_IN_PLACE', 'insufficient number of data nodes', {
         detail: `Distributed hypertable "${table.table.name}" would lose data if data node "${node}" left it: ${kept.length} of its ${leaving.length} shards there hold rows, of which there is no other copy.`,
         hint: 'This version moves shards without rows only. Delete the rows, or copy them to a table on other nodes.',
       });
     }
-    return { shards: planDetach(shards, { nodes, leaver: node }), keptCount: 0 };
+    const available = nodes.filter((name) => nodeNamed(request.nodes, name).available);
+    const moves = planDetach(shards, { nodes: available, leaver: node });
+    if (moves.length < leaving.length) {
+      throw new VarveError('SHARD_IN_PLACE', 'insufficient number of data nodes', {
+        detail: `No other data node of "${table.table.name}" is available to take the ${leaving.length} shards on "${node}".`,
+        hint: 'Attach another data node, or make one available again (alter_data_node).',
+      });
+    }
+    return { shards: moves, keptCount: 0 };
   }
 
   /** Numbers of the shards without rows, as committed by now; one that is being written to is not among them. */

@@ -85,7 +85,7 @@ export interface DroppedShard extends ShardTable {
  * Drops tables of one schema, and the schema with the last one. Each that is gone is told to `onGone`, so that what
  * was done before a failure counts.
  * @throws DATA_NODE_FOREIGN when the database belongs to another access database by now
- * @throws SHARD_HOLDS_ROWS with `onlyEmpty`, when it has rows after all
+ * @throws SHARD_IN_PLACE with `onlyEmpty`, when it has rows after all
  */
 export async function dropShards<S extends DroppedShard>(
   session: Connection,
@@ -145,7 +145,7 @@ async function dropTable(session: Connection, name: string, onlyEmpty: boolean):
     );
     if (filled) {
       throw new VarveError(
-        'SHARD_HOLDS_ROWS',
+        'SHARD_IN_PLACE',
         `${name} in ${describeTarget(session.endpoint)} has rows, although it is no longer a shard`,
         { hint: 'Somebody wrote to it directly. Save the rows, empty it, and it is dropped.' },
       );
