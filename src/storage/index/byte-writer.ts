@@ -1,6 +1,6 @@
 /** Bytes that grow at their end. */
 export class ByteWriter {
-  #bytes = new Uint8Array(4_096);
+  #bytes = new Uint8Array(256);
   #length = 0;
 
   get length(): number {

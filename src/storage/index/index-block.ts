@@ -2,7 +2,7 @@ import { assert } from '../../core/errors.ts';
 import type { IndexSegment, RefSet } from './index-segment.ts';
 import { MAX_LABELS, sortTexts, textOf } from './labels.ts';
 import type { LabelMatcher } from './matcher.ts';
-import { sortDistinct } from './number-sets.ts';
+import { numbersUpTo, sortDistinct } from './number-sets.ts';
 import { RowTable } from './row-table.ts';
 import { search } from './search.ts';
 import { SeriesSet } from './series-set.ts';
@@ -61,7 +61,7 @@ export class IndexBlock {
       return new SeriesSet(this.segments, new Uint16Array(positions.length).fill(only), positions);
     }
     const { table, sources } = this.#tableOf(found, used);
-    const rows = query.ordered ? table.distinctInOrder(table.rank()) : table.distinct();
+    const rows = query.ordered ? table.distinctInOrder(table.rank()).rows : table.distinct();
     return new SeriesSet(
       this.segments,
       Uint16Array.from(rows, (row) => sources[table.sourceOf(row)] ?? 0),
@@ -145,7 +145,7 @@ export class IndexBlock {
   #positions(segment: IndexSegment, { selectors, deleted }: BlockFilter): Uint32Array {
     const positions =
       selectors === undefined
-        ? Uint32Array.from({ length: segment.seriesCount }, (_, position) => position)
+        ? numbersUpTo(segment.seriesCount)
         : anyOf(
             selectors.map((selector) => search(segment, selector)),
             segment.seriesCount,

@@ -41,6 +41,7 @@ export class MutableSegment implements IndexSegment {
   };
   #labelCount = 0;
   #lastLabelCount = 0;
+  #likelyLabel = 0;
 
   constructor() {
     this.#rowStarts.push(0);
@@ -129,10 +130,19 @@ export class MutableSegment implements IndexSegment {
   }
 
   termIn(position: number, name: number): number {
+    const start = this.#rowStarts.at(position);
     const stop = this.#rowStarts.at(position + 1);
-    for (let i = this.#rowStarts.at(position); i < stop; i++) {
-      const term = this.#rows.at(i);
+    // Mostly where it was in the series before.
+    const likely = start + this.#likelyLabel;
+    if (likely < stop) {
+      const term = this.#rows.at(likely);
       if (this.#terms.scope(term) === name) return term;
+    }
+    for (let i = start; i < stop; i++) {
+      const term = this.#rows.at(i);
+      if (this.#terms.scope(term) !== name) continue;
+      this.#likelyLabel = i - start;
+      return term;
     }
     return -1;
   }

@@ -18,17 +18,11 @@ export function intersect(a: Uint32Array, b: Uint32Array): Uint32Array {
   return out.subarray(0, count);
 }
 
-/** What is in `a` and not in `b`. */
-export function subtract(a: Uint32Array, b: Uint32Array): Uint32Array {
-  const out = new Uint32Array(a.length);
-  let count = 0;
-  let from = 0;
-  for (let i = 0; i < a.length; i++) {
-    const value = a[i] as number;
-    while (from < b.length && (b[from] as number) < value) from++;
-    if (b[from] !== value) out[count++] = value;
-  }
-  return out.subarray(0, count);
+/** 0, 1, … up to `count`. `Uint32Array.from` takes thirty times as long. */
+export function numbersUpTo(count: number): Uint32Array {
+  const out = new Uint32Array(count);
+  for (let i = 0; i < count; i++) out[i] = i;
+  return out;
 }
 
 /** Sorts numbers that came from several ascending lists, and drops doubles. `limit` is greater than all of them. */

@@ -9,7 +9,7 @@ import type { SectionReader } from './section-reader.ts';
  */
 export function encodePostings(positions: Uint32Array, out: ByteWriter): void {
   const bits = new BitWriter(out);
-  const gaps = new Uint32Array(POSTING_BLOCK);
+  const gaps = new Uint32Array(Math.min(POSTING_BLOCK, positions.length));
   let next = 0;
   for (let start = 0; start < positions.length; start += POSTING_BLOCK) {
     const count = Math.min(POSTING_BLOCK, positions.length - start);

@@ -1,11 +1,12 @@
 import type { IndexSegment } from './index-segment.ts';
 import { MAX_LABELS } from './labels.ts';
+import { numbersUpTo } from './number-sets.ts';
 import { PagedNumbers } from './paged-numbers.ts';
 import { sortBySequence } from './sequence-sort.ts';
 import { TermTable } from './term-table.ts';
 
 /** What a row's terms are numbered in. */
-interface TermSpace {
+export interface TermSpace {
   readonly nameCount: number;
   readonly termCount: number;
   nameBytes(name: number): Uint8Array;
@@ -21,6 +22,16 @@ export interface RankedTerms {
   readonly terms: Uint32Array;
   /** Where a term of the table stands in `terms`. */
   readonly rankOf: Uint32Array;
+}
+
+/** Rows in the order of their labels, each series once. */
+export interface OrderedRows {
+  /** By their number in the table. */
+  readonly rows: Uint32Array;
+  /** The ranks of the terms of all rows of the table, row by row, each row with -1 behind it. */
+  readonly ranks: Int32Array;
+  /** Where each row of the table starts in `ranks`. */
+  readonly starts: Uint32Array;
 }
 
 /**
@@ -54,6 +65,13 @@ export class RowTable {
 
   get space(): TermSpace {
     return this.#space;
+  }
+
+  /** Announces that all series of all segments are added: texts are then taken in the order in which they lie. */
+  takeAllTerms(): void {
+    this.#segments.forEach((segment, source) => {
+      for (let term = 0; term < segment.termCount; term++) this.#interned?.termOf(source, term);
+    });
   }
 
   /** Adds the series at `position` of the segment with this index. */
@@ -103,7 +121,7 @@ export class RowTable {
       increment(nameTerms, space.termName(term));
       used++;
     }
-    const names = Uint32Array.from(nameTerms.keys()).filter((name) => (nameTerms[name] as number) > 0);
+    const names = numbersUpTo(nameTerms.length).filter((name) => (nameTerms[name] as number) > 0);
     const nameTexts = Array.from(nameTerms.keys(), (name) => space.nameBytes(name));
     sortBySequence(names, (name, depth) => nameTexts[name]?.[depth] ?? -1);
 
@@ -132,8 +150,7 @@ export class RowTable {
    * The rows in the order of their labels, each series once: of several rows with the same labels the one that was
    * added first.
    */
-  distinctInOrder({ rankOf }: Pick<RankedTerms, 'rankOf'>): Uint32Array {
-    // Side by side, and with one more number behind each row that is less than all: sorting looks at nothing else.
+  distinctInOrder({ rankOf }: Pick<RankedTerms, 'rankOf'>): OrderedRows {
     const ranks = new Int32Array(this.#terms.count + this.rowCount);
     const starts = new Uint32Array(this.rowCount);
     let at = 0;
@@ -143,7 +160,7 @@ export class RowTable {
       for (let i = this.#starts.at(row); i < stop; i++) ranks[at++] = rankOf[this.#terms.at(i)] as number;
       ranks[at++] = -1;
     }
-    const rows = Uint32Array.from(starts.keys());
+    const rows = numbersUpTo(this.rowCount);
     sortBySequence(rows, (row, depth) => ranks[(starts[row] as number) + depth] as number);
     let count = 0;
     for (const row of rows) {
@@ -151,7 +168,7 @@ export class RowTable {
       if (previous >= 0 && this.#same(previous, row)) rows[count - 1] = Math.min(previous, row);
       else rows[count++] = row;
     }
-    return rows.subarray(0, count);
+    return { rows: rows.subarray(0, count), ranks, starts };
   }
 
   /** The rows in the order in which they were added, each series once, its first row. */
@@ -199,7 +216,7 @@ function increment(counts: Uint32Array, index: number): number {
 
 function sortValues(space: TermSpace, terms: Uint32Array): void {
   const compact = new ValueTexts(space, terms);
-  const order = Uint32Array.from(terms.keys());
+  const order = numbersUpTo(terms.length);
   sortBySequence(order, (item, depth) => compact.byteAt(item, depth));
   terms.set(order.map((item) => terms[item] as number));
 }

@@ -13,7 +13,9 @@ export class TermGroup {
   readonly places = new Uint32Array(GROUP_TERMS);
 
   value(index: number): Uint8Array {
-    return this.bytes.subarray(this.starts[index], this.starts[index + 1]);
+    const start = this.starts[index] as number;
+    const { buffer, byteOffset } = this.bytes;
+    return new Uint8Array(buffer, byteOffset + start, (this.starts[index + 1] as number) - start);
   }
 
   text(index: number): string {

@@ -1,6 +1,6 @@
 import type { IndexSegment } from './index-segment.ts';
 import { requireSelective, type LabelMatcher } from './matcher.ts';
-import { intersect, sortDistinct } from './number-sets.ts';
+import { intersect, numbersUpTo, sortDistinct } from './number-sets.ts';
 
 /** Below this ratio of lengths it is cheaper to decode a list than to look at the candidates' labels one by one. */
 const DECODE_RATIO = 32;
@@ -49,7 +49,7 @@ export function search(segment: IndexSegment, matchers: readonly LabelMatcher[])
     if (found === undefined) found = postingsOf(segment, condition);
     else if (found.length > 0) found = narrow(segment, found, condition);
   }
-  found ??= Uint32Array.from({ length: segment.seriesCount }, (_, position) => position);
+  found ??= numbersUpTo(segment.seriesCount);
   for (const condition of filters) found = filterByTest(segment, found, condition);
   return found;
 }

@@ -3,7 +3,7 @@ import { VarveError } from '../../core/errors.ts';
 import { bitWidth, BitWriter, ByteWriter } from './byte-writer.ts';
 import type { IndexSegment, RefSet } from './index-segment.ts';
 import { encodePostings } from './posting-codec.ts';
-import { RowTable, type RankedTerms } from './row-table.ts';
+import { RowTable, type OrderedRows, type RankedTerms, type TermSpace } from './row-table.ts';
 import { MAX_PACKED_BYTES, PADDING_BYTES } from './section-reader.ts';
 import {
   encodeFooter,
@@ -37,16 +37,8 @@ export function* writeSegment(
   sources: readonly IndexSegment[],
   options: SegmentWriteOptions = {},
 ): Generator<Uint8Array, void, void> {
-  const table = new RowTable(sources);
-  for (const [index, source] of sources.entries()) {
-    for (let position = 0; position < source.seriesCount; position++) {
-      if (!options.deleted?.has(source.refOf(position))) table.add(index, position);
-    }
-  }
-  const ranked = table.rank();
-  const rows = table.distinctInOrder(ranked);
-  const content: Content = { table, ranked, rows, refs: rows.map((row) => refOf(sources, table, row)) };
-
+  const content = collect(sources, options);
+  const { rows, ranked } = content;
   const sums = new Sums();
   yield sums.header();
   const values = new ValueWriter(content);
@@ -82,16 +74,33 @@ export function segmentBytes(
   return bytes;
 }
 
-interface Content {
-  readonly table: RowTable;
+interface Content extends OrderedRows {
+  readonly space: TermSpace;
   readonly ranked: RankedTerms;
-  /** Of the table, in the order of the segment. */
-  readonly rows: Uint32Array;
+  /** Of the rows, in their order. */
   readonly refs: Uint32Array;
+  /** Of ranks: the place of the term's name among the names. */
+  readonly nameOf: Uint32Array;
 }
 
-function refOf(sources: readonly IndexSegment[], table: RowTable, row: number): number {
-  return sources[table.sourceOf(row)]?.refOf(table.positionOf(row)) ?? 0;
+function collect(sources: readonly IndexSegment[], { deleted }: SegmentWriteOptions): Content {
+  const table = new RowTable(sources);
+  table.takeAllTerms();
+  for (const [index, source] of sources.entries()) {
+    for (let position = 0; position < source.seriesCount; position++) {
+      if (!deleted?.has(source.refOf(position))) table.add(index, position);
+    }
+  }
+  const ranked = table.rank();
+  const ordered = table.distinctInOrder(ranked);
+  const refs = ordered.rows.map((row) => sources[table.sourceOf(row)]?.refOf(table.positionOf(row)) ?? 0);
+  const { space } = table;
+  const nameOf = new Uint32Array(ranked.terms.length);
+  for (let rank = 0, name = 0; rank < nameOf.length; rank++) {
+    if (space.termName(ranked.terms[rank] as number) !== ranked.names[name]) name++;
+    nameOf[rank] = name;
+  }
+  return { ...ordered, space, ranked, refs, nameOf };
 }
 
 /** Keeps account of where sections start and of their checksums. */
@@ -146,35 +155,31 @@ class ValueWriter {
   }
 
   *postings(): Generator<Uint8Array, void, void> {
-    const { ranked, table } = this.#content;
+    const { ranked, space, nameOf } = this.#content;
     const { positions, starts } = invert(this.#content);
     const out = new ByteWriter();
     let taken = 0;
-    let rank = 0;
-    for (const name of ranked.names) {
-      const first = rank;
+    for (let first = 0, stop = 0; first < nameOf.length; first = stop) {
       let previous: Uint8Array = new Uint8Array(0);
-      for (; rank < ranked.terms.length; rank++) {
-        const term = ranked.terms[rank] as number;
-        if (table.space.termName(term) !== name) break;
-        if ((rank - first) % GROUP_TERMS === 0) {
+      for (stop = first; nameOf[stop] === nameOf[first]; stop++) {
+        if ((stop - first) % GROUP_TERMS === 0) {
           this.#startGroup(taken + out.length);
           previous = new Uint8Array(0);
         }
-        const value = table.space.valueBytes(term);
+        const value = space.valueBytes(ranked.terms[stop] as number);
         this.#value(previous, value);
         previous = value;
-        this.#list(positions.subarray(starts[rank], starts[rank + 1]), out);
+        this.#list(positions.subarray(starts[stop], starts[stop + 1]), out);
         if (out.length >= CHUNK_BYTES) {
           taken += out.length;
           yield out.take();
         }
       }
-      const bytes = table.space.nameBytes(name);
+      const bytes = space.nameBytes(ranked.names[nameOf[first] as number] as number);
       this.names.uvarint(bytes.length);
       this.names.bytes(bytes);
-      this.names.uvarint(rank - first);
-      this.names.uvarint((starts[rank] as number) - (starts[first] as number));
+      this.names.uvarint(stop - first);
+      this.names.uvarint((starts[stop] as number) - (starts[first] as number));
     }
     out.bytes(new Uint8Array(PADDING_BYTES));
     yield out.take();
@@ -208,12 +213,14 @@ class ValueWriter {
 }
 
 /** The positions of each term behind each other, by counting first. */
-function invert({ table, ranked, rows }: Content): { positions: Uint32Array; starts: Uint32Array } {
+function invert({ ranked, rows, ranks, starts: rowStarts }: Content): {
+  positions: Uint32Array;
+  starts: Uint32Array;
+} {
   const starts = new Uint32Array(ranked.terms.length + 1);
   for (const row of rows) {
-    const count = table.labelCount(row);
-    for (let label = 0; label < count; label++) {
-      const next = (ranked.rankOf[table.termAt(row, label)] as number) + 1;
+    for (let at = rowStarts[row] as number; (ranks[at] as number) >= 0; at++) {
+      const next = (ranks[at] as number) + 1;
       starts[next] = (starts[next] as number) + 1;
     }
   }
@@ -222,33 +229,26 @@ function invert({ table, ranked, rows }: Content): { positions: Uint32Array; sta
   }
   const positions = new Uint32Array(starts.at(-1) ?? 0);
   const next = starts.slice();
-  rows.forEach((row, position) => {
-    const count = table.labelCount(row);
-    for (let label = 0; label < count; label++) {
-      const rank = ranked.rankOf[table.termAt(row, label)] as number;
-      const at = next[rank] as number;
-      positions[at] = position;
-      next[rank] = at + 1;
+  for (let position = 0; position < rows.length; position++) {
+    for (let at = rowStarts[rows[position] as number] as number; (ranks[at] as number) >= 0; at++) {
+      const rank = ranks[at] as number;
+      const to = next[rank] as number;
+      positions[to] = position;
+      next[rank] = to + 1;
     }
-  });
+  }
   return { positions, starts };
 }
 
 /** Rows of bit-packed values: which names a row has, its schema, is kept apart and mostly shared. */
-function encodeRows({ table, ranked, rows }: Content): { bytes: Uint8Array; schemaCount: number } {
-  const nameRank = new Map<number, number>();
-  const widths: number[] = [];
-  const bases: number[] = [];
-  let base = 0;
-  ranked.names.forEach((name, rank) => {
-    nameRank.set(name, rank);
-    bases.push(base);
-    const first = base;
-    while (base < ranked.terms.length && table.space.termName(ranked.terms[base] as number) === name) base++;
-    widths.push(bitWidth(base - first - 1));
-  });
-  const rankOfName = (term: number): number => nameRank.get(table.space.termName(term)) ?? 0;
-  const schemas = new SchemaTable(table, rankOfName);
+function encodeRows(content: Content): { bytes: Uint8Array; schemaCount: number } {
+  const { ranked, rows, ranks, starts, nameOf } = content;
+  const bases = new Uint32Array(ranked.names.length + 1).fill(ranked.terms.length);
+  for (let rank = nameOf.length - 1; rank >= 0; rank--) bases[nameOf[rank] as number] = rank;
+  const widths = ranked.names.map((_, name) =>
+    bitWidth((bases[name + 1] as number) - (bases[name] as number) - 1),
+  );
+  const schemas = new SchemaTable(content);
   const schemaOf = rows.map((row) => schemas.schemaOf(row));
 
   const blocks = new ByteWriter();
@@ -263,11 +263,10 @@ function encodeRows({ table, ranked, rows }: Content): { bytes: Uint8Array; sche
     for (const schema of isUniform ? own.subarray(0, 1) : own) bits.put(schema, schemaWidth);
     bits.flush();
     for (const row of rows.subarray(start, start + ROW_BLOCK)) {
-      const count = table.labelCount(row);
-      for (let label = 0; label < count; label++) {
-        const term = table.termAt(row, label);
-        const name = rankOfName(term);
-        bits.put((ranked.rankOf[term] as number) - (bases[name] ?? 0), widths[name] ?? 0);
+      for (let at = starts[row] as number; (ranks[at] as number) >= 0; at++) {
+        const rank = ranks[at] as number;
+        const name = nameOf[rank] as number;
+        bits.put(rank - (bases[name] as number), widths[name] as number);
       }
     }
     bits.flush();
@@ -283,15 +282,13 @@ function encodeRows({ table, ranked, rows }: Content): { bytes: Uint8Array; sche
 /** Numbers the sets of label names, in the order in which rows need them. */
 class SchemaTable {
   readonly out = new ByteWriter();
-  readonly #table: RowTable;
-  readonly #rankOfName: (term: number) => number;
+  readonly #content: Content;
   readonly #numbers = new Map<string, number>();
   #lastNames: number[] = [];
   #lastSchema = -1;
 
-  constructor(table: RowTable, rankOfName: (term: number) => number) {
-    this.#table = table;
-    this.#rankOfName = rankOfName;
+  constructor(content: Content) {
+    this.#content = content;
   }
 
   get count(): number {
@@ -299,21 +296,20 @@ class SchemaTable {
   }
 
   schemaOf(row: number): number {
-    const count = this.#table.labelCount(row);
-    let isLast = count === this.#lastNames.length;
-    for (let label = 0; isLast && label < count; label++) {
-      isLast = this.#rankOfName(this.#table.termAt(row, label)) === this.#lastNames[label];
-    }
-    if (isLast) return this.#lastSchema;
-    const names = Array.from({ length: count }, (_, label) =>
-      this.#rankOfName(this.#table.termAt(row, label)),
-    );
+    const { ranks, starts, nameOf } = this.#content;
+    const start = starts[row] as number;
+    const last = this.#lastNames;
+    let count = 0;
+    while (count < last.length && nameOf[ranks[start + count] as number] === last[count]) count++;
+    if (count === last.length && count > 0 && (ranks[start + count] as number) < 0) return this.#lastSchema;
+    const names: number[] = [];
+    for (let at = start; (ranks[at] as number) >= 0; at++) names.push(nameOf[ranks[at] as number] as number);
     const key = names.join(' ');
     let schema = this.#numbers.get(key);
     if (schema === undefined) {
       schema = this.#numbers.size;
       this.#numbers.set(key, schema);
-      this.out.uvarint(count);
+      this.out.uvarint(names.length);
       names.forEach((name, label) =>
         this.out.uvarint(label === 0 ? name : name - (names[label - 1] ?? 0) - 1),
       );

@@ -39,7 +39,9 @@ export class TermTable {
     const address = this.#addresses.at(entry);
     const page = this.#arena.page(address);
     const at = ByteArena.inPage(address);
-    return page.subarray(at + 2, at + 2 + ((page[at] as number) | ((page[at + 1] as number) << 8)));
+    const length = (page[at] as number) | ((page[at + 1] as number) << 8);
+    // Several times as fast as `subarray` of a Buffer.
+    return new Uint8Array(page.buffer, page.byteOffset + at + 2, length);
   }
 
   text(entry: number): string {
