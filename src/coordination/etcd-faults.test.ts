@@ -54,7 +54,7 @@ if (etcd === undefined) {
     test('a holder whose etcd was away for longer than its TTL has lost the lock before anybody else has it', async () => {
       await using before = open(servers.urls);
       await using after = open(servers.urls);
-      const session = await before.session({ ttlMs: 1000, name: 'before', lockDelayMs: 1000 });
+      const session = await before.session({ ttlMs: 1000, name: 'before', lockDelayMs: 0 });
       const lock = await before.lock('away/lock', session, { owner: 'before' });
       const next = await after.session({ ttlMs: 20_000, name: 'after' });
       const order: string[] = [];
@@ -208,6 +208,8 @@ if (etcd === undefined) {
     }, 60_000);
     afterAll(() => servers[Symbol.asyncDispose]());
 
+    const ttlMs = 3000;
+    let stoppedMs = 0;
     const leader = async (c: Coordinator): Promise<number> => {
       let found: string | undefined;
       await until(async () => {
@@ -222,11 +224,15 @@ if (etcd === undefined) {
       [
         'hangs',
         async (member) => void process.kill(servers.pid(member), 'SIGSTOP'),
-        async (member) => void process.kill(servers.pid(member), 'SIGCONT'),
+        async (member) => {
+          // By now it finds all leases expired that it knows, and ends them when it wakes up.
+          await systemClock.sleep(Math.max(0, stoppedMs + ttlMs + 500 - systemClock.monotonicMs()));
+          process.kill(servers.pid(member), 'SIGCONT');
+          await systemClock.sleep(500);
+        },
       ],
     ])('sessions, locks, writes and watches go on when the leader %s', async (_what, stop, resume) => {
       await using c = open(servers.urls, { timeoutMs: 1500 });
-      const ttlMs = 3000;
       const session = await eventually(() => c.session({ ttlMs, name: 'x' }));
       const lock = await c.lock('leader/lock', session, { owner: 'x' });
       await c.put('leader/n', '0');
@@ -239,7 +245,7 @@ if (etcd === undefined) {
           seen.push(Number(entry?.value.toString()));
       })();
       await stop(first);
-      const stoppedMs = systemClock.monotonicMs();
+      stoppedMs = systemClock.monotonicMs();
       for (let n = 1; n <= 5; n += 1) {
         // What fails may happen yet, when the member wakes up: so it is made conditional.
         await eventually(async () => {
@@ -253,10 +259,7 @@ if (etcd === undefined) {
       await eventually(() => session.renew());
       expect(session.lost.aborted).toBe(false);
       expect(await leader(c)).not.toBe(first);
-      // Waking up, it finds all leases expired that it knows, and ends them.
-      await systemClock.sleep(Math.max(0, stoppedMs + ttlMs + 500 - systemClock.monotonicMs()));
       await resume(first);
-      await systemClock.sleep(500);
       await until(async () => seen.at(-1) === 5);
       end.abort();
       await watching;
