@@ -1,7 +1,8 @@
 /** Bytes behind every region that kernels may read, though not use. */
 const SLACK: usize = 64;
 const PAGE_BITS: usize = 16;
-const GROWTH_PAGES: i32 = 16;
+/** Growing takes up to milliseconds, and what is not touched takes no memory of the machine. */
+const GROWTH_PAGES: i32 = 64;
 
 let next: usize = (__heap_base + 63) & ~63;
 let limitPages: i32 = 65535;
@@ -20,8 +21,9 @@ export function allocate(size: usize): usize {
   const present = memory.size();
   if (needed > present) {
     if (needed > limitPages) return 0;
-    const wanted = min(max(needed - present, GROWTH_PAGES), limitPages - present);
-    if (memory.grow(wanted) < 0) return 0;
+    const ample = max(GROWTH_PAGES, present >> 2);
+    const wanted = min(max(needed - present, ample), limitPages - present);
+    if (memory.grow(wanted) < 0 && memory.grow(needed - present) < 0) return 0;
   }
   next = end;
   return at;
