@@ -27,6 +27,8 @@ export interface DistributedDatabase extends AsyncDisposable {
   add(session: Connection, node: string): Promise<void>;
   /** With a password that becomes the user mapping's. */
   addWithPassword(session: Connection, node: string, password: string): Promise<void>;
+  /** The node's database is no longer there. */
+  forget(node: string): void;
   /** One line for everything that shards are made of on the data nodes. */
   remains(): Promise<string[]>;
 }
@@ -69,6 +71,7 @@ export async function distributedDatabase(
     at,
     add,
     addWithPassword,
+    forget: (node) => void databases.delete(at(node).database),
     remains: async () => {
       const lines: string[] = [];
       for (const database of databases) {

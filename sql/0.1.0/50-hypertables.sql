@@ -43,6 +43,9 @@ create table varve.hypertable_index (
   dropped boolean not null default false,
   primary key (hypertable_id, number)
 );
+-- Never the same number twice, also after a rollback: what was begun under the old one may still be being taken back.
+-- A new table's indexes count from 1.
+create sequence varve.hypertable_index_number start 1001;
 comment on column varve.hypertable_index.definition is 'the part of CREATE INDEX behind the table''s name';
 comment on column varve.hypertable_index.dropped is 'its twins are still to be dropped';
 
@@ -79,7 +82,7 @@ declare
 begin
   -- One statement each: all of them change the extension's one row.
   foreach relation in array array['varve.data_node', 'varve.hypertable', 'varve.hypertable_node',
-    'varve.hypertable_index', 'varve.shard', 'varve.hypertable_id_seq', 'varve.shard_id_seq']::regclass[]
+    'varve.hypertable_index', 'varve.shard', 'varve.hypertable_id_seq', 'varve.shard_id_seq', 'varve.hypertable_index_number']::regclass[]
   loop
     perform pg_catalog.pg_extension_config_dump(relation, '');
   end loop;

@@ -262,7 +262,7 @@ begin
 end
 $$;
 
--- A further index on shards; one that is there is left as it is.
+-- A further index on shards.
 create function varve.create_shard_index(operation uuid, schema name, tables name[], number integer, definition text)
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -270,8 +270,7 @@ as $$
 begin
   perform varve._enter_operation(operation);
   perform varve._create_shard_index(format('%I.%I', schema, t)::regclass, number, definition)
-    from unnest(tables) t
-    where to_regclass(format('%I.%I', schema, t || '_i' || number)) is null;
+    from unnest(tables) t;
 end
 $$;
 

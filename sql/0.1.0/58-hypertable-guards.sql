@@ -37,8 +37,7 @@ create function varve._spread_index(p_hypertable varve.hypertable, p_name name, 
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  next integer := (select coalesce(max(i.number), 0) + 1 from varve.hypertable_index i
-    where i.hypertable_id = p_hypertable.id);
+  next integer := nextval('varve.hypertable_index_number');
 begin
   perform varve._rpc(varve._request('create_shard_index', session_user, jsonb_build_object(
     'table', p_hypertable.relation, 'number', next, 'definition', p_definition) || varve._shard_facts(p_hypertable)));

@@ -175,6 +175,34 @@ describe('attach_data_node', () => {
   });
 });
 
+describe('CREATE INDEX', () => {
+  it('statements that run at the same time, or follow a rollback, make different indexes', async () => {
+    await create();
+    await using other = await bed.access.connect();
+    await Promise.all([
+      session.query('create index one on x (v)'),
+      other.query('create index two on t.x (k, v)'),
+    ]);
+    for (const sql of [
+      'begin; create index three on x (v desc); rollback',
+      'create index three on x (k desc)',
+    ])
+      await session.query(sql);
+    await bed.access.settled();
+    await using there = await connect(bed.at('dn1'));
+    const { rows } = await there.query<{ definition: string; n: number }>(
+      `select regexp_replace(indexdef, '^.* USING', '') as definition, count(*)::int as n from pg_indexes
+       where schemaname like 'varve\\_x\\_%' and tablename ~ '^s[0-9]+$' group by 1 order by 1`,
+    );
+    expect(rows).toEqual([
+      { definition: ' btree ("time" DESC)', n: 4 },
+      { definition: ' btree (k DESC)', n: 4 },
+      { definition: ' btree (k, v)', n: 4 },
+      { definition: ' btree (v)', n: 4 },
+    ]);
+  });
+});
+
 describe('detach_data_node', () => {
   it('puts shards without rows on the other nodes', async () => {
     await create('{dn1,dn2,dn3}', 9);
@@ -308,6 +336,38 @@ describe('delete_data_node', () => {
     await bed.access.settled();
     expect((await bed.remains()).filter((line) => line.startsWith(bed.at('dn4').database))).toEqual([]);
   });
+
+  it.each([
+    ['a new database', false],
+    ['a database that was there', true],
+  ])(
+    'is not needed for a node in %s that was added with a table on it and rolled back',
+    async (_what, existed) => {
+      const { database } = bed.at('dn5');
+      await using admin = await connect();
+      if (existed) await admin.query(`create database ${database} template template0`);
+      try {
+        await session.query('begin');
+        await bed.add(session, 'dn5');
+        await create('{dn1,dn5}');
+        await fill();
+        await session.query('rollback');
+        await bed.access.settled();
+        expect((await admin.query('select 1 from pg_database where datname = $1', [database])).rowCount).toBe(
+          existed ? 1 : 0,
+        );
+        if (!existed) return;
+        await using there = await connect(bed.at('dn5'));
+        expect((await there.query(`select 1 from pg_namespace where nspname like 'varve%'`)).rowCount).toBe(
+          0,
+        );
+        expect((await there.query(`select 1 from pg_extension where extname = 'varve'`)).rowCount).toBe(0);
+      } finally {
+        await admin.query(`drop database if exists ${database} with (force)`);
+        bed.forget('dn5');
+      }
+    },
+  );
 
   it('and alter_data_node leave the foreign tables of other nodes usable', async () => {
     await create();
