@@ -1,6 +1,7 @@
 /**
  * The storage kernels side by side with the XOR chunk and with their plain counterparts, on data set A in blocks
- * of two hours: `npx tsx bench/storage-kernel.ts [series]`. Nanoseconds are per sample, of one thread.
+ * of two hours: `npx tsx bench/storage-kernel.ts [series]`. Nanoseconds are per sample, of one thread's
+ * processor time.
  */
 import { readFileSync } from 'node:fs';
 import { KERNEL_FILE, Kernel } from '../src/storage/kernel/kernel.ts';
@@ -9,7 +10,7 @@ import * as plainTimes from '../src/storage/kernel/time-column.ts';
 import * as plainValues from '../src/storage/kernel/value-column.ts';
 import * as plainXor from '../src/storage/kernel/xor-chunk.ts';
 import { m3tszBytes, tszBytes } from './m3tsz-size.ts';
-import { median, noise, sideBySide } from './measure.ts';
+import { median, noise } from './measure.ts';
 import { DATA_SETS, hostOf, timesOf, valuesOf } from './storage-data.ts';
 
 const BLOCK = 480;
@@ -38,17 +39,30 @@ const out = kernel.allocate(64 << 10);
 const out2 = kernel.allocate(64 << 10);
 const scratch = kernel.allocate(64 << 10);
 
-function keep(from: number, sizeBytes: number): Piece {
-  checked(sizeBytes);
-  const address = kernel.allocate(sizeBytes + 32);
-  kernel.bytes.copyWithin(address, from, from + sizeBytes);
-  return { address, sizeBytes };
+/** Pieces of one kind lie one behind the other, as in a file. */
+class Store {
+  #next: number;
+
+  constructor(roomBytes: number) {
+    this.#next = kernel.allocate(roomBytes);
+  }
+
+  keep(from: number, sizeBytes: number): Piece {
+    const address = this.#next;
+    kernel.bytes.copyWithin(address, from, from + checked(sizeBytes));
+    this.#next += sizeBytes;
+    return { address, sizeBytes };
+  }
 }
 
-function load(column: BigInt64Array | Float64Array): number {
-  const address = kernel.allocate(column.byteLength);
-  kernel.bytes.set(new Uint8Array(column.buffer, column.byteOffset, column.byteLength), address);
-  return address;
+const columnStore = new Store(seriesCount * calls.maxValueColumnBytes(BLOCK));
+const chunkStore = new Store((seriesCount * BLOCK * calls.maxXorChunkBytes(CHUNK)) / CHUNK);
+const valueStore = new Store(seriesCount * BLOCK * 8);
+const timeStore = new Store(seriesCount * BLOCK * 8);
+
+function load(column: BigInt64Array | Float64Array, store: Store): number {
+  kernel.bytes.set(new Uint8Array(column.buffer, column.byteOffset, column.byteLength), scratch);
+  return store.keep(scratch, column.byteLength).address;
 }
 
 const sizes = { values: 0, sharedTimes: 0, privateTimes: 0, xor: 0, m3tsz: 0, tsz: 0 };
@@ -57,19 +71,20 @@ const all: Series[] = [];
 for (let series = 0; series < seriesCount; series++) {
   const timesMs = timesOf(set, series).subarray(0, BLOCK);
   const doubles = valuesOf(set, series).slice(0, BLOCK);
-  const times = load(BigInt64Array.from(timesMs, BigInt));
-  const values = load(doubles);
-  const column = keep(out, calls.encodeValues(values, BLOCK, out, scratch));
+  const times = load(BigInt64Array.from(timesMs, BigInt), timeStore);
+  const values = load(doubles, valueStore);
+  const column = columnStore.keep(out, calls.encodeValues(values, BLOCK, out, scratch));
   checked(calls.decodeValues(column.address, column.sizeBytes, BLOCK, out2));
   const decoded = kernel.bytes.subarray(out2, out2 + BLOCK * 8);
   if (Buffer.compare(decoded, kernel.bytes.subarray(values, values + BLOCK * 8)) !== 0) {
     throw new Error(`series ${series} is not bit for bit what it was`);
   }
-  const timeNs = load(BigInt64Array.from(timesMs, (ms) => BigInt(ms) * 1_000_000n));
-  const timeBytes = checked(calls.encodeTimes(timeNs, BLOCK, out, scratch));
+  const timesNs = BigInt64Array.from(timesMs, (ms) => BigInt(ms) * 1_000_000n);
+  kernel.bytes.set(new Uint8Array(timesNs.buffer), out2);
+  const timeBytes = checked(calls.encodeTimes(out2, BLOCK, out, scratch));
   const chunks: Piece[] = [];
   for (let from = 0; from < BLOCK; from += CHUNK) {
-    chunks.push(keep(out, calls.encodeXorChunk(times + from * 8, values + from * 8, CHUNK, out)));
+    chunks.push(chunkStore.keep(out, calls.encodeXorChunk(times + from * 8, values + from * 8, CHUNK, out)));
   }
   all.push({ times, values, column, chunks });
   sizes.values += column.sizeBytes;
@@ -149,14 +164,20 @@ const contenders: { name: string; series: number; run: () => void }[] = [
   },
 ];
 
-const elapsed = await sideBySide(
-  contenders.map(({ name, run }) => ({ name, run: () => Promise.resolve(run()) })),
-  ROUNDS,
-);
-console.log('ns per sample, median and best:');
+/** Processor time, in turn and in changing order: what else the machine does hardly counts. */
+const elapsedMs = new Map<string, number[]>(contenders.map(({ name }) => [name, []]));
+for (let round = 0; round <= ROUNDS; round++) {
+  for (const { name, run } of round % 2 === 0 ? contenders : contenders.toReversed()) {
+    const before = process.cpuUsage();
+    run();
+    const { user, system } = process.cpuUsage(before);
+    if (round > 0) elapsedMs.get(name)?.push((user + system) / 1000);
+  }
+}
+console.log('ns of processor time per sample, median and best:');
 const nsOf = new Map<string, { median: number; best: number }>();
 for (const { name, series } of contenders) {
-  const ns = (elapsed[name] ?? []).map((ms) => (ms * 1e6) / (series * BLOCK));
+  const ns = (elapsedMs.get(name) ?? []).map((ms) => (ms * 1e6) / (series * BLOCK));
   const figures = { median: median(ns), best: Math.min(...ns) };
   nsOf.set(name, figures);
   const [middle, best] = [figures.median, figures.best].map((value) => value.toFixed(2).padStart(9));

@@ -72,7 +72,7 @@ describe('the walk over a request', () => {
           expect(kernel.walkWriteRequest(bytes, limits)).toEqual(plain.walkWriteRequest(bytes, limits));
         }
       }),
-      { numRuns: 800 },
+      { numRuns: 300 },
     );
   });
 
@@ -138,7 +138,7 @@ describe('the walk over a request of version 2.0', () => {
           expect(kernel.walkWriteRequest2(bytes, few)).toEqual(plain2.walkWriteRequest2(bytes, few));
         }
       }),
-      { numRuns: 500 },
+      { numRuns: 250 },
     );
   });
 
@@ -180,7 +180,7 @@ describe('canonical labels', () => {
         expect(hex(canonical)).toBe(hex(plain.canonicalLabels(bytes)));
         expect(hex(kernel.canonicalLabels(canonical))).toBe(hex(canonical));
       }),
-      { numRuns: 1000 },
+      { numRuns: 400 },
     );
   });
 
