@@ -29,8 +29,8 @@ export interface SegmentWriteOptions {
  * series and refs: the same give the same bytes.
  *
  * Nothing happens until the first chunk is asked for. The sources must not change until the last one has come;
- * between chunks the caller may do other things. A chunk belongs to the caller. Memory: the rows (about 50 bytes a
- * series of 8 labels) and, for several sources, the texts.
+ * between chunks the caller may do other things. A chunk belongs to the caller. Memory while it is written: about 130
+ * bytes a series of 8 labels and, for several sources, the texts of all of them once.
  * @throws INVALID_ARGUMENT when a section would be larger than 512 MiB
  */
 export function* writeSegment(
