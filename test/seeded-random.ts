@@ -33,3 +33,8 @@ export class SeededRandom {
     return bytes;
   }
 }
+
+/** How many seeds a test tries: `count`, times VARVE_SEEDS for those who have more patience. */
+export function seedCount(count: number): number {
+  return count * Number(process.env['VARVE_SEEDS'] ?? 1);
+}

@@ -236,7 +236,13 @@ export class SimulatedDisk implements FileSystem {
     return {
       path,
       sizeBytes: () => perform('stat', () => node.sizeBytes),
-      read: (position, lengthBytes) => perform('read', () => node.read(position, lengthBytes)),
+      read: (position, lengthBytes, into) =>
+        perform('read', () => {
+          const found = node.read(position, lengthBytes);
+          if (!into) return found;
+          found.copy(into);
+          return into.subarray(0, found.length);
+        }),
       write: (position, bytes) =>
         writeFully(bytes, (part, doneBytes) =>
           perform('write', () => {

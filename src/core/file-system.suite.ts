@@ -40,6 +40,9 @@ export function testFileSystem(name: string, make: () => Promise<{ fs: FileSyste
       expect((await file.read(0, 100)).toString('latin1')).toBe('\0\0\0\0abXYef');
       expect((await file.read(8, 1)).toString()).toBe('e');
       expect(await file.read(10, 5)).toHaveLength(0);
+      const mine = Buffer.alloc(8, '-');
+      expect((await file.read(8, 5, mine)).toString()).toBe('ef');
+      expect(mine.toString()).toBe('ef------');
       expect(await file.read(99, 5)).toHaveLength(0);
       await file.datasync();
       await file.sync();

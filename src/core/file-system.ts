@@ -59,8 +59,11 @@ export interface FileStat {
 export interface File extends AsyncDisposable {
   readonly path: string;
   sizeBytes(): Promise<number>;
-  /** Up to `lengthBytes` from `position`; fewer only at the end of the file. The buffer is the caller's. */
-  read(position: number, lengthBytes: number): Promise<Buffer>;
+  /**
+   * Up to `lengthBytes` from `position`; fewer only at the end of the file. The buffer is the caller's: a view
+   * of the beginning of `into` where that is given, otherwise a new one.
+   */
+  read(position: number, lengthBytes: number, into?: Buffer): Promise<Buffer>;
   /**
    * Writes all of `bytes`, which must not change meanwhile. When it throws, any part of them may be written.
    */

@@ -101,8 +101,8 @@ class NodeFile implements File {
     return (await this.#handle.stat()).size;
   }
 
-  async read(position: number, lengthBytes: number): Promise<Buffer> {
-    const target = Buffer.allocUnsafe(lengthBytes);
+  async read(position: number, lengthBytes: number, into?: Buffer): Promise<Buffer> {
+    const target = into ?? Buffer.allocUnsafe(lengthBytes);
     let doneBytes = 0;
     while (doneBytes < lengthBytes) {
       const { bytesRead } = await this.#handle.read(

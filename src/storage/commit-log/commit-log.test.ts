@@ -1,7 +1,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { systemClock } from '../../core/clock.ts';
 import { NodeFileSystem } from '../../core/node-file-system.ts';
 import { TEMP_PREFIX } from '../../../test/leak-check.ts';
@@ -11,6 +11,9 @@ import { FOLDER, read, reopen, settle, testDeps } from './commit-log.suite.ts';
 import { logDamageError } from './log-damage.ts';
 import { replayCommitLog } from './replay.ts';
 import { listSegments } from './segment-folder.ts';
+
+// Many seeds on busy machines.
+vi.setConfig({ testTimeout: 60_000 });
 
 const bytes = (text: string): Buffer => Buffer.from(text, 'latin1');
 const numbered = (count: number, from = 0): string[] =>
@@ -65,6 +68,7 @@ test('in sync mode nothing is acknowledged before it is durable', async () => {
   const disk = new SimulatedDisk();
   const { log } = await reopen(testDeps(disk));
   await log.append(bytes('opens the segment'));
+  await settle(); // The spare is ready.
   let syncs = 0;
   disk.onOperation = ({ kind, phase }) => {
     if (kind === 'datasync' && phase === 'before') syncs++;

@@ -1,4 +1,4 @@
-import { beforeAll, describe, expect, test } from 'vitest';
+import { beforeAll, describe, expect, test, vi } from 'vitest';
 import { SeededRandom } from '../../../test/seeded-random.ts';
 import { SimulatedDisk } from '../../../test/simulated-disk.ts';
 import { FOLDER, read, reopen, testDeps } from './commit-log.suite.ts';
@@ -12,6 +12,9 @@ import {
   recordBytes,
   SEGMENT_HEADER_BYTES,
 } from './segment-format.ts';
+
+// Many seeds on busy machines.
+vi.setConfig({ testTimeout: 60_000 });
 
 const PATH = '/log/segment-000000000001.log';
 const TEXTS = ['first', 'second record', 'third', 'the fourth one', 'fifth'];

@@ -11,6 +11,8 @@ export class SegmentWindow {
   readonly #file: File;
   readonly #windowBytes: number;
   #bytes: Buffer = Buffer.alloc(0);
+  /** What windows are read into, one after the other; new memory for each would cost as much as the read. */
+  #memory: Buffer = Buffer.alloc(0);
   #start = 0;
 
   constructor(file: File, sizeBytes: number, windowBytes: number) {
@@ -37,8 +39,9 @@ export class SegmentWindow {
   }
 
   async #read(offset: number, lengthBytes: number): Promise<Buffer> {
+    if (this.#memory.length < lengthBytes) this.#memory = Buffer.allocUnsafe(lengthBytes);
     try {
-      return await this.#file.read(offset, lengthBytes);
+      return await this.#file.read(offset, lengthBytes, this.#memory);
     } catch (error) {
       if (!hasCode(error, 'EIO')) throw error;
       return await this.#readPages(offset, lengthBytes);

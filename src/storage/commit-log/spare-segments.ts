@@ -29,6 +29,8 @@ export interface SpareSegment {
   readonly file: File;
 }
 
+const PIECE_BYTES = 1024 * 1024;
+
 /**
  * Makes the next segment while the current one is filled: a file of zeros, with a durable name. When the disk
  * is full it says so to whoever asks, tries again in a while, and has one when there is room.
@@ -149,7 +151,11 @@ export class SpareSegments {
     }
     const file = await this.#open();
     try {
-      await writeZeros(file, 0, segmentBytes, this.#stop.signal);
+      // In pieces that are synced one by one: a whole segment at once would hold up the log's own syncs.
+      for (let start = 0; start < segmentBytes; start += PIECE_BYTES) {
+        await writeZeros(file, start, Math.min(segmentBytes, start + PIECE_BYTES), this.#stop.signal);
+        await file.datasync();
+      }
       await file.sync();
       return file;
     } catch (error) {

@@ -1,5 +1,5 @@
-import { expect, test } from 'vitest';
-import { SeededRandom } from '../../../test/seeded-random.ts';
+import { expect, test, vi } from 'vitest';
+import { seedCount, SeededRandom } from '../../../test/seeded-random.ts';
 import { SimulatedDisk } from '../../../test/simulated-disk.ts';
 import { listShards, nextVolume, quarantineFileset } from './fileset-folder.ts';
 import { idOf, randomSeries, readAll, ROOT, write, type Series } from './fileset.suite.ts';
@@ -8,7 +8,10 @@ import { recoverFilesets, type RecoveredFilesets } from './recover-filesets.ts';
 import { removeFileset } from './remove-fileset.ts';
 import { verifyFileset } from './verify-fileset.ts';
 
-const SEEDS = 120;
+// Many seeds on busy machines.
+vi.setConfig({ testTimeout: 60_000 });
+
+const SEEDS = seedCount(60);
 
 interface Instant {
   readonly disk: SimulatedDisk;
@@ -80,7 +83,7 @@ test('a crash while a fileset is written leaves all of it or nothing; once ackno
     }
   }
   expect(wholeBeforeEnd).toBeGreaterThan(0);
-}, 20_000);
+});
 
 test('a crash while the next volume is written leaves the old one or the new one', async () => {
   for (let seed = 0; seed < SEEDS / 4; seed++) {

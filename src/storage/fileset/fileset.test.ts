@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { beforeEach, describe, expect, test } from 'vitest';
+import { beforeEach, describe, expect, test, vi } from 'vitest';
 import { NodeFileSystem } from '../../core/node-file-system.ts';
 import { TEMP_PREFIX } from '../../../test/leak-check.ts';
 import { SeededRandom } from '../../../test/seeded-random.ts';
@@ -16,6 +16,9 @@ import type { FilesetInfo } from './info-file.ts';
 import { recoverFilesets } from './recover-filesets.ts';
 import { removeFileset } from './remove-fileset.ts';
 import { verifyFileset } from './verify-fileset.ts';
+
+// Many seeds on busy machines.
+vi.setConfig({ testTimeout: 60_000 });
 
 const SERIES: Series = [
   ['a', 'payload of a'],

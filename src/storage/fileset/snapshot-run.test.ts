@@ -1,12 +1,15 @@
 import { join } from 'node:path';
-import { beforeEach, describe, expect, test } from 'vitest';
-import { SeededRandom } from '../../../test/seeded-random.ts';
+import { beforeEach, describe, expect, test, vi } from 'vitest';
+import { seedCount, SeededRandom } from '../../../test/seeded-random.ts';
 import { SimulatedDisk } from '../../../test/simulated-disk.ts';
 import { filesetPath, type FilesetId } from './fileset-id.ts';
 import { HOUR_NS, idOf, latin1, readAll, ROOT, write, type Series } from './fileset.suite.ts';
 import { decodeManifest, encodeManifest, manifestName, type ManifestKind } from './snapshot-manifest.ts';
 import { SnapshotRun } from './snapshot-run.ts';
 import { cleanSnapshots, listManifests, loadSnapshots } from './snapshots.ts';
+
+// Many seeds on busy machines.
+vi.setConfig({ testTimeout: 60_000 });
 
 let disk: SimulatedDisk;
 beforeEach(async () => {
@@ -229,7 +232,7 @@ describe('damage', () => {
 });
 
 test('a crash at any operation of runs and cleanings leaves a manifest whose snapshots are all there', async () => {
-  for (let seed = 0; seed < 25; seed++) {
+  for (let seed = 0; seed < seedCount(12); seed++) {
     const random = new SeededRandom(seed);
     const start = new SimulatedDisk({ seed });
     await start.makeFolder(ROOT);
@@ -268,4 +271,4 @@ test('a crash at any operation of runs and cleanings leaves a manifest whose sna
       expect((await loadSnapshots({ fs: found }, ROOT)).snapshots, what).toEqual(snapshots);
     }
   }
-}, 20_000);
+});
