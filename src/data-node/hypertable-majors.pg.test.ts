@@ -65,9 +65,18 @@ describeEachMajor('a distributed hypertable', (major) => {
       admin,
       dataDir: join(server.folder, 'data'),
       there: admin,
+      service: { reconcile: { homeDatabase: 'postgres', host: '127.0.0.1', intervalMs: 200 } },
     });
     await using session = await bed.access.connect();
     await exercise(bed, session);
+    // What is dropped while no daemon listens is found by the next one.
+    await session.query(`create table y (time timestamptz, k text);
+      select * from create_distributed_hypertable('y', 'time', 'k', 2)`);
+    await bed.access.service[Symbol.asyncDispose]();
+    await session.query('drop table y');
+    expect(await bed.remains()).not.toEqual([]);
+    await bed.access.restart();
+    while ((await bed.remains()).length > 0) await new Promise((resolve) => setTimeout(resolve, 50));
   });
 
   it('works with data nodes of this major, in databases that an ordinary role owns', async () => {
