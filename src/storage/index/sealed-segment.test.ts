@@ -166,7 +166,7 @@ test('what nobody should have written under a right checksum is refused or read,
       if (typeof result === 'string') return;
       expect(['INDEX_SEGMENT_DAMAGED', 'STORAGE_FORMAT_UNKNOWN']).toContain(result.code);
     }),
-    { numRuns: 2_000 },
+    { numRuns: 800 },
   );
 });
 
