@@ -14,6 +14,8 @@ export default defineConfig({
     projects: [
       project('unit', 0, ['{src,test}/**/*.test.ts'], {
         exclude: ['**/*.pg.test.ts', '**/*.cluster.test.ts', '**/node_modules/**'],
+        // Properties and crash points are many; on a busy machine they take longer than vitest's five seconds.
+        testTimeout: 60_000,
       }),
       project('pg', 1, ['{src,test}/**/*.pg.test.ts'], {
         globalSetup: ['test/postgres-server.ts'],
