@@ -409,6 +409,26 @@ test('a closed log refuses', async () => {
   expect(log.status().state).toBe('closed');
 });
 
+test('a log does not open behind an end that is not the end any more', async () => {
+  const disk = new SimulatedDisk();
+  const first = await reopen(testDeps(disk));
+  await first.log.append(bytes('a'));
+  await settle();
+  await first.log[Symbol.asyncDispose]();
+  const options = { folder: FOLDER, mode: 'sync', segmentBytes: 1024 } as const;
+  await expect(CommitLog.open(testDeps(disk), options, first.report.end)).rejects.toThrow(
+    'came after the replay',
+  );
+  const { report } = await read(disk);
+  const second = await CommitLog.open(testDeps(disk, 2), options, report.end);
+  disk.fault = ({ path, kind }) => (kind === 'open' && path.endsWith('3.log') ? 'EIO' : undefined);
+  await second.append(bytes('b'));
+  await second[Symbol.asyncDispose]();
+  disk.fault = undefined;
+  await expect(CommitLog.open(testDeps(disk), options, report.end)).rejects.toThrow('used after the replay');
+  expect((await read(disk)).texts).toEqual(['a', 'b']);
+});
+
 test('a missing segment is told, and the others are read', async () => {
   const disk = new SimulatedDisk();
   const { log } = await reopen(testDeps(disk), { segmentBytes: 256 });

@@ -94,7 +94,7 @@ export class CommitLog {
   }
 
   /**
-   * Carries on behind `end`, which a replay of the same folder has returned. What that replay has read is
+   * Carries on behind `end`, which a replay of the same folder has returned and nothing has changed since. What that replay has read is
    * durable when this resolves. Succeeds on a full disk, too: then appends are refused until there is room.
    * @throws COMMIT_LOG_POISONED when what was read cannot be made durable
    */
@@ -112,6 +112,7 @@ export class CommitLog {
     const { fs } = deps;
     const log = new CommitLog(deps, complete, end);
     await makeFolders(fs, dirname(folder), [basename(folder)]);
+    await assertIsEnd(fs, folder, end);
     for (const segment of end.open) {
       await syncFile(fs, segmentPath(folder, segment)).catch((error: unknown) => {
         throw log.#poisonWith(error);
@@ -376,6 +377,23 @@ function checkOptions({ segmentBytes }: { segmentBytes: number }): void {
     whole && segmentBytes >= least && segmentBytes <= 2 ** 31,
     `segmentBytes is a multiple of 8 from ${least} to 2^31, not ${segmentBytes}`,
   );
+}
+
+/** A log that was opened with what an older replay said would write over what came later. */
+async function assertIsEnd(fs: FileSystem, folder: string, end: LogEnd): Promise<void> {
+  const last = (await listSegments(fs, folder)).at(-1) ?? 0;
+  assert(
+    last <= end.segment,
+    `segment ${last} of ${folder} came after the replay, which ended at ${end.segment}`,
+  );
+  for (const { segment } of end.unused) {
+    await using file = await fs.open(segmentPath(folder, segment), 'read');
+    const header = await file.read(0, SEGMENT_HEADER_BYTES);
+    assert(
+      header.every((byte) => byte === 0),
+      `segment ${segment} of ${folder} was used after the replay`,
+    );
+  }
 }
 
 async function syncFile(fs: FileSystem, path: string): Promise<void> {
