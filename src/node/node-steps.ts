@@ -66,6 +66,10 @@ function ownServerContext(
         // either would need a restart.
         wal_level: 'logical',
         max_prepared_transactions: '64',
+        // A statement over a distributed hypertable locks each of its shards, on data nodes each of their chunks.
+        max_locks_per_transaction: '256',
+        // Grouped figures are made where the rows are.
+        ...(kind === 'access' ? { enable_partitionwise_aggregate: 'on' } : {}),
       },
       hba: kind === 'data' && certificates ? DATA_NODE_HBA : undefined,
       tls: kind === 'data' ? certificates?.server : undefined,
