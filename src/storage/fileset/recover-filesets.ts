@@ -21,6 +21,8 @@ export interface RecoveredFilesets {
   readonly incompleteFiles: number;
 }
 
+const LISTED_AT_ONCE = 16;
+
 /**
  * What is on the disk of these shards, read from one small file per block. With `repair`, which needs that
  * nobody writes or reads there, leftovers are removed and damaged filesets put aside; without, nothing changes.
@@ -36,11 +38,15 @@ export async function recoverFilesets(
   const { fs } = deps;
   const blocks: FilesetId[][] = [];
   let incompleteFiles = 0;
-  for (const shard of options.shards) {
-    const { complete, incomplete } = await listShard(fs, root, shard);
-    incompleteFiles += incomplete.length;
-    if (options.repair) await removeLeftovers(fs, root, shard, incomplete);
-    blocks.push(...groupByBlock(complete));
+  for (let start = 0; start < options.shards.length; start += LISTED_AT_ONCE) {
+    const shards = options.shards.slice(start, start + LISTED_AT_ONCE);
+    const listings = await Promise.all(shards.map((shard) => listShard(fs, root, shard)));
+    for (const [index, shard] of shards.entries()) {
+      const { complete = [], incomplete = [] } = listings[index] ?? {};
+      incompleteFiles += incomplete.length;
+      if (options.repair) await removeLeftovers(fs, root, shard, incomplete);
+      blocks.push(...groupByBlock(complete));
+    }
   }
   const filesets: FilesetInfo[] = [];
   const superseded: FilesetId[] = [];
