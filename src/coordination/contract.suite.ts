@@ -256,9 +256,9 @@ export function testCoordinator(name: string, factory: () => Promise<Coordinator
     describe.concurrent('sessions', () => {
       test('a session outlives several TTLs while it is renewed, however slow the line', async () => {
         const { proxy, coordinator } = await proxied();
-        const session = await coordinator.session({ ttlMs: ttlMs * 2, name: 'slow' });
+        const session = await coordinator.session({ ttlMs: ttlMs * 3, name: 'slow' });
         proxy.latencyMs = 150;
-        await systemClock.sleep(ttlMs * 5);
+        await systemClock.sleep(ttlMs * 7);
         expect(session.lost.aborted).toBe(false);
         expect(session.remainingMs()).toBeGreaterThan(0);
         await session.renew();

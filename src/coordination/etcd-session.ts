@@ -27,8 +27,8 @@ interface SessionParts extends SessionTools {
   readonly onEnd: (session: EtcdSession) => void;
 }
 
-/** What a renewal, which takes two round trips, may take of the TTL. */
-const RENEW_PART = 0.55;
+/** What a renewal may take of the TTL; others begin meanwhile. */
+const RENEW_PART = 2 / 3;
 /** When the next attempt follows one that failed. */
 const RETRY_PART = 1 / 12;
 
@@ -110,7 +110,7 @@ export class EtcdSession implements Session {
   /** Counts the beginnings and the ends of moves. */
   #moves = 0;
   #moving: Promise<unknown> = Promise.resolve();
-  #renewing: Promise<void> | undefined;
+  #move: Promise<void> | undefined;
   #closed = false;
   /** Keys whose lock is held or asked for, or has still to be released. */
   readonly #keys = new Map<string, 'used' | 'unreleased'>();
@@ -143,8 +143,7 @@ export class EtcdSession implements Session {
 
   async renew(): Promise<void> {
     this.throwIfLost();
-    this.#renewing ??= this.#renew().finally(() => (this.#renewing = undefined));
-    await this.#renewing.catch((error: unknown) => {
+    await this.#renew().catch((error: unknown) => {
       this.throwIfLost();
       throw error;
     });
@@ -261,20 +260,22 @@ export class EtcdSession implements Session {
 
   async #renew(): Promise<void> {
     const { granter, kv, id } = this.#parts;
+    const leases = this.#leases;
     const sentMs = this.#deps.clock.monotonicMs();
     const untilMs = Math.min(this.#endsMs, sentMs + this.ttlMs * RENEW_PART);
-    const { lock, guard } = this.#leases;
-    const ids = guard === undefined ? [lock] : [lock, guard];
+    const ids = leases.guard === undefined ? [leases.lock] : [leases.lock, leases.guard];
     const alive = await granter.keepAlive(ids, this.#until(untilMs));
     const { term, rows } = await kv.read({ key: sessionKeys(id).lock }, this.#until(untilMs));
+    // It has others by now, which another renewal has got.
+    if (this.#leases !== leases) return;
     if (!alive || rows.length === 0) return this.lose('the coordinator does not know it any more');
     if (term === this.#term) this.#endsMs = Math.max(this.#endsMs, sentMs + this.ttlMs);
-    else await this.#move(term);
+    else await (this.#move ??= this.#moveTo(term).finally(() => (this.#move = undefined)));
     await this.#revokeStale();
   }
 
   /** To new leases, of which only leaders from that term on know. */
-  async #move(term: bigint): Promise<void> {
+  async #moveTo(term: bigint): Promise<void> {
     const { granter, locks, id, lockDelayMs } = this.#parts;
     const options = this.#until(this.#endsMs);
     const sentMs = this.#deps.clock.monotonicMs();
@@ -306,6 +307,8 @@ export class EtcdSession implements Session {
   async #revokeStale(): Promise<void> {
     const { granter } = this.#parts;
     for (const leases of this.#stale) {
+      // Of later ones it is not known whether the keys are theirs.
+      if (leases.lock >= this.#leases.lock) continue;
       try {
         await granter.revoke(leases.lock);
         if (leases.guard !== undefined) await granter.revoke(leases.guard);
@@ -321,23 +324,48 @@ export class EtcdSession implements Session {
     return { signal: this.#over.signal, timeoutMs };
   }
 
+  /** A renewal that hangs is not waited for: the next may come through. */
   async #keepRenewed(): Promise<void> {
-    const { random = Math.random, log, clock } = this.#deps;
+    const { random = Math.random, clock } = this.#deps;
     const everyMs = (): number => (this.ttlMs / 3) * (0.8 + 0.2 * random());
+    const underWay = new Set<Promise<unknown>>();
     let waitMs = everyMs();
     while (await this.#sleep(waitMs)) {
-      const sentMs = clock.monotonicMs();
-      try {
-        await this.renew();
-        waitMs = everyMs() - (clock.monotonicMs() - sentMs);
-        for (const [key, use] of this.#keys) if (use === 'unreleased') await this.releaseKey(key, {});
-      } catch (error) {
-        if (this.#over.signal.aborted) return;
-        const remainingMs = this.remainingMs();
-        log.warn({ error, remainingMs }, `session ${this.id} was not renewed: ${messageOf(error)}`);
-        waitMs = this.ttlMs * RETRY_PART * (0.5 + 0.5 * random());
-      }
+      const dueMs = clock.monotonicMs() + everyMs();
+      const attempt = this.#attempt();
+      underWay.add(attempt);
+      void attempt.then(() => underWay.delete(attempt));
+      const outcome = await this.#outcomeBy(dueMs, attempt);
+      const retryMs = this.ttlMs * RETRY_PART * (0.5 + 0.5 * random());
+      waitMs = outcome === 'failed' ? retryMs : dueMs - clock.monotonicMs();
     }
+    await Promise.all(underWay);
+  }
+
+  async #attempt(): Promise<'renewed' | 'failed'> {
+    try {
+      await this.renew();
+      for (const [key, use] of this.#keys) if (use === 'unreleased') await this.releaseKey(key, {});
+      return 'renewed';
+    } catch (error) {
+      const remainingMs = this.remainingMs();
+      const why = `session ${this.id} was not renewed: ${messageOf(error)}`;
+      if (!this.#over.signal.aborted) this.#deps.log.warn({ error, remainingMs }, why);
+      return 'failed';
+    }
+  }
+
+  async #outcomeBy<T>(dueMs: number, attempt: Promise<T>): Promise<T | 'late'> {
+    const { clock } = this.#deps;
+    const known = new AbortController();
+    const late = clock.sleep(Math.max(1, dueMs - clock.monotonicMs()), known.signal).then(
+      () => 'late' as const,
+      () => 'late' as const,
+    );
+    const outcome = await Promise.race([attempt, late]);
+    known.abort();
+    await late;
+    return outcome;
   }
 
   /** Apart from the renewals, because one of them may hang. */
