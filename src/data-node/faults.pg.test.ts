@@ -1,14 +1,19 @@
-import { fork, type ChildProcess } from 'node:child_process';
-import { once } from 'node:events';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { testAccessNode, traces, type TestAccessNode } from '../../test/access-node.ts';
-import { connect, serverFacts, startTestServer, type TestServer } from '../../test/database.ts';
+import { connect, startTestServer, type TestServer } from '../../test/database.ts';
 import { FaultProxy } from '../../test/fault-proxy.ts';
 import { TEMP_PREFIX } from '../../test/leak-check.ts';
+import {
+  brokenLink,
+  cancelled,
+  KillableDaemon,
+  stopAtEach,
+  untilSettled,
+  type StoppedCall,
+} from '../../test/stopped-call.ts';
 import type { Connection, Endpoint } from '../postgres/connection.ts';
 import { writeExtensionFiles } from './extension-files.ts';
 
@@ -90,92 +95,30 @@ async function fingerprint(scenario: Scenario): Promise<string[]> {
   return traces(scenario.dropDatabase ? endpoints : [...endpoints, there(DATABASE)]);
 }
 
-/** Runs the call once without a fault, and says how many messages there are to stop it at. */
-async function messageCount(scenario: Scenario): Promise<number> {
-  await prepare(scenario);
-  link.setFault(undefined);
-  await using session = await access.connect();
-  await add(session, scenario);
-  const { count } = link;
-  await remove(session, scenario);
-  return count;
-}
-
 async function remove(session: Connection, scenario: Scenario): Promise<void> {
   await session.query(`select magic.delete_data_node('dn1', drop_database => $1)`, [scenario.dropDatabase]);
   await untilSettled(session);
 }
 
-async function untilSettled(session: Connection): Promise<void> {
-  for (;;) {
-    const { rows } = await session.query(`select 1 from varve.runs where state = 'begun'`);
-    if (rows.length === 0) return;
-    await new Promise((resolve) => setTimeout(resolve, 15));
-  }
-}
-
-interface Point {
-  readonly at: number;
-  readonly when: 'before' | 'after';
-}
-
-/** Stops the call at `point`; says whether it failed. Fails when it left a trace or cannot be repeated. */
-async function stopAt(
-  scenario: Scenario,
-  point: Point,
-  stop: (session: Connection) => Promise<void>,
-): Promise<boolean> {
-  await prepare(scenario);
-  const before = await fingerprint(scenario);
-  const caller = await access.connect();
-  let stopped = Promise.resolve();
-  link.setFault({ ...point, onFault: () => (stopped = stop(caller)) });
-  const failed = await add(caller, scenario).then(
-    () => false,
-    () => true,
-  );
-  // The fault may hit a goodbye, behind the caller's back.
-  if (!failed) await new Promise((resolve) => setTimeout(resolve, 60));
-  link.setFault(undefined);
-  await stopped;
-  await caller.close();
-  await using session = await access.connect();
-  if (failed) {
-    await untilSettled(session);
-    expect(await fingerprint(scenario)).toEqual(before);
-    await add(session, scenario);
-  }
-  await remove(session, scenario);
-  return failed;
-}
-
-function points(count: number): Point[] {
-  return Array.from({ length: count }, (_, i) => i + 1).flatMap((at) => [
-    { at, when: 'before' as const },
-    { at, when: 'after' as const },
-  ]);
-}
-
-/** Stops the call at one point after the other; most of them have to hurt. */
-async function stopAtEach(scenario: Scenario, stop: (session: Connection) => Promise<void>): Promise<void> {
-  const drawn = sample(points(await messageCount(scenario)));
-  let failures = 0;
-  for (const point of drawn) if (await stopAt(scenario, point, stop)) failures += 1;
-  // A message that only says goodbye can be lost without harm.
-  expect(failures * 2).toBeGreaterThanOrEqual(drawn.length);
+function adding(scenario: Scenario): StoppedCall {
+  return {
+    link,
+    access,
+    prepare: () => prepare(scenario),
+    call: (session) => add(session, scenario),
+    fingerprint: () => fingerprint(scenario),
+    cleanUp: (session) => remove(session, scenario),
+    drawOneIn: 3,
+  };
 }
 
 describe.each(Object.entries(SCENARIOS))('stopped while adding %s', (_name, scenario) => {
   it('by a broken connection, it leaves no trace and can be repeated', async () => {
-    await stopAtEach(scenario, () => Promise.resolve(link.breakAll()));
+    await stopAtEach(adding(scenario), brokenLink(link));
   });
 
   it('by a cancel of the caller, it leaves no trace and can be repeated', async () => {
-    await stopAtEach(scenario, async (caller) => {
-      await using admin = await connect();
-      await admin.query('select pg_cancel_backend($1)', [caller.backendPid]);
-      await new Promise((resolve) => setTimeout(resolve, 20));
-    });
+    await stopAtEach(adding(scenario), cancelled);
   });
 });
 
@@ -225,51 +168,12 @@ describe('a server that goes on with what it was sent after the connection broke
 });
 
 describe('the daemon killed', () => {
-  let daemon: ChildProcess;
-  const script = fileURLToPath(new URL('../../test/daemon-process.ts', import.meta.url));
-
-  async function start(): Promise<void> {
-    const { admin } = serverFacts();
-    const optionsFile = join(access.serviceOptions.folder, 'daemon.json');
-    await writeFile(optionsFile, JSON.stringify({ admin, service: access.serviceOptions }));
-    daemon = fork(script, [optionsFile], {
-      execArgv: ['--import', 'tsx'],
-      stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
-    });
-    const [{ port, secret }] = (await once(daemon, 'message')) as [{ port: number; secret: string }];
-    await access.tell(port, secret);
-  }
-
-  async function kill(): Promise<void> {
-    const gone = once(daemon, 'exit');
-    daemon.kill('SIGKILL');
-    await gone;
-  }
-
-  beforeAll(async () => {
-    await access.service[Symbol.asyncDispose]();
-    await start();
-  });
-
-  afterAll(async () => {
-    await kill();
-    await access.restart();
-  });
+  let daemon: KillableDaemon;
+  beforeAll(async () => (daemon = await KillableDaemon.start(access)));
+  afterAll(() => daemon[Symbol.asyncDispose]());
 
   it.each(Object.entries(SCENARIOS))(
     'at any message while adding %s, it leaves no trace after its restart and the call can be repeated',
-    (_name, scenario) =>
-      stopAtEach(scenario, async () => {
-        await kill();
-        await start();
-      }),
+    (_name, scenario) => stopAtEach(adding(scenario), () => daemon.killAndRestart()),
   );
 });
-
-/** All points in the long run; a few drawn ones, by a printed seed, where time is short. */
-function sample(all: readonly Point[]): readonly Point[] {
-  if (process.env['VARVE_SOAK'] === '1') return all;
-  const seed = Number(process.env['VARVE_SEED'] ?? Date.now() % 1_000_000);
-  console.log(`drawn with VARVE_SEED=${seed}`);
-  return all.filter((_, i) => (i + seed) % 3 === 0);
-}

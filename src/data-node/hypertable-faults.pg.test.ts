@@ -1,15 +1,19 @@
-import { fork, type ChildProcess } from 'node:child_process';
-import { once } from 'node:events';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { connect, serverFacts, startTestServer, type TestServer } from '../../test/database.ts';
+import { connect, startTestServer, type TestServer } from '../../test/database.ts';
 import { distributedDatabase, type DistributedDatabase } from '../../test/distributed-database.ts';
 import { FaultProxy } from '../../test/fault-proxy.ts';
 import { TEMP_PREFIX } from '../../test/leak-check.ts';
-import type { Connection } from '../postgres/connection.ts';
+import {
+  brokenLink,
+  cancelled,
+  KillableDaemon,
+  stopAtEach,
+  untilSettled,
+  type StoppedCall,
+} from '../../test/stopped-call.ts';
 import { writeExtensionFiles } from './extension-files.ts';
 
 /**
@@ -77,14 +81,6 @@ async function cleanUp(): Promise<void> {
   expect(await bed.remains()).toEqual([]);
 }
 
-async function untilSettled(session: Connection): Promise<void> {
-  for (;;) {
-    const { rows } = await session.query(`select 1 from varve.runs where state = 'begun'`);
-    if (rows.length === 0) return;
-    await new Promise((resolve) => setTimeout(resolve, 15));
-  }
-}
-
 /** Everything that a stopped call could have left. */
 async function fingerprint(): Promise<string[]> {
   await using session = await bed.access.connect();
@@ -100,86 +96,27 @@ async function fingerprint(): Promise<string[]> {
   return [...rows.map(({ line }) => line), ...(await bed.remains())];
 }
 
-interface Point {
-  readonly at: number;
-  readonly when: 'before' | 'after';
-}
-
-/** Stops the call at `point`; says whether it failed. */
-async function stopAt(
-  scenario: Scenario,
-  point: Point,
-  stop: (caller: Connection) => Promise<void>,
-): Promise<boolean> {
-  await prepare(scenario);
-  const before = await fingerprint();
-  const caller = await bed.access.connect();
-  let stopped = Promise.resolve();
-  link.setFault({ ...point, onFault: () => (stopped = stop(caller)) });
-  const failed = await caller.query(scenario.call).then(
-    () => false,
-    () => true,
-  );
-  // The fault may hit a goodbye, behind the caller's back.
-  if (!failed) await new Promise((resolve) => setTimeout(resolve, 60));
-  link.setFault(undefined);
-  await stopped;
-  await caller.close();
-  if (failed) {
-    await using session = await bed.access.connect();
-    await untilSettled(session);
-    expect(await fingerprint(), JSON.stringify(point)).toEqual(before);
-    await session.query(scenario.call);
-  }
-  await cleanUp();
-  return failed;
-}
-
-async function messageCount(scenario: Scenario): Promise<number> {
-  await prepare(scenario);
-  link.setFault(undefined);
-  await using session = await bed.access.connect();
-  await session.query(scenario.call);
-  const { count } = link;
-  await cleanUp();
-  return count;
-}
-
-/** Stops the call at one point after the other; most of them have to hurt. */
-async function stopAtEach(scenario: Scenario, stop: (caller: Connection) => Promise<void>): Promise<void> {
-  const count = await messageCount(scenario);
-  const all = Array.from({ length: count }, (_, i) => i + 1).flatMap((at) => [
-    { at, when: 'before' as const },
-    { at, when: 'after' as const },
-  ]);
-  const drawn = sample(all);
-  let failures = 0;
-  for (const point of drawn) if (await stopAt(scenario, point, stop)) failures += 1;
-  // A message that only says goodbye, or one of the cleaning up after the commit, can be lost without harm.
-  expect(failures * 3).toBeGreaterThanOrEqual(drawn.length);
-}
-
-/** All points in the long run; a few drawn ones, by a printed seed, where time is short. */
-function sample(all: readonly Point[]): readonly Point[] {
-  if (process.env['VARVE_SOAK'] === '1') return all;
-  const seed = Number(process.env['VARVE_SEED'] ?? Date.now() % 1_000_000);
-  console.log(`drawn with VARVE_SEED=${seed}`);
-  return all.filter((_, i) => (i + seed) % 11 === 0);
+function stopped(scenario: Scenario): StoppedCall {
+  return {
+    link,
+    access: bed.access,
+    prepare: () => prepare(scenario),
+    call: (session) => session.query(scenario.call),
+    fingerprint,
+    cleanUp,
+    drawOneIn: 11,
+  };
 }
 
 describe.each(Object.entries(SCENARIOS))('stopped while %s', (_name, scenario) => {
   afterEach(cleanUp);
 
   it('by a broken connection, it leaves no trace and can be repeated', async () => {
-    await stopAtEach(scenario, () => Promise.resolve(link.breakAll()));
+    await stopAtEach(stopped(scenario), brokenLink(link));
   });
 
   it('by a cancel of the caller, it leaves no trace and can be repeated', async () => {
-    await stopAtEach(scenario, async (caller) => {
-      await using admin = await connect();
-      await admin.query('select pg_cancel_backend($1)', [caller.backendPid]);
-      await new Promise((resolve) => setTimeout(resolve, 20));
-    });
+    await stopAtEach(stopped(scenario), cancelled);
   });
 
   it.each([
@@ -341,45 +278,12 @@ describe('GRANT', () => {
 describe('the daemon killed', () => {
   afterEach(cleanUp);
 
-  let daemon: ChildProcess;
-  const script = fileURLToPath(new URL('../../test/daemon-process.ts', import.meta.url));
-
-  async function start(): Promise<void> {
-    const optionsFile = join(bed.access.serviceOptions.folder, 'daemon.json');
-    await writeFile(
-      optionsFile,
-      JSON.stringify({ admin: serverFacts().admin, service: bed.access.serviceOptions }),
-    );
-    daemon = fork(script, [optionsFile], {
-      execArgv: ['--import', 'tsx'],
-      stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
-    });
-    const [{ port, secret }] = (await once(daemon, 'message')) as [{ port: number; secret: string }];
-    await bed.access.tell(port, secret);
-  }
-
-  async function kill(): Promise<void> {
-    const gone = once(daemon, 'exit');
-    daemon.kill('SIGKILL');
-    await gone;
-  }
-
-  beforeAll(async () => {
-    await bed.access.service[Symbol.asyncDispose]();
-    await start();
-  });
-
-  afterAll(async () => {
-    await kill();
-    await bed.access.restart();
-  });
+  let daemon: KillableDaemon;
+  beforeAll(async () => (daemon = await KillableDaemon.start(bed.access)));
+  afterAll(() => daemon[Symbol.asyncDispose]());
 
   it.each(Object.entries(SCENARIOS))(
     'at any message while %s, it leaves no trace after its restart and the call can be repeated',
-    (_name, scenario) =>
-      stopAtEach(scenario, async () => {
-        await kill();
-        await start();
-      }),
+    (_name, scenario) => stopAtEach(stopped(scenario), () => daemon.killAndRestart()),
   );
 });

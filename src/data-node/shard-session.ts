@@ -96,11 +96,12 @@ export async function dropShards<S extends DroppedShard>(
   const schema = shards[0]?.schema ?? '';
   const facts = await schemaFacts(session, schema);
   if (facts) await refuseForeign(session, distId);
-  for (const shard of shards) {
+  for (const [i, shard] of shards.entries()) {
     if (facts?.hypertable === shard.hypertable) await dropShard(session, shard);
+    // The last one stays known until the schema is gone: nothing else would lead back to that.
+    if (facts && i === shards.length - 1) await dropSchemaWhenEmpty(session, schema);
     onGone(shard);
   }
-  if (facts) await dropSchemaWhenEmpty(session, schema);
 }
 
 async function dropShard(session: Connection, shard: DroppedShard): Promise<void> {
