@@ -9,6 +9,7 @@ import { judge } from './judge.ts';
 import type { Judgement, Wanted } from './judgement.ts';
 import type { Login, NodeSessions } from './node-session.ts';
 import { observeDatabase, observeServer, type ServerObservation } from './observe.ts';
+import { OfferMemory } from './offer-memory.ts';
 import type { Operation } from './operation.ts';
 import type { OperationKind, Operations, WithAdmin } from './operations.ts';
 import {
@@ -66,10 +67,12 @@ export class AddDataNode implements OperationKind {
   readonly #options: AddDataNodeOptions;
   /** Of calls that gave one, by target: taking back after a failure needs it, and it is written nowhere. */
   readonly #passwords = new Map<string, string>();
+  readonly #offers: OfferMemory;
 
   constructor(deps: AddDataNodeDeps, options: AddDataNodeOptions) {
     this.#deps = deps;
     this.#options = options;
+    this.#offers = new OfferMemory(deps.clock);
   }
 
   /**
@@ -85,6 +88,7 @@ export class AddDataNode implements OperationKind {
     try {
       await runSteps(this.#deps, { ...run, steps, context: bootstrap, signal });
     } catch (error) {
+      this.#offers.forget(wanted.target);
       // Taking back waits for their end.
       await Promise.all(bootstrap.sessions.map((session) => session.close()));
       if (bootstrap.begun) await operations.failed(token);
@@ -214,9 +218,14 @@ export class AddDataNode implements OperationKind {
       bootstrap.maintenance = await sessions.openMaintenance(wanted.target, login, work);
       bootstrap.sessions.push(bootstrap.maintenance);
       await holdDatabase(bootstrap.maintenance, wanted.target, 'outside');
-      server = await observeServer(bootstrap.maintenance, wanted.target.database);
+      server = await observeServer(
+        bootstrap.maintenance,
+        wanted.target.database,
+        this.#offers.recall(wanted.target),
+      );
     }
     if (server && !server.database) {
+      this.#offers.remember(wanted.target, server.offers);
       bootstrap.judgement = judge(wanted, { server });
       return;
     }

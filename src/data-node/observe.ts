@@ -65,16 +65,20 @@ const ROLE = `'serverVersion', current_setting('server_version_num')::integer,
   'inRecovery', pg_is_in_recovery(),
   'superuser', r.rolsuper, 'createDatabase', r.rolcreatedb or r.rolsuper`;
 
-/** One round trip on a maintenance database. */
-export async function observeServer(connection: Connection, database: string): Promise<ServerObservation> {
+/** One round trip on a maintenance database. What is known to be on offer there is not asked for again. */
+export async function observeServer(
+  connection: Connection,
+  database: string,
+  known?: ServerObservation['offers'],
+): Promise<ServerObservation> {
   const { seen } = await connection.one<{ seen: ServerObservation }>(
     `select jsonb_build_object(${ROLE},
-       'offers', case when exists (select from pg_database where datname = $1) then '{}' else ${OFFERS} end,
+       'offers', case when $2 or exists (select from pg_database where datname = $1) then '{}' else ${OFFERS} end,
        'database', (select ${LOCALE} from pg_database d where d.datname = $1)) as seen
      from pg_roles r where r.rolname = current_user`,
-    [database],
+    [database, known !== undefined],
   );
-  return seen;
+  return known ? { ...seen, offers: known } : seen;
 }
 
 /**
