@@ -67,12 +67,11 @@ export class AddDataNode implements OperationKind {
   readonly #options: AddDataNodeOptions;
   /** Of calls that gave one, by target: taking back after a failure needs it, and it is written nowhere. */
   readonly #passwords = new Map<string, string>();
-  readonly #offers: OfferMemory;
+  readonly #offers = new OfferMemory();
 
   constructor(deps: AddDataNodeDeps, options: AddDataNodeOptions) {
     this.#deps = deps;
     this.#options = options;
-    this.#offers = new OfferMemory(deps.clock);
   }
 
   /**
@@ -88,7 +87,6 @@ export class AddDataNode implements OperationKind {
     try {
       await runSteps(this.#deps, { ...run, steps, context: bootstrap, signal });
     } catch (error) {
-      this.#offers.forget(wanted.target);
       // Taking back waits for their end.
       await Promise.all(bootstrap.sessions.map((session) => session.close()));
       if (bootstrap.begun) await operations.failed(token);
@@ -159,6 +157,7 @@ export class AddDataNode implements OperationKind {
     const target = { host: given.host, port: given.port, database: given.database };
     if (given.password !== null) this.#passwords.set(describeTarget(target), given.password);
     const sessions: Connection[] = [];
+    const held = this.#offers.hold(target);
     return {
       request,
       wanted: {
@@ -176,6 +175,7 @@ export class AddDataNode implements OperationKind {
       sessions,
       begun: false,
       [Symbol.dispose]: () => {
+        held[Symbol.dispose]();
         for (const session of sessions) void session.close();
       },
     };

@@ -1,21 +1,23 @@
 import { expect, it } from 'vitest';
-import { systemClock } from '../core/clock.ts';
 import { OfferMemory } from './offer-memory.ts';
 
-it('remembers for a minute what a server with varve on offer had', () => {
-  let nowMs = 0;
-  const memory = new OfferMemory({ ...systemClock, monotonicMs: () => nowMs });
-  const [one, other] = [
-    { host: 'h', port: 1 },
-    { host: 'h', port: 2 },
-  ];
-  memory.remember(one, { varve: ['0.1.0'] });
-  memory.remember(other, { timescaledb: ['2.13.1'] });
-  expect(memory.recall(one)).toEqual({ varve: ['0.1.0'] });
-  expect(memory.recall(other)).toBeUndefined();
-  nowMs = 60_000;
-  expect(memory.recall(one)).toBeUndefined();
-  memory.remember(one, { varve: ['0.1.0'] });
-  memory.forget(one);
-  expect(memory.recall(one)).toBeUndefined();
+const server = { host: 'h', port: 1 };
+const offers = { varve: ['0.1.0'] };
+
+it('keeps what a server has on offer until the last call on it ends', () => {
+  const memory = new OfferMemory();
+  const [first, second] = [memory.hold(server), memory.hold(server)];
+  expect(memory.recall(server)).toBeUndefined();
+  memory.remember(server, offers);
+  first[Symbol.dispose]();
+  expect(memory.recall(server)).toEqual(offers);
+  expect(memory.recall({ ...server, port: 2 })).toBeUndefined();
+  second[Symbol.dispose]();
+  expect(memory.recall(server)).toBeUndefined();
+});
+
+it('keeps nothing of a server on which no call is under way', () => {
+  const memory = new OfferMemory();
+  memory.remember(server, offers);
+  expect(memory.recall(server)).toBeUndefined();
 });

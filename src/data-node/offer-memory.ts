@@ -1,34 +1,35 @@
-import type { Clock } from '../core/clock.ts';
 import { describeServer, type Target } from './target.ts';
 
 export type Offers = Readonly<Record<string, readonly string[]>>;
 
-const KEPT_MS = 60_000;
-
 /**
- * Which extensions servers had on offer a moment ago: to answer that, a server reads every control file that it
- * has, and those who add many databases to one server ask again and again. Only a server that offers `varve` is
- * remembered, and none after a call that failed, so what was installed meanwhile is seen by the next one.
+ * Which extensions servers have on offer, while calls on them are under way: to answer that, a server reads every
+ * control file that it has, and many databases added to one server at once would make it do so for each. Nothing
+ * outlives the last of those calls, so what is installed or removed meanwhile is seen by the next one.
  */
 export class OfferMemory {
-  readonly #clock: Clock;
-  readonly #seen = new Map<string, { readonly offers: Offers; readonly atMs: number }>();
+  readonly #held = new Map<string, { count: number; offers: Offers | undefined }>();
 
-  constructor(clock: Clock) {
-    this.#clock = clock;
+  /** Until it is disposed of, what was seen of `server` is kept. */
+  hold(server: Omit<Target, 'database'>): Disposable {
+    const key = describeServer(server);
+    const entry = this.#held.get(key) ?? { count: 0, offers: undefined };
+    entry.count += 1;
+    this.#held.set(key, entry);
+    return {
+      [Symbol.dispose]: () => {
+        entry.count -= 1;
+        if (entry.count === 0) this.#held.delete(key);
+      },
+    };
   }
 
   recall(server: Omit<Target, 'database'>): Offers | undefined {
-    const seen = this.#seen.get(describeServer(server));
-    return seen && this.#clock.monotonicMs() - seen.atMs < KEPT_MS ? seen.offers : undefined;
+    return this.#held.get(describeServer(server))?.offers;
   }
 
   remember(server: Omit<Target, 'database'>, offers: Offers): void {
-    if (offers['varve'] === undefined) return;
-    this.#seen.set(describeServer(server), { offers, atMs: this.#clock.monotonicMs() });
-  }
-
-  forget(server: Omit<Target, 'database'>): void {
-    this.#seen.delete(describeServer(server));
+    const entry = this.#held.get(describeServer(server));
+    if (entry) entry.offers = offers;
   }
 }
