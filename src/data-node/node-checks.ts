@@ -1,8 +1,9 @@
 import { z } from 'zod';
 import { messageOf, VarveError } from '../core/errors.ts';
 import type { Connection } from '../postgres/connection.ts';
+import { describeDatabase } from './describe-database.ts';
 import type { NodeSessions } from './node-session.ts';
-import { databaseSchema, parse, type RegisteredNode, type Reply, type Request } from './request.ts';
+import { parse, type RegisteredNode, type Reply, type Request } from './request.ts';
 import { describeTarget, type Target } from './target.ts';
 
 /** Questions to data nodes that change nothing. Each opens a fresh session, as a later query would. */
@@ -62,7 +63,7 @@ export class NodeChecks {
     const password = request.nodes.find((node) => node.name === name)?.password;
     const login = { role: request.caller, password };
     await using session = await this.#sessions.open(target, login, { signal });
-    const there = await describe(session);
+    const there = await describeDatabase(session);
     if (there?.uuid !== uuid) {
       throw new VarveError(
         'DATA_NODE_INVALID',
@@ -85,7 +86,7 @@ export class NodeChecks {
     };
     try {
       await using session = await this.#open(node, request.caller, { signal, timeoutMs: null });
-      const there = await describe(session);
+      const there = await describeDatabase(session);
       const { recovering } = await session.one<{ recovering: boolean }>(
         'select pg_is_in_recovery() as recovering',
       );
@@ -115,15 +116,4 @@ export class NodeChecks {
       { signal: work.signal, ...(work.timeoutMs === null ? {} : { connectTimeoutMs: work.timeoutMs }) },
     );
   }
-}
-
-async function describe(session: Connection): Promise<z.infer<typeof databaseSchema> | undefined> {
-  const { known } = await session.one<{ known: boolean }>(
-    `select to_regprocedure('varve._describe_database()') is not null as known`,
-  );
-  if (!known) return undefined;
-  const { description } = await session.one<{ description: unknown }>(
-    'select varve._describe_database() as description',
-  );
-  return parse(databaseSchema, description, 'varve._describe_database()');
 }

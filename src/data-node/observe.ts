@@ -1,5 +1,6 @@
 import type { Connection } from '../postgres/connection.ts';
-import { databaseSchema, parse, type DatabaseDescription } from './request.ts';
+import { describeInstalled } from './describe-database.ts';
+import type { DatabaseDescription } from './request.ts';
 
 /** Locale and encoding of a database, as `pg_database` has them. */
 export interface DatabaseLocale {
@@ -108,9 +109,5 @@ export async function observeDatabase(
      where r.rolname = current_user and d.datname = current_database()`,
     [wanted.schemas, wanted.create],
   );
-  if (!described) return { ...seen, description: null };
-  const { description } = await connection.one<{ description: unknown }>(
-    'select varve._describe_database() as description',
-  );
-  return { ...seen, description: parse(databaseSchema, description, 'varve._describe_database()') };
+  return { ...seen, description: described ? await describeInstalled(connection) : null };
 }

@@ -3,6 +3,7 @@ import { messageOf, VarveError } from '../core/errors.ts';
 import type { Connection } from '../postgres/connection.ts';
 import { quoteIdent, quoteLiteral } from '../postgres/sql.ts';
 import { SqlState, sqlStateOf } from '../postgres/sqlstate.ts';
+import { describeDatabase } from './describe-database.ts';
 import { installScript, uninstallScript } from './install-extension.ts';
 import type { PlannedExtension, ProvisionPlan } from './judgement.ts';
 import type { DatabaseDescription } from './request.ts';
@@ -110,25 +111,14 @@ async function creationSql(extension: PlannedExtension, caller: string): Promise
  * the mark is not that call's.
  */
 export async function leaveDataNode(connection: Connection, token: string): Promise<void> {
-  const { described } = await connection.one<{ described: boolean }>(
-    `select to_regprocedure('varve._describe_database()') is not null as described`,
-  );
-  if (!described) return;
   await connection.transaction(async () => {
-    const { seen } = await connection.one<{
-      seen: {
-        distToken: string | null;
-        distMade: { schemas: string[]; extensions: string[] } | null;
-        method: string;
-      };
-    }>(`select varve._describe_database() || jsonb_build_object('method',
-          (select v.method from varve._installed() v)) as seen`);
-    if (seen.distToken !== token) return;
+    const seen = await describeDatabase(connection);
+    if (seen?.distToken !== token) return;
     const { schemas = [], extensions = [] } = seen.distMade ?? {};
     if (!extensions.includes('varve'))
       await connection.query('select varve.clear_dist_id($1, true)', [token]);
     for (const extension of [...extensions].reverse()) {
-      if (extension === 'varve' && seen.method === 'script') await uninstallScript(connection);
+      if (extension === 'varve' && seen.varve.method === 'script') await uninstallScript(connection);
       else await connection.query(`drop extension ${quoteIdent(extension)}`);
     }
     // A schema `varve` may be gone with the objects of the script.

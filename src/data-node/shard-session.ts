@@ -2,6 +2,7 @@ import { VarveError } from '../core/errors.ts';
 import type { Connection } from '../postgres/connection.ts';
 import { quoteIdent, quoteQualified } from '../postgres/sql.ts';
 import { SqlState, sqlStateOf } from '../postgres/sqlstate.ts';
+import { describeDatabase } from './describe-database.ts';
 import { describeTarget } from './target.ts';
 
 /**
@@ -166,17 +167,11 @@ async function schemaFacts(session: Connection, schema: string): Promise<SchemaF
 
 /** A restored copy of an access database must not drop what belongs to the original. */
 async function refuseForeign(session: Connection, distId: string): Promise<void> {
-  const { present } = await session.one<{ present: boolean }>(
-    `select to_regprocedure('varve._describe_database()') is not null as present`,
-  );
-  if (!present) return;
-  const row = await session.one<{ dist_id: string | null; owner: string | null }>(
-    `select d ->> 'distId' as dist_id, d ->> 'distOwner' as owner from varve._describe_database() d`,
-  );
-  if (row.dist_id === null || row.dist_id === distId) return;
+  const there = await describeDatabase(session);
+  if (!there || there.distId === null || there.distId === distId) return;
   throw new VarveError(
     'DATA_NODE_FOREIGN',
     `${describeTarget(session.endpoint)} belongs to another distributed database`,
-    { detail: `It belongs to ${row.owner ?? row.dist_id}.`, hint: 'Its shards are left as they are.' },
+    { detail: `It belongs to ${there.distOwner ?? there.distId}.`, hint: 'Its shards are left as they are.' },
   );
 }
