@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { closeSync, openSync, renameSync, statSync } from 'node:fs';
-import type { ProcessHandle } from './supervised-process.ts';
+import type { ProcessHandle } from '../core/supervised-process.ts';
 
 export interface NodeProgram {
   /** Node itself, and the script that understands `node --config FILE`. */

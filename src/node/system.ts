@@ -7,7 +7,7 @@ import { stopLeftServer } from './leftover-server.ts';
 import type { NodeLayout } from './layout.ts';
 import { spawnNode, type NodeProgram } from './node-process.ts';
 import { nodeMessage, type NodeMessage } from './supervision.ts';
-import { SupervisedProcess, type Crash } from './supervised-process.ts';
+import { SupervisedProcess, type Crash } from '../core/supervised-process.ts';
 import type { SystemFolder } from './system-folder.ts';
 
 export interface SystemDeps {

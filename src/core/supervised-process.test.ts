@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import type { Clock } from '../core/clock.ts';
+import type { Clock } from './clock.ts';
 import { SupervisedProcess, type Crash, type Exit, type ProcessHandle } from './supervised-process.ts';
 
 /** Time that goes on only when told; sleepers wake in order. */

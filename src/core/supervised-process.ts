@@ -1,5 +1,5 @@
-import { Backoff } from '../core/backoff.ts';
-import type { Clock } from '../core/clock.ts';
+import { Backoff } from './backoff.ts';
+import type { Clock } from './clock.ts';
 
 /** A started process, as far as its supervisor cares. */
 export interface ProcessHandle {
