@@ -336,4 +336,71 @@ export const ERROR_CODES = {
     manual:
       'A file of the storage engine has a format version that this program does not know: a newer version wrote it. Nothing was changed. Start that version again.',
   },
+  // src/storage: the engine
+  NAMESPACE_INVALID: {
+    sqlstate: '22023',
+    http: 400,
+    manual:
+      'The options of a namespace contradict each other or are outside of what they may be; the message names the field and the rule. Nothing was changed.',
+  },
+  NAMESPACE_CHANGE_REFUSED: {
+    sqlstate: '55000',
+    http: 409,
+    manual:
+      'A namespace that exists cannot be changed this way: where its blocks begin and end, and whether it has index and log, is fixed when it is created. Nothing was changed. Create another namespace, or delete this one with its data first.',
+  },
+  NAMESPACE_UNKNOWN: {
+    sqlstate: '3F000',
+    http: 404,
+    manual: 'The storage engine has no namespace of this name. Create it, or look at the spelling.',
+  },
+  WRITE_INVALID: {
+    sqlstate: '22P02',
+    http: 400,
+    manual:
+      'The body of a write request is not what its content type says (compression, protobuf, text). Nothing of it was taken; repeating it would not help. The message says what is wrong with it.',
+  },
+  STORAGE_OVERLOADED: {
+    sqlstate: '53200',
+    http: 503,
+    manual:
+      'The storage engine has no memory left for this write. It flushes and takes snapshots to get some: repeat the write in a moment. If it lasts, there are more series or open blocks than its memory allows: raise it, or shorten blocks and buffers.',
+  },
+  READ_LIMIT_EXCEEDED: {
+    sqlstate: '54000',
+    http: 422,
+    manual:
+      'A query selects more series or samples than its limits allow. Nothing is wrong with the data: narrow the selectors or the time range, or raise the limit.',
+  },
+  SHARD_NOT_READY: {
+    sqlstate: '57P03',
+    http: 503,
+    manual:
+      'Data that the query needs is in shards that are not bootstrapped yet. Writes are taken meanwhile. Repeat it in a moment; the status tells how far the bootstrap is.',
+  },
+  STORAGE_BUSY: {
+    sqlstate: '55006',
+    http: 409,
+    manual:
+      'The storage engine cannot do this while it is bootstrapping or being closed: no flush, snapshot or clean-up happens then. Repeat it when it is ready.',
+  },
+  STORAGE_FOLDER_MISMATCH: {
+    sqlstate: '55000',
+    http: 409,
+    manual:
+      'The data in this folder was written with another number of shards than the configuration says; series would not be found where they are. Nothing was changed. Configure the number in the message, or use another folder.',
+  },
+  // src/cluster: proxies
+  PROXY_CONFIG: {
+    sqlstate: '58000',
+    http: 500,
+    manual:
+      'HAProxy refuses the configuration that Varve made for it; the detail has its words, the hint the file. It goes on with the configuration before, so clients may still be led to a former write master, which refuses their writes. The usual reason is an HAProxy that is older than 2.4, or a port that another program has.',
+  },
+  PROXY_UNREACHABLE: {
+    sqlstate: '08001',
+    http: 503,
+    manual:
+      'HAProxy or PgBouncer of this node does not answer, or has not taken over its new configuration in time. It is started again and again meanwhile. Clients reach the group through the other nodes. Look at its output; the usual reason is a port that another program has.',
+  },
 } as const satisfies Record<string, ErrorEntry>;
