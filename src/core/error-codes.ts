@@ -268,6 +268,19 @@ export const ERROR_CODES = {
     manual:
       'The file of the certificate authority is damaged, or its time is over. Restore it from a copy; a new authority is made when the file is moved away, and its certificate must then be given to all who trusted the old one.',
   },
+  // src/cluster
+  GROUP_KEY_INVALID: {
+    sqlstate: 'XX001',
+    http: 500,
+    manual:
+      'A key of a group at the coordinator holds something that no Varve of this version writes: it was edited by hand, or a newer version wrote it. The message has the key, the detail what is wrong in it. Nothing is guessed and nothing was changed. Put the former value back, or start the newer version.',
+  },
+  GROUP_LIMITS: {
+    sqlstate: '53400',
+    http: 409,
+    manual:
+      'A PostgreSQL server allows too few replication slots, WAL senders, workers or origins for its part in a group, or its wal_level is not logical. PostgreSQL itself would only write a warning into its log and replicate nothing. The detail has each setting with what it is and what it must be. Nothing was created. Set them and restart that server.',
+  },
   // src/storage/index
   SELECTOR_INVALID: {
     sqlstate: '22023',

@@ -7,6 +7,9 @@ import { connectError, connectTimeout, passwordMissing } from './connect-error.t
 import { describeEndpoint, tlsSettings, type Endpoint } from './endpoint.ts';
 import { SqlState } from './sqlstate.ts';
 
+import { DEFAULT_STATEMENT_TIMEOUT_MS, sessionSettings, startupOptions } from './session-settings.ts';
+
+export { PLAIN_SESSION } from './session-settings.ts';
 export type { Endpoint, TlsOptions } from './endpoint.ts';
 
 export interface Notice {
@@ -30,6 +33,8 @@ export interface ConnectOptions {
   readonly onNotice?: ((notice: Notice) => void) | undefined;
   /** Server settings of the session. They travel in the startup packet and cost no round trip. */
   readonly settings?: Readonly<Record<string, string>> | undefined;
+  /** The settings are made by a statement instead: poolers do not take them in the startup packet. */
+  readonly throughPooler?: boolean | undefined;
 }
 
 export interface QueryOptions {
@@ -56,17 +61,6 @@ export interface TextResult {
   readonly command: string;
 }
 
-/** Settings under which names, times and numbers mean the same whatever the server's and role's defaults. */
-export const PLAIN_SESSION: Readonly<Record<string, string>> = {
-  search_path: 'pg_catalog',
-  timezone: 'UTC',
-  datestyle: 'ISO',
-  intervalstyle: 'postgres',
-  extra_float_digits: '3',
-  standard_conforming_strings: 'on',
-};
-
-const DEFAULT_STATEMENT_TIMEOUT_MS = 60_000;
 /** So long after `statement_timeout` the server should have spoken. */
 const SERVER_GRACE_MS = 5_000;
 /** For the cancel request and for the cancelled query to end, together. */
@@ -127,7 +121,14 @@ export class Connection implements AsyncDisposable {
         if (endpoint.tls?.mode !== 'prefer' || !/does not support SSL/.test(messageOf(error))) throw error;
         return connect(endpoint, options, { tls: false, until });
       });
-      return new Connection(attempt, endpoint, options);
+      const connection = new Connection(attempt, endpoint, options);
+      if (options.throughPooler === true) {
+        await connection.#setSettings().catch((error: unknown) => {
+          connection.destroy();
+          throw error;
+        });
+      }
+      return connection;
     } catch (error) {
       options.signal?.throwIfAborted();
       throw connectError(endpoint, error);
@@ -250,6 +251,14 @@ export class Connection implements AsyncDisposable {
   destroy(): void {
     this.#closing ??= Promise.resolve();
     this.#socket.destroy();
+  }
+
+  async #setSettings(): Promise<void> {
+    const settings = Object.entries(sessionSettings(this.#options));
+    await this.query(
+      'select pg_catalog.set_config(name, value, false) from unnest($1::text[], $2::text[]) as s (name, value)',
+      [settings.map(([name]) => name), settings.map(([, value]) => value)],
+    );
   }
 
   async #end(): Promise<void> {
@@ -407,7 +416,7 @@ async function connect(
     ssl: how.tls,
     sslnegotiation: 'postgres',
     application_name: options.applicationName ?? 'varve',
-    options: startupOptions(sessionSettings(options)),
+    ...(options.throughPooler === true ? {} : { options: startupOptions(sessionSettings(options)) }),
     stream: () => socket,
     keepAlive: true,
     keepAliveInitialDelayMillis: 10_000,
@@ -445,27 +454,6 @@ function checkEndpoint(endpoint: Endpoint): void {
       hint: 'The port number must be between 1 and 65535.',
     });
   }
-}
-
-/** A timeout of 0 is sent too: the role may have another default. */
-function sessionSettings(options: ConnectOptions): Record<string, string> {
-  return {
-    statement_timeout: String(options.statementTimeoutMs ?? DEFAULT_STATEMENT_TIMEOUT_MS),
-    ...(options.lockTimeoutMs === undefined ? {} : { lock_timeout: String(options.lockTimeoutMs) }),
-    ...options.settings,
-  };
-}
-
-/** The startup packet's `options`: switches, where a backslash keeps a space or backslash of a value. */
-function startupOptions(settings: Readonly<Record<string, string>>): string {
-  return Object.entries(settings)
-    .map(([name, value]) => {
-      if (!/^[a-z_][\w.]*$/i.test(name) || value.includes('\0')) {
-        throw new VarveError('INVALID_ARGUMENT', `invalid server setting ${JSON.stringify(name)}`);
-      }
-      return `-c ${name}=${value.replaceAll(/[\\\s]/g, String.raw`\$&`)}`;
-    })
-    .join(' ');
 }
 
 function toNotice(notice: { [K in keyof Notice]?: string | undefined }): Notice {
