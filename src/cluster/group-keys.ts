@@ -256,6 +256,8 @@ export const memberRecord = z.object({
   host: z.string().min(1),
   port: z.int().min(1).max(65_535),
   httpUrl: z.string().optional(),
+  /** Of its PgBouncer; clients are led to PostgreSQL itself where there is none. */
+  poolerPort: z.int().min(1).max(65_535).optional(),
   /**
    * `joining`: no member counts on it yet. `leaving`: others drop it from their sides. `rejoin-needed`: it has
    * changes that the group does not have, or lost track; its content is to be made anew.
