@@ -416,4 +416,35 @@ export const ERROR_CODES = {
     manual:
       'HAProxy or PgBouncer of this node does not answer, or has not taken over its new configuration in time. It is started again and again meanwhile. Clients reach the group through the other nodes. Look at its output; the usual reason is a port that another program has.',
   },
+  // src/cluster: control schema, tasks, backups, broker
+  SCHEMA_NEWER: {
+    sqlstate: '0A000',
+    http: 409,
+    manual:
+      'The control schema of the group was made by a newer version of Varve than this one. Nothing was changed. Start the version that the other members run.',
+  },
+  SCHEMA_DIFFERS: {
+    sqlstate: '55000',
+    http: 409,
+    manual:
+      'An applied migration of the control schema is not what this program would have applied: somebody edited `rdpg.schema_version`, or the programs of the members differ. Nothing was changed. Start the version that the other members run.',
+  },
+  SECRET_KEY_INVALID: {
+    sqlstate: 'F0000',
+    http: 500,
+    manual:
+      'The file with the key that passwords are sealed with is missing, open to others, or holds no key. It has 64 hexadecimal digits and mode 0600, and is the same on all members: copy it from another one.',
+  },
+  SECRET_KEY_DIFFERS: {
+    sqlstate: 'F0000',
+    http: 500,
+    manual:
+      'This node has another key file than the group whose control database it opened. With it, no password of the group could be read. Copy the key file from another member, and start again.',
+  },
+  SECRET_UNREADABLE: {
+    sqlstate: 'XX001',
+    http: 500,
+    manual:
+      'A sealed password does not open: it was sealed with another key, or its row was changed by hand. Unbind and bind again to get a new one.',
+  },
 } as const satisfies Record<string, ErrorEntry>;
