@@ -49,7 +49,8 @@ test('ten at once install it once', async () => {
   const connections = await Promise.all(Array.from({ length: 10 }, () => database.connect()));
   try {
     await Promise.all(connections.map((one) => installControlSchema(one, options)));
-    const { n } = await connections[0]!.one<{ n: string }>('select count(*) as n from tasks.schedules');
+    await using counting = await database.connect();
+    const { n } = await counting.one<{ n: string }>('select count(*) as n from tasks.schedules');
     expect(Number(n)).toBe(defaultSchedules(options.shape).length);
   } finally {
     for (const one of connections) await one.close();

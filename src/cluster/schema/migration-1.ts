@@ -47,7 +47,8 @@ $do$`,
   detail jsonb not null default '{}'
 )`,
     'create index events_created_at on rdpg.events (created_at)',
-    ...serviceTables(),
+    ...catalogTables(),
+    ...instanceTables(),
     ...taskTables(),
     ...backupTables(),
     ...watchingTables(),
@@ -55,7 +56,7 @@ $do$`,
   ],
 };
 
-function serviceTables(): string[] {
+function catalogTables(): string[] {
   return [
     `create table cfsb.services (
   id uuid primary key default rdpg.new_id(),
@@ -82,6 +83,11 @@ function serviceTables(): string[] {
   ineffective_at timestamptz,
   unique (service_id, name)
 )`,
+  ];
+}
+
+function instanceTables(): string[] {
+  return [
     // created → effective_at (in the pool) → assigned_at → ineffective_at → decommissioned_at (dropped).
     `create table cfsb.instances (
   id uuid primary key default rdpg.new_id(),
