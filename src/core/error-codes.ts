@@ -447,4 +447,40 @@ export const ERROR_CODES = {
     manual:
       'A sealed password does not open: it was sealed with another key, or its row was changed by hand. Unbind and bind again to get a new one.',
   },
+  // src/storage: HTTP
+  READ_INVALID: {
+    sqlstate: '22023',
+    http: 400,
+    manual:
+      'The body of a remote read request is not what it should be: no snappy block, no prometheus.ReadRequest, or it asks for a form of answer that is not known here. The message has the place. Senders of a released Prometheus do not get this; look at what is between.',
+  },
+  MEDIA_TYPE_UNSUPPORTED: {
+    sqlstate: '22023',
+    http: 415,
+    manual:
+      'The Content-Type or Content-Encoding of a request is not one that this address takes. The hint says which ones are.',
+  },
+  METHOD_NOT_ALLOWED: {
+    sqlstate: '22023',
+    http: 405,
+    manual: 'The address is right and the method is not; the header Allow lists those that are.',
+  },
+  BODY_TOO_LARGE: {
+    sqlstate: '54000',
+    http: 413,
+    manual:
+      'The body of a request is larger than this node takes; the message has the limit. Nothing of it was read. Send smaller batches, or raise `maxBodyBytes`.',
+  },
+  TOKEN_REFUSED: {
+    sqlstate: '28000',
+    http: 401,
+    manual:
+      'The node asks for a bearer token (`Authorization: Bearer …`), which is missing or wrong. It is in the file that `storageTokenFile` names.',
+  },
+  STORAGE_NOT_READY: {
+    sqlstate: '57P03',
+    http: 503,
+    manual:
+      'The storage engine of this node is not open: it is starting, or it could not be opened and is tried again. `/api/status` has the reason. Repeat the request later; senders of remote write do so by themselves.',
+  },
 } as const satisfies Record<string, ErrorEntry>;
