@@ -1,9 +1,9 @@
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { connect, serverFacts, testDatabase, type TestDatabase } from '../../../test/database.ts';
+import { freePorts } from '../../../test/free-ports.ts';
 import { TEMP_PREFIX } from '../../../test/leak-check.ts';
 import { systemClock } from '../../core/clock.ts';
 import { isAlive } from '../../postgres/postmaster.ts';
@@ -234,16 +234,3 @@ describe.skipIf(!complete)('proxies', () => {
       expect(await blockedAt(file, { ...runAs, uid: runAs.uid + 1, gid: runAs.gid + 1 })).toBeDefined();
   });
 });
-
-async function freePorts(count: number): Promise<number[]> {
-  const servers = await Promise.all(
-    Array.from({ length: count }, async () => {
-      const server = createServer();
-      await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-      return server;
-    }),
-  );
-  const found = servers.map((server) => (server.address() as AddressInfo).port);
-  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
-  return found;
-}
