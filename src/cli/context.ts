@@ -1,7 +1,8 @@
 import { readFileSync } from 'node:fs';
 import { messageOf, VarveError } from '../core/errors.ts';
 import { resolveOptions, suspiciousVariables } from '../config/resolve.ts';
-import type { Command, Options } from '../config/options.ts';
+import type { Command } from '../config/commands.ts';
+import type { Options } from '../config/options.ts';
 
 /** What commands see of the process that they run in. */
 export interface CliContext {

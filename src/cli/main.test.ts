@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
-import { COMMANDS, flagOf, optionsOf, type Command } from '../config/options.ts';
+import { COMMANDS, type Command } from '../config/commands.ts';
+import { flagOf, optionsOf } from '../config/options.ts';
 import { VarveError } from '../core/errors.ts';
 import { errorText } from './error-text.ts';
 import { ExitCode, exitCodeOf } from './exit-codes.ts';

@@ -1,16 +1,8 @@
 import { fileURLToPath } from 'node:url';
 import { Command, CommanderError, Option } from 'commander';
-import {
-  ARGUMENTS,
-  COMMANDS,
-  defaultTextOf,
-  environmentNameOf,
-  flagOf,
-  optionsOf,
-  type Command as CommandName,
-  type OptionName,
-  type OptionSpec,
-} from '../config/options.ts';
+import { ARGUMENTS, COMMANDS, type Command as CommandName } from '../config/commands.ts';
+import type { OptionSpec } from '../config/option.ts';
+import { defaultTextOf, environmentNameOf, flagOf, optionsOf, type OptionName } from '../config/options.ts';
 import type { CliContext, Flags } from './context.ts';
 import { errorText } from './error-text.ts';
 import { ExitCode, exitCodeOf } from './exit-codes.ts';

@@ -1,15 +1,6 @@
-import {
-  ARGUMENTS,
-  COMMANDS,
-  defaultTextOf,
-  environmentNameOf,
-  flagOf,
-  OPTIONS,
-  optionsOf,
-  type Command,
-  type OptionName,
-  type OptionSpec,
-} from './options.ts';
+import { ARGUMENTS, COMMANDS, type Command } from './commands.ts';
+import type { OptionSpec } from './option.ts';
+import { defaultTextOf, environmentNameOf, flagOf, OPTIONS, optionsOf, type OptionName } from './options.ts';
 
 const EXIT_CODES = [
   '## Exit codes',

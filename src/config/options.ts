@@ -11,62 +11,16 @@ import {
   text,
   type Kind,
 } from './kinds.ts';
+import type { Command } from './commands.ts';
+import { option, type OptionSpec } from './option.ts';
+
+const ALL = ['up', 'node', 'status', 'plan', 'sql', 'data-node', 'doctor'] as const;
+const SYSTEM = ['up', 'status', 'plan', 'sql', 'data-node', 'doctor'] as const;
 
 /**
  * Every setting of Varve, once. Flags, environment names, keys of the configuration file, `--help` and
  * docs/configuration.md are all made from this table.
  */
-export const COMMANDS = {
-  up: 'Run a whole system on this machine: a coordinator, access nodes and data nodes. Resumes what it finds in its folder.',
-  node: 'Run one node. `varve up` writes the configuration file and starts each node so.',
-  status: 'Show the nodes of a system and what each of them is doing.',
-  plan: 'Say what a start would do, without doing it.',
-  sql: 'Run SQL on a node: one command, a script from standard input, or interactively.',
-  'data-node': 'List, add and remove data nodes: the SQL functions for those who are at a shell.',
-  doctor: 'Check whether this machine, or an existing server, is fit for a node.',
-} as const;
-
-export type Command = keyof typeof COMMANDS;
-
-/** What stands behind a command without a flag. */
-export const ARGUMENTS: Partial<Readonly<Record<Command, readonly string[]>>> = {
-  'data-node': ['<list|plan|add|remove>', '[name]', '[host]'],
-};
-
-export interface OptionSpec<T, C extends readonly Command[] = readonly Command[]> {
-  readonly kind: Kind<T>;
-  readonly commands: C;
-  readonly help: string;
-  readonly default?: NoInfer<T>;
-  /** How a default that is not a plain value is described. */
-  readonly defaultText?: string;
-  /** One letter. */
-  readonly short?: string;
-  /** Its value is never shown. */
-  readonly secret?: boolean;
-  /** It can be given on the command line only: it makes no sense to keep it. */
-  readonly flagOnly?: boolean;
-}
-
-/** Keeps the exact type of an entry, with `undefined` where there is no default. */
-function option<const T, const C extends readonly Command[]>(
-  kind: Kind<T>,
-  spec: Omit<OptionSpec<T, C>, 'kind'> & { readonly default: NoInfer<T> },
-): OptionSpec<T, C> & { readonly default: T };
-function option<const T, const C extends readonly Command[]>(
-  kind: Kind<T>,
-  spec: Omit<OptionSpec<T, C>, 'kind'>,
-): OptionSpec<T, C>;
-function option<const T, const C extends readonly Command[]>(
-  kind: Kind<T>,
-  spec: Omit<OptionSpec<T, C>, 'kind'>,
-): OptionSpec<T, C> {
-  return { kind, ...spec };
-}
-
-const ALL = ['up', 'node', 'status', 'plan', 'sql', 'data-node', 'doctor'] as const;
-const SYSTEM = ['up', 'status', 'plan', 'sql', 'data-node', 'doctor'] as const;
-
 export const OPTIONS = {
   config: option(path, {
     commands: ALL,

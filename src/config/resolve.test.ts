@@ -1,14 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import type { VarveError } from '../core/errors.ts';
-import {
-  COMMANDS,
-  environmentNameOf,
-  flagOf,
-  OPTIONS,
-  optionsOf,
-  type Command,
-  type OptionName,
-} from './options.ts';
+import { COMMANDS, type Command } from './commands.ts';
+import { environmentNameOf, flagOf, OPTIONS, optionsOf, type OptionName } from './options.ts';
 import { resolveOptions, suspiciousVariables, type Sources } from './resolve.ts';
 
 const file = (values: object, path = 'varve.json') => ({ path, text: JSON.stringify(values) });

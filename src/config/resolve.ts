@@ -1,15 +1,8 @@
 import { VarveError } from '../core/errors.ts';
 import { nearestName } from './nearest.ts';
-import {
-  COMMANDS,
-  environmentNameOf,
-  flagOf,
-  optionsOf,
-  type Command,
-  type OptionName,
-  type Options,
-  type OptionSpec,
-} from './options.ts';
+import { COMMANDS, type Command } from './commands.ts';
+import type { OptionSpec } from './option.ts';
+import { environmentNameOf, flagOf, optionsOf, type OptionName, type Options } from './options.ts';
 
 /** Where settings come from, strongest first. */
 export interface Sources {

@@ -1,0 +1,17 @@
+/** What can be called, in the order of `--help`. */
+export const COMMANDS = {
+  up: 'Run a whole system on this machine: a coordinator, access nodes and data nodes. Resumes what it finds in its folder.',
+  node: 'Run one node. `varve up` writes the configuration file and starts each node so.',
+  status: 'Show the nodes of a system and what each of them is doing.',
+  plan: 'Say what a start would do, without doing it.',
+  sql: 'Run SQL on a node: one command, a script from standard input, or interactively.',
+  'data-node': 'List, add and remove data nodes: the SQL functions for those who are at a shell.',
+  doctor: 'Check whether this machine, or an existing server, is fit for a node.',
+} as const;
+
+export type Command = keyof typeof COMMANDS;
+
+/** What stands behind a command without a flag. */
+export const ARGUMENTS: Partial<Readonly<Record<Command, readonly string[]>>> = {
+  'data-node': ['<list|plan|add|remove>', '[name]', '[host]'],
+};
