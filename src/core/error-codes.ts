@@ -275,6 +275,12 @@ export const ERROR_CODES = {
     manual:
       'A key of a group at the coordinator holds something that no Varve of this version writes: it was edited by hand, or a newer version wrote it. The message has the key, the detail what is wrong in it. Nothing is guessed and nothing was changed. Put the former value back, or start the newer version.',
   },
+  GROUP_EDGE_LOST: {
+    sqlstate: '55000',
+    http: 409,
+    manual:
+      'A member of a group cannot get all of another member’s changes any more: the replication slot that kept them is gone or was given up, because the member was away for too long. It is not let diverge. Have it join anew (`varve cluster reinit NODE`), which drops the content of its replicated databases and copies the group’s.',
+  },
   GROUP_LIMITS: {
     sqlstate: '53400',
     http: 409,
@@ -482,5 +488,12 @@ export const ERROR_CODES = {
     http: 503,
     manual:
       'The storage engine of this node is not open: it is starting, or it could not be opened and is tried again. `/api/status` has the reason. Repeat the request later; senders of remote write do so by themselves.',
+  },
+  // src/cluster/master
+  GAP_UNREADABLE: {
+    sqlstate: 'XX001',
+    http: 500,
+    manual:
+      'A change in the slot that a member keeps for filling gaps is not one that this version can read. Nothing of its transaction was applied. The detail has the place and the first bytes; report it. The member takes no part until its content is made anew.',
   },
 } as const satisfies Record<string, ErrorEntry>;
