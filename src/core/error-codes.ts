@@ -496,4 +496,10 @@ export const ERROR_CODES = {
     manual:
       'A change in the slot that a member keeps for filling gaps is not one that this version can read. Nothing of its transaction was applied. The detail has the place and the first bytes; report it. The member takes no part until its content is made anew.',
   },
+  WRITE_MASTER_UNKNOWN: {
+    sqlstate: '57P03',
+    http: 503,
+    manual:
+      'The group has no write master at the moment, so its control database cannot be written. It elects one by itself when enough members are alive. Repeat it then; `varve cluster status` says what the group waits for.',
+  },
 } as const satisfies Record<string, ErrorEntry>;
