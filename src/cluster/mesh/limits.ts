@@ -40,11 +40,7 @@ export function requiredLimits({ members, databases }: GroupScale): Limits {
   };
 }
 
-/**
- * Settings of a member's server, to be set before its first start: with room for one more member and some more
- * databases, because changing most of them needs a restart.
- */
-export function groupSettings(scale: GroupScale): Readonly<Record<string, string>> {
+function groupSettings(scale: GroupScale): Readonly<Record<string, string>> {
   const roomy = { members: scale.members + 1, databases: scale.databases + 2 };
   const { max_active_replication_origins, ...limits } = requiredLimits(roomy);
   return {
@@ -61,7 +57,10 @@ export function groupSettings(scale: GroupScale): Readonly<Record<string, string
   };
 }
 
-/** `groupSettings` as a server of that major takes them. */
+/**
+ * Settings of a member's server, to be set before its first start: with room for one more member and some more
+ * databases, because changing most of them needs a restart.
+ */
 export function groupSettingsFor(major: number, scale: GroupScale): Readonly<Record<string, string>> {
   const { max_active_replication_origins: origins = '0', ...settings } = groupSettings(scale);
   if (major >= 18) return { ...settings, max_active_replication_origins: origins };
