@@ -1,4 +1,5 @@
 import { systemClock } from '../core/clock.ts';
+import { coordinatorOptions } from '../node/coordinator-options.ts';
 import { examine, findingLines } from '../node/doctor-finding.ts';
 import { machineChecks } from '../node/doctor-machine.ts';
 import { examineServer } from '../node/doctor-server.ts';
@@ -9,7 +10,7 @@ import { logger } from './logger.ts';
 /** Of this machine, or, when `--postgres` is a URL, of that server. */
 export async function doctor(context: CliContext, flags: Flags): Promise<number> {
   const options = settings(context, 'doctor', flags);
-  const { dir, json, postgres = 'auto', coordinator, coordinatorKind } = options;
+  const { dir, json, postgres = 'auto' } = options;
   const isUrl = postgres.includes('://');
   const findings = isUrl
     ? await examineServer(postgres, options)
@@ -19,7 +20,7 @@ export async function doctor(context: CliContext, flags: Flags): Promise<number>
           {
             dir,
             programs: postgres,
-            coordinator: coordinator === undefined ? undefined : { kind: coordinatorKind, url: coordinator },
+            coordinator: coordinatorOptions(options),
           },
         ),
       );

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { COMMANDS, type Command } from '../config/commands.ts';
+import { ARGUMENTS, COMMANDS, type Command } from '../config/commands.ts';
 import { flagOf, optionsOf } from '../config/options.ts';
 import { VarveError } from '../core/errors.ts';
 import { errorText } from './error-text.ts';
@@ -24,7 +24,7 @@ async function parse(...args: string[]): Promise<Call> {
 describe('the command line', () => {
   test('has a flag for every option of every command', async () => {
     for (const command of Object.keys(COMMANDS) as Command[]) {
-      const given = command === 'data-node' ? ['list'] : [];
+      const given = (ARGUMENTS[command] ?? []).some((argument) => argument.startsWith('<')) ? ['list'] : [];
       for (const [name, spec] of optionsOf(command)) {
         const isFlag = spec.kind.placeholder === '';
         const flag = spec.default === true ? flagOf(name).replace('--', '--no-') : flagOf(name);

@@ -17,6 +17,7 @@ const RUNS: Readonly<Record<CommandName, () => Promise<Run>>> = {
   plan: async () => (await import('./plan-command.ts')).plan,
   sql: async () => (await import('./sql-command.ts')).sql,
   'data-node': async () => (await import('./data-node-command.ts')).dataNode,
+  cluster: async () => (await import('./cluster-command.ts')).cluster,
   doctor: async () => (await import('./doctor-command.ts')).doctor,
 };
 

@@ -6,6 +6,8 @@ export const COMMANDS = {
   plan: 'Say what a start would do, without doing it.',
   sql: 'Run SQL on a node: one command, a script from standard input, or interactively.',
   'data-node': 'List, add and remove data nodes: the SQL functions for those who are at a shell.',
+  cluster:
+    'Look at the group of access nodes and act on it: who is write master, who waits for whom; switch over, pause, take members out and in, change settings, back up and restore.',
   doctor: 'Check whether this machine, or an existing server, is fit for a node.',
 } as const;
 
@@ -14,4 +16,10 @@ export type Command = keyof typeof COMMANDS;
 /** What stands behind a command without a flag. */
 export const ARGUMENTS: Partial<Readonly<Record<Command, readonly string[]>>> = {
   'data-node': ['<list|plan|add|remove>', '[name]', '[host]'],
+  cluster: [
+    '<plan|status|switchover|pause|resume|leave|replace|reinit|config|backup|restore>',
+    '[name]',
+    '[value]',
+    '[into]',
+  ],
 };

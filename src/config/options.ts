@@ -12,10 +12,11 @@ import {
   type Kind,
 } from './kinds.ts';
 import type { Command } from './commands.ts';
+import { GROUP_OPTIONS } from './group-options.ts';
 import { option, type OptionSpec } from './option.ts';
 
-const ALL = ['up', 'node', 'status', 'plan', 'sql', 'data-node', 'doctor'] as const;
-const SYSTEM = ['up', 'status', 'plan', 'sql', 'data-node', 'doctor'] as const;
+const ALL = ['up', 'node', 'status', 'plan', 'sql', 'data-node', 'cluster', 'doctor'] as const;
+const SYSTEM = ['up', 'status', 'plan', 'sql', 'data-node', 'cluster', 'doctor'] as const;
 
 /**
  * Every setting of Varve, once. Flags, environment names, keys of the configuration file, `--help` and
@@ -59,7 +60,7 @@ export const OPTIONS = {
     help: "Write this machine's metrics to the distributed table public.host_metrics.",
   }),
   json: option(flag, {
-    commands: ['up', 'status', 'plan', 'doctor'],
+    commands: ['up', 'status', 'plan', 'cluster', 'doctor'],
     default: false,
     help: 'Print JSON instead of text.',
     flagOnly: true,
@@ -71,7 +72,7 @@ export const OPTIONS = {
     flagOnly: true,
   }),
   watch: option(flag, {
-    commands: ['status'],
+    commands: ['status', 'cluster'],
     default: false,
     help: 'Repeat every second until stopped.',
     flagOnly: true,
@@ -195,6 +196,7 @@ export const OPTIONS = {
     commands: ['node', 'doctor'],
     help: 'URL of the coordinator; of etcd those of its members, separated by commas.',
   }),
+  ...GROUP_OPTIONS,
   startTimeout: option(duration, {
     commands: ['up', 'node'],
     default: 120_000,

@@ -4,6 +4,7 @@ import { VarveError } from '../core/errors.ts';
 import type { CredentialOptions } from '../data-node/credentials.ts';
 import type { VersionPolicy } from '../data-node/version-rule.ts';
 import type { CoordinatorOptions } from '../coordination/open-coordinator.ts';
+import { coordinatorOptions } from './coordinator-options.ts';
 import type { NodeKind } from './layout.ts';
 
 /** Settings of one node, complete. */
@@ -70,8 +71,7 @@ export function nodeOptions(given: Options<'node'>): NodeOptions {
     database: given.database,
     postgres: postgresOf(given),
     caFolder: given.caFolder,
-    coordinator:
-      given.coordinator === undefined ? undefined : { kind: given.coordinatorKind, url: given.coordinator },
+    coordinator: coordinatorOptions(given),
     dataNodes: dataNodesOf(given),
     startTimeoutMs: given.startTimeout,
     stopTimeoutMs: given.stopTimeout,

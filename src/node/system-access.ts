@@ -46,6 +46,12 @@ export class SystemAccess {
     return { host: '127.0.0.1', port: node.pgPort, database, user: SUPERUSER, password };
   }
 
+  /** HTTP addresses of the access nodes. */
+  accessUrls(): string[] {
+    const access = this.#layout.nodes.filter(({ kind }) => kind === 'access');
+    return access.map(({ httpPort }) => `http://127.0.0.1:${httpPort}`);
+  }
+
   /** Asks every node. */
   async status(): Promise<SystemStatus> {
     return systemStatus(await Promise.all(this.#layout.nodes.map((node) => this.#ask(node))));

@@ -1,0 +1,162 @@
+import { userInfo } from 'node:os';
+import { createInterface } from 'node:readline/promises';
+import { systemClock } from '../core/clock.ts';
+import { VarveError } from '../core/errors.ts';
+import type { Options } from '../config/options.ts';
+import { GroupClient } from '../node/group-client.ts';
+import type { GroupAction } from '../node/group-control.ts';
+import { groupConfigLines, groupLines, groupPlanLines } from '../node/group-lines.ts';
+import { SystemAccess } from '../node/system-access.ts';
+import { settings, type CliContext, type Flags } from './context.ts';
+import { ExitCode } from './exit-codes.ts';
+import { stopSignals } from './stop-signals.ts';
+
+type ClusterOptions = Options<'cluster'>;
+
+interface Call {
+  readonly context: CliContext;
+  readonly options: ClusterOptions;
+  readonly group: GroupClient;
+  /** What stands behind the action. */
+  readonly rest: readonly string[];
+  readonly stop: AbortSignal;
+}
+
+const WATCH_MS = 1000;
+
+const ACTIONS: Readonly<Record<string, (call: Call) => Promise<number>>> = {
+  status: showStatus,
+  plan: async ({ context, options, group }) => {
+    const steps = await group.plan();
+    print(context, options.json ? { steps } : groupPlanLines(steps));
+    return ExitCode.ok;
+  },
+  switchover: async (call) => await act(call, { kind: 'switchover', node: call.rest[0] }),
+  pause: async ({ context, group }) => {
+    await group.setPaused(true);
+    print(context, ['paused: nobody takes over from a write master that fails, until varve cluster resume']);
+    return ExitCode.ok;
+  },
+  resume: async ({ context, group }) => {
+    await group.setPaused(false);
+    print(context, ['resumed']);
+    return ExitCode.ok;
+  },
+  leave: async (call) => {
+    const node = named(call, 'leave', 0);
+    return await actIfSure(call, `Member ${node} leaves the group.`, { kind: 'leave', node });
+  },
+  reinit: async (call) => {
+    const node = named(call, 'reinit', 0);
+    const what = `What member ${node} holds in replicated databases is dropped and copied anew from the write master.`;
+    return await actIfSure(call, what, { kind: 'reinit', node });
+  },
+  replace: async (call) => {
+    const node = named(call, 'replace', 0);
+    const by = named(call, 'replace', 1);
+    return await actIfSure(call, `Member ${by} takes the place of ${node}, which leaves.`, {
+      kind: 'replace',
+      node,
+      by,
+    });
+  },
+  config: configure,
+  backup: async (call) => {
+    if (call.rest[0] !== 'list') return await act(call, { kind: 'backup', database: call.rest[0] });
+    const backups = await call.group.backups();
+    print(
+      call.context,
+      call.options.json ? { backups } : backups.map((each) => Object.values(each).join('  ')),
+    );
+    return ExitCode.ok;
+  },
+  restore: async (call) => {
+    const database = named(call, 'restore', 0);
+    const from = named(call, 'restore', 1);
+    const into = call.rest[2];
+    const what = `Database ${into ?? database} gets the content of ${from}; what it holds now is dropped.`;
+    return await actIfSure(call, what, { kind: 'restore', database, from, into });
+  },
+};
+
+/** `varve cluster ACTION …`: asks the members over HTTP. */
+export async function cluster(context: CliContext, flags: Flags, given: readonly string[]): Promise<number> {
+  const options = settings(context, 'cluster', flags);
+  const [action = '', ...rest] = given;
+  const run = ACTIONS[action];
+  if (!run) throw usage(`"${action}" is no action: ${Object.keys(ACTIONS).join(', ')}`);
+  const urls = options.url?.split(',') ?? (await SystemAccess.find(options.dir)).accessUrls();
+  using signals = stopSignals();
+  const group = new GroupClient(urls, userInfo().username);
+  return await run({ context, options, group, rest, stop: signals.stop });
+}
+
+async function showStatus({ context, options, group, stop }: Call): Promise<number> {
+  for (;;) {
+    const status = await group.status();
+    const clear = options.watch && context.stdout.isTTY ? '\u001B[H\u001B[2J' : '';
+    context.stdout.write(clear);
+    if (options.json)
+      context.stdout.write(`${JSON.stringify(status, null, options.watch ? undefined : 2)}\n`);
+    else print(context, groupLines(status));
+    if (!options.watch) return status.master === null ? ExitCode.no : ExitCode.ok;
+    await systemClock.sleep(WATCH_MS, stop).catch(() => {});
+    if (stop.aborted) return ExitCode.ok;
+  }
+}
+
+async function configure({ context, options, group, rest }: Call): Promise<number> {
+  const [name, value] = rest;
+  if (name === undefined) {
+    const config = await group.config();
+    print(context, options.json ? config : groupConfigLines(config));
+    return ExitCode.ok;
+  }
+  const config = await group.setConfig(name, value ?? null);
+  print(context, options.json ? config : groupConfigLines(config));
+  return ExitCode.ok;
+}
+
+async function actIfSure(call: Call, what: string, action: GroupAction): Promise<number> {
+  const { context, options } = call;
+  if (!options.yes) {
+    if (!context.stdin.isTTY) throw usage(`${what} Add --yes to do it.`);
+    const terminal = createInterface({ input: context.stdin, output: context.stderr });
+    const answer = await terminal.question(`${what} Type yes to do it: `);
+    terminal.close();
+    if (answer.trim() !== 'yes') return ExitCode.no;
+  }
+  return await act(call, action);
+}
+
+async function act({ context, options, group, stop }: Call, action: GroupAction): Promise<number> {
+  let told = '';
+  const request = await group.act(action, {
+    clock: systemClock,
+    signal: stop,
+    onProgress: ({ detail }) => {
+      if (detail === undefined || detail === told || options.json) return;
+      told = detail;
+      context.stderr.write(`${detail}\n`);
+    },
+  });
+  print(context, options.json ? request : [`${action.kind}: done`]);
+  return ExitCode.ok;
+}
+
+function named({ rest }: Call, action: string, index: number): string {
+  const name = rest[index];
+  if (name === undefined) throw usage(`${action} needs ${index === 0 ? 'a name' : 'another name'} behind it`);
+  return name;
+}
+
+function print(context: CliContext, what: object): void {
+  const text = Array.isArray(what) ? what.join('\n') : JSON.stringify(what, null, 2);
+  context.stdout.write(`${text}\n`);
+}
+
+function usage(message: string): VarveError {
+  return new VarveError('INVALID_ARGUMENT', message, {
+    hint: 'varve cluster --help lists actions and flags.',
+  });
+}

@@ -1,0 +1,100 @@
+import type { ErrorEntry } from './error-codes.ts';
+
+/** The part of the registry that groups of access nodes need. */
+export const CLUSTER_ERROR_CODES = {
+  // src/cluster
+  GROUP_KEY_INVALID: {
+    sqlstate: 'XX001',
+    http: 500,
+    manual:
+      'A key of a group at the coordinator holds something that no Varve of this version writes: it was edited by hand, or a newer version wrote it. The message has the key, the detail what is wrong in it. Nothing is guessed and nothing was changed. Put the former value back, or start the newer version.',
+  },
+  GROUP_EDGE_LOST: {
+    sqlstate: '55000',
+    http: 409,
+    manual:
+      'A member of a group cannot get all of another member’s changes any more: the replication slot that kept them is gone or was given up, because the member was away for too long. It is not let diverge. Have it join anew (`varve cluster reinit NODE`), which drops the content of its replicated databases and copies the group’s.',
+  },
+  GROUP_LIMITS: {
+    sqlstate: '53400',
+    http: 409,
+    manual:
+      'A PostgreSQL server allows too few replication slots, WAL senders, workers or origins for its part in a group, or its wal_level is not logical. PostgreSQL itself would only write a warning into its log and replicate nothing. The detail has each setting with what it is and what it must be. Nothing was created. Set them and restart that server.',
+  },
+  // src/cluster: proxies
+  PROXY_CONFIG: {
+    sqlstate: '58000',
+    http: 500,
+    manual:
+      'HAProxy refuses the configuration that Varve made for it; the detail has its words, the hint the file. It goes on with the configuration before, so clients may still be led to a former write master, which refuses their writes. The usual reason is an HAProxy that is older than 2.4, or a port that another program has.',
+  },
+  PROXY_UNREACHABLE: {
+    sqlstate: '08001',
+    http: 503,
+    manual:
+      'HAProxy or PgBouncer of this node does not answer, or has not taken over its new configuration in time. It is started again and again meanwhile. Clients reach the group through the other nodes. Look at its output; the usual reason is a port that another program has.',
+  },
+  // src/cluster: control schema, tasks, backups, broker
+  SCHEMA_NEWER: {
+    sqlstate: '0A000',
+    http: 409,
+    manual:
+      'The control schema of the group was made by a newer version of Varve than this one. Nothing was changed. Start the version that the other members run.',
+  },
+  SCHEMA_DIFFERS: {
+    sqlstate: '55000',
+    http: 409,
+    manual:
+      'An applied migration of the control schema is not what this program would have applied: somebody edited `rdpg.schema_version`, or the programs of the members differ. Nothing was changed. Start the version that the other members run.',
+  },
+  SECRET_KEY_INVALID: {
+    sqlstate: 'F0000',
+    http: 500,
+    manual:
+      'The file with the key that passwords are sealed with is missing, open to others, or holds no key. It has 64 hexadecimal digits and mode 0600, and is the same on all members: copy it from another one.',
+  },
+  SECRET_KEY_DIFFERS: {
+    sqlstate: 'F0000',
+    http: 500,
+    manual:
+      'This node has another key file than the group whose control database it opened. With it, no password of the group could be read. Copy the key file from another member, and start again.',
+  },
+  SECRET_UNREADABLE: {
+    sqlstate: 'XX001',
+    http: 500,
+    manual:
+      'A sealed password does not open: it was sealed with another key, or its row was changed by hand. Unbind and bind again to get a new one.',
+  },
+  // src/cluster/master
+  GAP_UNREADABLE: {
+    sqlstate: 'XX001',
+    http: 500,
+    manual:
+      'A change in the slot that a member keeps for filling gaps is not one that this version can read. Nothing of its transaction was applied. The detail has the place and the first bytes; report it. The member takes no part until its content is made anew.',
+  },
+  WRITE_MASTER_UNKNOWN: {
+    sqlstate: '57P03',
+    http: 503,
+    manual:
+      'The group has no write master at the moment, so its control database cannot be written. It elects one by itself when enough members are alive. Repeat it then; `varve cluster status` says what the group waits for.',
+  },
+  // src/node: a group, from outside
+  NOT_IN_GROUP: {
+    sqlstate: '55000',
+    http: 409,
+    manual:
+      'The node that was asked is in no group, or its bring-up has not come to that yet. Ask a node that was started with `cluster`; `varve status` shows what this one is doing.',
+  },
+  GROUP_UNREACHABLE: {
+    sqlstate: '08001',
+    http: 503,
+    manual:
+      'No member of the group answered at its HTTP address. The detail has the reason of each. `varve status` shows which nodes run.',
+  },
+  GROUP_REQUEST_FAILED: {
+    sqlstate: '55000',
+    http: 409,
+    manual:
+      'What was asked of the group (a switch-over, a member that leaves, a backup, …) was begun and has failed; the message has the reason. The group is as it was before, or carries on where it stopped when it is asked again.',
+  },
+} as const satisfies Record<string, ErrorEntry>;

@@ -1,0 +1,109 @@
+import { errorFromJson, messageOf, VarveError } from '../core/errors.ts';
+import type { Clock } from '../core/clock.ts';
+import type { GroupConfig, GroupRequest } from '../cluster/group-keys.ts';
+import type { PlannedStep } from '../run/run.ts';
+import type { GroupAction, GroupStatus } from './group-control.ts';
+
+const ANSWER_TIMEOUT_MS = 15_000;
+const POLL_MS = 250;
+
+/** A group, through the HTTP addresses of its members: the first that answers is asked. */
+export class GroupClient {
+  readonly #urls: readonly string[];
+  readonly #user: string;
+
+  constructor(urls: readonly string[], user: string) {
+    this.#urls = urls;
+    this.#user = user;
+  }
+
+  status(): Promise<GroupStatus> {
+    return this.#ask('GET', '');
+  }
+
+  async plan(): Promise<readonly PlannedStep[]> {
+    return (await this.#ask<{ steps: PlannedStep[] }>('GET', '/plan')).steps;
+  }
+
+  config(): Promise<GroupConfig> {
+    return this.#ask('GET', '/config');
+  }
+
+  setConfig(name: string, value: string | null): Promise<GroupConfig> {
+    return this.#ask('PUT', '/config', { name, value });
+  }
+
+  async setPaused(paused: boolean): Promise<void> {
+    await this.#ask('POST', paused ? '/pause' : '/resume', {});
+  }
+
+  async backups(): Promise<readonly Readonly<Record<string, unknown>>[]> {
+    return (await this.#ask<{ backups: Record<string, unknown>[] }>('GET', '/backups')).backups;
+  }
+
+  /**
+   * Asks for it and waits until it is done.
+   * @throws GROUP_REQUEST_FAILED with the reason
+   */
+  async act(
+    action: GroupAction,
+    {
+      clock,
+      signal,
+      onProgress,
+    }: { clock: Clock; signal: AbortSignal; onProgress: (request: GroupRequest) => void },
+  ): Promise<GroupRequest> {
+    let request = await this.#ask<GroupRequest>('POST', '/requests', action);
+    for (;;) {
+      onProgress(request);
+      if (request.state === 'done') return request;
+      if (request.state === 'failed') {
+        throw new VarveError(
+          'GROUP_REQUEST_FAILED',
+          `${action.kind} has failed: ${request.detail ?? 'no reason given'}`,
+        );
+      }
+      await clock.sleep(POLL_MS, signal);
+      request = await this.#ask<GroupRequest>('GET', `/requests/${encodeURIComponent(request.id)}`);
+    }
+  }
+
+  async #ask<T>(method: string, path: string, body?: unknown): Promise<T> {
+    const failures: string[] = [];
+    for (const url of this.#urls) {
+      let response: Response;
+      try {
+        response = await fetch(`${url.replace(/\/$/, '')}/api/cluster${path}`, {
+          method,
+          signal: AbortSignal.timeout(ANSWER_TIMEOUT_MS),
+          headers: {
+            'x-varve-user': this.#user,
+            ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+          },
+          ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+        });
+      } catch (error) {
+        failures.push(`${url}: ${messageOf(error)}`);
+        // It may have taken effect: asking the next one could do it twice.
+        if (method !== 'GET' && !isRefused(error)) break;
+        continue;
+      }
+      const answer = (await response.json()) as T & { code?: string; message?: string };
+      if (response.ok) return answer;
+      if (answer.code === 'NOT_IN_GROUP' && url !== this.#urls.at(-1)) {
+        failures.push(`${url}: ${answer.message ?? ''}`);
+        continue;
+      }
+      throw errorFromJson(answer);
+    }
+    throw new VarveError('GROUP_UNREACHABLE', 'no member of the group answers', {
+      detail: failures.join('\n'),
+      hint: 'varve status shows which nodes run; their logs tell why others do not.',
+    });
+  }
+}
+
+function isRefused(error: unknown): boolean {
+  const cause = error instanceof Error ? (error.cause as { code?: string } | undefined) : undefined;
+  return cause?.code === 'ECONNREFUSED';
+}

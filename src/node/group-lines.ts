@@ -1,0 +1,67 @@
+import type { GroupConfig } from '../cluster/group-keys.ts';
+import type { PlannedStep } from '../run/run.ts';
+import type { GroupStatus } from './group-control.ts';
+import { textTable } from './text-table.ts';
+
+/** `varve cluster status` for people: who leads, who waits for whom, how far everybody is. */
+export function groupLines(status: GroupStatus): string[] {
+  const { cluster, kind, state, master, term, paused, askedNode, waitingFor, edges, services } = status;
+  const rows = status.members.map((member) => [
+    member.node,
+    member.role,
+    member.alive ? 'alive' : 'silent',
+    member.state,
+    `${member.host}:${member.port}`,
+    [
+      ...(member.nofailover ? ['never master by itself'] : []),
+      ...(member.reason === null ? [] : [member.reason]),
+      ...(status.pendingRestart[member.node] ?? []).map((name) => `${name} waits for a restart`),
+    ].join('; '),
+  ]);
+  const head = [
+    `group ${cluster} (${kind}), ${state}`,
+    master === null ? 'no write master' : `write master ${master}, term ${term ?? '?'}`,
+    ...(paused ? ['paused: nobody takes over'] : []),
+  ];
+  return [
+    head.join('; '),
+    ...(waitingFor === null ? [] : [`waits for ${waitingFor}`]),
+    '',
+    ...textTable(['member', 'role', 'alive', 'state', 'PostgreSQL', ''], rows),
+    ...(edges.length === 0 ? [] : ['', `replication, as ${askedNode} sees it`, ...edgeLines(edges)]),
+    ...(services === null ? [] : ['', serviceLine(services)]),
+  ];
+}
+
+function edgeLines(edges: GroupStatus['edges']): string[] {
+  const rows = edges.map(({ from, database, state, lagBytes, conflicts, errors }) => [
+    from,
+    database,
+    state,
+    lagBytes === null ? '' : `${lagBytes} bytes`,
+    String(conflicts),
+    String(errors),
+  ]);
+  return textTable(['from', 'database', 'state', 'behind', 'conflicts', 'errors'], rows);
+}
+
+function serviceLine({ haproxy, pgbouncer, master, error }: NonNullable<GroupStatus['services']>): string {
+  const leads = haproxy.state === 'running' ? `, leads writes to ${master ?? 'nobody'}` : '';
+  return `HAProxy ${haproxy.state}${leads}; PgBouncer ${pgbouncer.state}${error === null ? '' : `; ${error}`}`;
+}
+
+/** What a bring-up of the member would do now. */
+export function groupPlanLines(steps: readonly PlannedStep[]): string[] {
+  const rows = steps.map(({ step, check }) => [
+    step,
+    check.state === 'done' ? 'nothing to do' : check.reason,
+  ]);
+  return textTable(['step', 'would do'], rows);
+}
+
+export function groupConfigLines({ version, settings }: GroupConfig): string[] {
+  const rows = Object.entries(settings).map(([name, value]) => [name, value]);
+  return rows.length === 0
+    ? ['no settings; the servers have their own']
+    : [`version ${version}`, ...textTable(['setting', 'value'], rows)];
+}
