@@ -7,7 +7,16 @@ export const FORMAT_VERSION = 1;
 export const FILE_HEADER_BYTES = 16;
 const CHECKSUM_BYTES = 4;
 
-export type Magic = 'VRVDATA_' | 'VRVINDEX' | 'VRVINFO_' | 'VRVDIGST' | 'VRVCHECK' | 'VRVMANIF';
+export type Magic =
+  | 'VRVDATA_'
+  | 'VRVINDEX'
+  | 'VRVINFO_'
+  | 'VRVDIGST'
+  | 'VRVCHECK'
+  | 'VRVMANIF'
+  | 'VRVCATLG'
+  | 'VRVTOMBS'
+  | 'VRVCOVER';
 
 /** The head of a file that is read in parts: letters, version, their checksum. */
 export function encodeFileHeader(magic: Magic): Buffer {

@@ -1,0 +1,120 @@
+import type { FileSystem } from '../../core/file-system.ts';
+import { ByteCursor } from '../fileset/byte-cursor.ts';
+import { FileDamageError, FormatFault } from '../fileset/fileset-damage.ts';
+import { filesetPath } from '../fileset/fileset-id.ts';
+import { FilesetReader, type ReadOptions } from '../fileset/fileset-reader.ts';
+import type { FilesetInfo } from '../fileset/info-file.ts';
+import { decodeAnnotation, DICTIONARY_ID, type BlockAnnotation } from './block-annotation.ts';
+import type { Columns } from './columns.ts';
+import { decodeSealedSeries, type ColumnCodec } from './sealed-series.ts';
+
+/**
+ * Reads the series of one fileset. Files are opened when something is asked for, the dictionary of times is read
+ * once.
+ * @throws FILESET_DAMAGED from every method
+ */
+export class BlockReader {
+  readonly info: FilesetInfo;
+  readonly annotation: BlockAnnotation;
+  readonly #root: string;
+  readonly #files: FilesetReader;
+  readonly #codec: ColumnCodec;
+  #dictionary: Promise<readonly SharedTimes[]> | undefined;
+
+  constructor(deps: { readonly fs: FileSystem; readonly codec: ColumnCodec }, root: string, info: FilesetInfo) {
+    this.info = info;
+    this.#root = root;
+    this.#codec = deps.codec;
+    this.annotation = decodeAnnotation(info, filesetPath(root, info, 'info'));
+    this.#files = new FilesetReader({ fs: deps.fs }, root, info);
+  }
+
+  /** The bytes of a series as they are in the file, checked; undefined when it has none. */
+  async payload(id: Uint8Array): Promise<Buffer | undefined> {
+    return await this.#files.find(id);
+  }
+
+  /** The samples in such bytes; the caller's own. */
+  async decode(payload: Buffer): Promise<Columns> {
+    const series = this.#located(() => decodeSealedSeries(payload));
+    const { timesNumber, values, overwrites } = series;
+    const dictionary = timesNumber === undefined ? undefined : await this.#openDictionary();
+    return this.#located(() => {
+      const times =
+        timesNumber === undefined
+          ? this.#codec.decodeTimes(series.times ?? new Uint8Array()).slice()
+          : timesOf(dictionary?.[timesNumber], this.#codec);
+      const bits = this.#codec.decodeValues(values, times.length).slice();
+      return { times, bits, overwrites };
+    });
+  }
+
+  async find(id: Uint8Array): Promise<Columns | undefined> {
+    const payload = await this.payload(id);
+    return payload && (await this.decode(payload));
+  }
+
+  /** All series in the order of their ids. */
+  async *series(options: ReadOptions = {}): AsyncIterable<{ readonly id: Buffer; readonly payload: Buffer }> {
+    for await (const run of this.#files.series(options)) {
+      for (const series of run) if (!series.id.equals(DICTIONARY_ID)) yield series;
+    }
+  }
+
+  /** All ids in their order, without their samples. */
+  async *ids(): AsyncIterable<Buffer> {
+    for await (const entries of this.#files.entries()) {
+      for (const { id } of entries) if (!id.equals(DICTIONARY_ID)) yield id;
+    }
+  }
+
+  /** What is asked afterwards opens the files again. */
+  async close(): Promise<void> {
+    await this.#files.close();
+  }
+
+  async #openDictionary(): Promise<readonly SharedTimes[]> {
+    this.#dictionary ??= this.#readDictionary().catch((error: unknown) => {
+      this.#dictionary = undefined;
+      throw error;
+    });
+    return await this.#dictionary;
+  }
+
+  async #readDictionary(): Promise<readonly SharedTimes[]> {
+    const payload = await this.#files.find(DICTIONARY_ID);
+    return this.#located(() => {
+      if (!payload) throw new FormatFault(0, 'it has no dictionary');
+      const cursor = new ByteCursor(payload);
+      const count = cursor.varint();
+      const shared: SharedTimes[] = [];
+      while (shared.length < count) {
+        shared.push({ encoded: cursor.bytes(cursor.varint()), decoded: undefined });
+      }
+      if (!cursor.atEnd) throw new FormatFault(cursor.at, 'the dictionary has more than its columns');
+      return shared;
+    });
+  }
+
+  #located<T>(decode: () => T): T {
+    try {
+      return decode();
+    } catch (error) {
+      if (!(error instanceof FormatFault)) throw error;
+      const file = filesetPath(this.#root, this.info, 'data');
+      throw new FileDamageError({ file, offset: 0, reason: `a series cannot be decoded: ${error.message}` }, error);
+    }
+  }
+}
+
+interface SharedTimes {
+  readonly encoded: Uint8Array;
+  /** Once somebody has asked. */
+  decoded: BigInt64Array | undefined;
+}
+
+function timesOf(shared: SharedTimes | undefined, codec: ColumnCodec): BigInt64Array {
+  if (!shared) throw new FormatFault(0, 'its times are not in the dictionary');
+  shared.decoded ??= codec.decodeTimes(shared.encoded).slice();
+  return shared.decoded;
+}

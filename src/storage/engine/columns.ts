@@ -1,0 +1,161 @@
+/**
+ * Samples of one series in one block: times ascending and all different, values by their bits. Which of them
+ * replaced another value is kept with the version of the write that did, so that whoever merges decides alike.
+ */
+export interface Columns {
+  readonly times: BigInt64Array;
+  readonly bits: BigUint64Array;
+  readonly overwrites: readonly Overwrite[];
+}
+
+/** The sample at this place replaced another one. */
+export interface Overwrite {
+  readonly place: number;
+  readonly version: bigint;
+}
+
+/** Nothing is overwritten in most columns: they share this. */
+export const NO_OVERWRITES: readonly Overwrite[] = [];
+
+export const NO_COLUMNS: Columns = {
+  times: new BigInt64Array(0),
+  bits: new BigUint64Array(0),
+  overwrites: NO_OVERWRITES,
+};
+
+/**
+ * All samples of both. Where both have one of the same time, the higher version wins; of equal versions, and where
+ * no version is known, the newer's. May return one of them, when the other adds nothing.
+ */
+export function mergeColumns(older: Columns, newer: Columns): Columns {
+  if (older.times.length === 0) return newer;
+  if (newer.times.length === 0) return older;
+  const joined = joinDisjoint(older, newer);
+  if (joined) return joined;
+  const size = older.times.length + newer.times.length;
+  const times = new BigInt64Array(size);
+  const bits = new BigUint64Array(size);
+  const overwrites: Overwrite[] = [];
+  const left = new Cursor(older);
+  const right = new Cursor(newer);
+  let count = 0;
+  const take = (from: Cursor): void => {
+    times[count] = from.time;
+    bits[count] = from.bits;
+    if (from.version > 0n) overwrites.push({ place: count, version: from.version });
+    count++;
+    from.next();
+  };
+  while (!left.done && !right.done) {
+    if (left.time < right.time) take(left);
+    else if (left.time > right.time) take(right);
+    else if (left.version > right.version) {
+      take(left);
+      right.next();
+    } else {
+      take(right);
+      left.next();
+    }
+  }
+  while (!left.done) take(left);
+  while (!right.done) take(right);
+  return { times: times.subarray(0, count), bits: bits.subarray(0, count), overwrites };
+}
+
+/** Of columns that do not overlap in time; undefined of others. */
+function joinDisjoint(older: Columns, newer: Columns): Columns | undefined {
+  const isBefore = (a: Columns, b: Columns): boolean => (a.times.at(-1) as bigint) < (b.times[0] as bigint);
+  const [first, second] = isBefore(older, newer)
+    ? [older, newer]
+    : isBefore(newer, older)
+      ? [newer, older]
+      : [undefined, undefined];
+  if (!first || !second) return undefined;
+  const firstCount = first.times.length;
+  const times = new BigInt64Array(firstCount + second.times.length);
+  const bits = new BigUint64Array(times.length);
+  times.set(first.times);
+  times.set(second.times, firstCount);
+  bits.set(first.bits);
+  bits.set(second.bits, firstCount);
+  const moved = second.overwrites.map(({ place, version }) => ({ place: place + firstCount, version }));
+  const overwrites = moved.length === 0 ? first.overwrites : [...first.overwrites, ...moved];
+  return { times, bits, overwrites };
+}
+
+/** The samples in [startNs, endNs): views, and the columns themselves when that is all of them. */
+export function sliceColumns(columns: Columns, startNs: bigint, endNs: bigint): Columns {
+  const { times, bits, overwrites } = columns;
+  const from = lowerBound(times, startNs);
+  const to = lowerBound(times, endNs);
+  if (from === 0 && to === times.length) return columns;
+  if (from >= to) return NO_COLUMNS;
+  return {
+    times: times.subarray(from, to),
+    bits: bits.subarray(from, to),
+    overwrites: overwrites.flatMap(({ place, version }) =>
+      place >= from && place < to ? [{ place: place - from, version }] : [],
+    ),
+  };
+}
+
+/** The samples outside of [startNs, endNs). */
+export function withoutRange(columns: Columns, startNs: bigint, endNs: bigint): Columns {
+  const { times } = columns;
+  const from = lowerBound(times, startNs);
+  const to = lowerBound(times, endNs);
+  if (from >= to) return columns;
+  const before = from === 0 ? NO_COLUMNS : sliceColumns(columns, times[0] as bigint, startNs);
+  if (to === times.length) return before;
+  return mergeColumns(before, sliceColumns(columns, endNs, (times.at(-1) as bigint) + 1n));
+}
+
+/** A copy that shares no memory with what it was made from. */
+export function copyColumns({ times, bits, overwrites }: Columns): Columns {
+  return { times: times.slice(), bits: bits.slice(), overwrites };
+}
+
+/** How many of the times are before this one. */
+export function lowerBound(times: BigInt64Array, timeNs: bigint): number {
+  let low = 0;
+  let high = times.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if ((times[middle] as bigint) < timeNs) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+class Cursor {
+  readonly #columns: Columns;
+  #at = 0;
+  #nextOverwrite = 0;
+  time = 0n;
+  bits = 0n;
+  version = 0n;
+  done = false;
+
+  constructor(columns: Columns) {
+    this.#columns = columns;
+    this.#load();
+  }
+
+  next(): void {
+    this.#at++;
+    this.#load();
+  }
+
+  #load(): void {
+    const { times, bits, overwrites } = this.#columns;
+    this.done = this.#at >= times.length;
+    if (this.done) return;
+    this.time = times[this.#at] as bigint;
+    this.bits = bits[this.#at] as bigint;
+    const overwrite = overwrites[this.#nextOverwrite];
+    this.version = 0n;
+    if (overwrite?.place !== this.#at) return;
+    this.version = overwrite.version;
+    this.#nextOverwrite++;
+  }
+}

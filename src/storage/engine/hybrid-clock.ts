@@ -1,0 +1,35 @@
+import type { Clock } from '../../core/clock.ts';
+
+/**
+ * Versions of writes: nanoseconds by the clock, but always larger than every one before, also than those seen in the
+ * log or from other nodes. So the order of versions is the order of writes even when the clock is set back.
+ */
+export class HybridClock {
+  readonly #clock: Pick<Clock, 'nowMs'>;
+  #last = 0n;
+
+  constructor(clock: Pick<Clock, 'nowMs'>) {
+    this.#clock = clock;
+  }
+
+  /** The newest version that was given or seen. */
+  get last(): bigint {
+    return this.#last;
+  }
+
+  /** By the clock, in nanoseconds; no version. */
+  nowNs(): bigint {
+    return BigInt(Math.floor(this.#clock.nowMs())) * 1_000_000n;
+  }
+
+  next(): bigint {
+    const now = this.nowNs();
+    this.#last = now > this.#last ? now : this.#last + 1n;
+    return this.#last;
+  }
+
+  /** A version that came from elsewhere: later ones are larger. */
+  observe(version: bigint): void {
+    if (version > this.#last) this.#last = version;
+  }
+}

@@ -1,0 +1,191 @@
+import { ByteCursor, varintBytes, writeVarint } from '../fileset/byte-cursor.ts';
+import { FormatFault } from '../fileset/fileset-damage.ts';
+import { KernelFault, checked } from '../kernel/kernel-fault.ts';
+import type { Address, Kernel } from '../kernel/kernel.ts';
+import { NO_OVERWRITES, type Overwrite } from './columns.ts';
+
+/**
+ * The payload of a series in a fileset, as `docs/formats/sealed-series.md` draws it: its times, mostly as a number in
+ * the fileset's dictionary, its values, and which of them were overwritten.
+ */
+export interface SealedSeries {
+  /** In the dictionary; undefined when `times` are the series' own. */
+  readonly timesNumber: number | undefined;
+  /** An encoded time column. */
+  readonly times: Uint8Array | undefined;
+  readonly values: Uint8Array;
+  readonly overwrites: readonly Overwrite[];
+}
+
+const SHARED_TIMES = 1;
+const OVERWRITES = 2;
+const VERSION_BYTES = 8;
+/** A series of one block has no more samples than this: bounds what a damaged count may ask for. */
+const MAX_SAMPLES = 1 << 26;
+/** What kernels may read behind an input, or write behind an output. */
+const MARGIN_BYTES = 64;
+
+export function encodeSealedSeries(series: SealedSeries): Buffer {
+  const { timesNumber, times, values, overwrites } = series;
+  const flags = (timesNumber === undefined ? 0 : SHARED_TIMES) | (overwrites.length > 0 ? OVERWRITES : 0);
+  const timesHead = timesNumber ?? times?.length ?? 0;
+  let sizeBytes = 1 + varintBytes(timesHead) + (times?.length ?? 0) + values.length;
+  if (overwrites.length > 0) {
+    sizeBytes += varintBytes(values.length) + varintBytes(overwrites.length);
+    let before = 0;
+    for (const { place } of overwrites) {
+      sizeBytes += varintBytes(place - before) + VERSION_BYTES;
+      before = place;
+    }
+  }
+  const bytes = Buffer.allocUnsafe(sizeBytes);
+  bytes[0] = flags;
+  let at = writeVarint(bytes, timesHead, 1);
+  if (times) {
+    bytes.set(times, at);
+    at += times.length;
+  }
+  if (overwrites.length > 0) at = writeVarint(bytes, values.length, at);
+  bytes.set(values, at);
+  at += values.length;
+  if (overwrites.length > 0) writeOverwrites(bytes, overwrites, at);
+  return bytes;
+}
+
+function writeOverwrites(bytes: Buffer, overwrites: readonly Overwrite[], start: number): void {
+  let at = writeVarint(bytes, overwrites.length, start);
+  let before = 0;
+  for (const { place, version } of overwrites) {
+    at = writeVarint(bytes, place - before, at);
+    at = bytes.writeBigUInt64LE(version, at);
+    before = place;
+  }
+}
+
+/** Views of `bytes`. @throws FormatFault */
+export function decodeSealedSeries(bytes: Buffer): SealedSeries {
+  const cursor = new ByteCursor(bytes);
+  const flags = cursor.uint8();
+  if (flags > (SHARED_TIMES | OVERWRITES)) throw new FormatFault(0, `its flags ${flags} are unknown`);
+  const timesHead = cursor.varint();
+  const shared = (flags & SHARED_TIMES) !== 0;
+  const times = shared ? undefined : cursor.bytes(timesHead);
+  const timesNumber = shared ? timesHead : undefined;
+  if ((flags & OVERWRITES) === 0) {
+    return { timesNumber, times, values: bytes.subarray(cursor.at), overwrites: NO_OVERWRITES };
+  }
+  const values = cursor.bytes(cursor.varint());
+  const count = cursor.varint();
+  const overwrites: Overwrite[] = [];
+  let place = 0;
+  for (let i = 0; i < count; i++) {
+    const step = cursor.varint();
+    if (i > 0 && step === 0) throw new FormatFault(cursor.at, 'a place is overwritten twice');
+    place += step;
+    overwrites.push({ place, version: BigInt.asUintN(64, cursor.int64()) });
+  }
+  if (!cursor.atEnd) throw new FormatFault(cursor.at, 'there is more than its lengths say');
+  return { timesNumber, times, values, overwrites };
+}
+
+/**
+ * Encodes and decodes columns in a region of the kernel's memory, which grows with the longest of them. What it
+ * returns are views, valid until the next call or until anything else changes the kernel's memory: copy, or use at
+ * once.
+ */
+export class ColumnCodec {
+  readonly #kernel: Kernel;
+  #capacity = 0;
+  #places = { times: 0, values: 0, encoded: 0, scratch: 0, encodedBytes: 0 };
+
+  constructor(kernel: Kernel) {
+    this.#kernel = kernel;
+  }
+
+  encodeTimes(times: BigInt64Array): Uint8Array {
+    const { calls } = this.#kernel;
+    this.#reserve(times.length);
+    const { times: from, encoded, scratch } = this.#places;
+    this.#kernel.bytes.set(bytesOf(times), from);
+    const sizeBytes = checked(calls.encodeTimes(from, times.length, encoded, scratch));
+    return this.#kernel.bytes.subarray(encoded, encoded + sizeBytes);
+  }
+
+  encodeValues(bits: BigUint64Array): Uint8Array {
+    const { calls } = this.#kernel;
+    this.#reserve(bits.length);
+    const { values: from, encoded, scratch } = this.#places;
+    this.#kernel.bytes.set(bytesOf(bits), from);
+    const sizeBytes = checked(calls.encodeValues(from, bits.length, encoded, scratch));
+    return this.#kernel.bytes.subarray(encoded, encoded + sizeBytes);
+  }
+
+  /** @throws FormatFault */
+  decodeTimes(encoded: Uint8Array): BigInt64Array {
+    const { calls } = this.#kernel;
+    this.#take(encoded);
+    const count = this.#fault(() => calls.countTimes(this.#places.encoded, encoded.length));
+    if (count > MAX_SAMPLES) throw new FormatFault(0, `it claims to have ${count} samples`);
+    if (this.#reserve(count)) this.#take(encoded);
+    const { times, encoded: from } = this.#places;
+    this.#fault(() => calls.decodeTimes(from, encoded.length, times, count));
+    return new BigInt64Array(this.#kernel.bytes.buffer, times, count);
+  }
+
+  /** @throws FormatFault */
+  decodeValues(encoded: Uint8Array, count: number): BigUint64Array {
+    const { calls } = this.#kernel;
+    this.#reserve(count);
+    this.#take(encoded);
+    const { values, encoded: from } = this.#places;
+    this.#fault(() => calls.decodeValues(from, encoded.length, count, values));
+    return new BigUint64Array(this.#kernel.bytes.buffer, values, count);
+  }
+
+  #take(encoded: Uint8Array): void {
+    if (encoded.length + MARGIN_BYTES > this.#places.encodedBytes) {
+      // As large as the column of so many samples that would need it.
+      let count = Math.max(1024, this.#capacity);
+      while (this.#kernel.calls.maxValueColumnBytes(count) < encoded.length + MARGIN_BYTES) count *= 2;
+      if (count > MAX_SAMPLES) throw new FormatFault(0, `${encoded.length} bytes are no column`);
+      this.#reserve(count);
+    }
+    this.#kernel.bytes.set(encoded, this.#places.encoded);
+  }
+
+  #fault(call: () => number): number {
+    try {
+      return checked(call());
+    } catch (error) {
+      if (error instanceof KernelFault) throw new FormatFault(0, error.message);
+      throw error;
+    }
+  }
+
+  /** True when the places have moved. */
+  #reserve(count: number): boolean {
+    if (count <= this.#capacity) return false;
+    const { calls } = this.#kernel;
+    let capacity = Math.max(1024, this.#capacity);
+    while (capacity < count) capacity *= 2;
+    const columnBytes = capacity * 8 + MARGIN_BYTES;
+    const encodedBytes =
+      Math.max(calls.maxValueColumnBytes(capacity), calls.maxTimeColumnBytes(capacity)) + MARGIN_BYTES;
+    const scratchBytes =
+      Math.max(calls.valueScratchBytes(capacity), calls.timeScratchBytes(capacity)) + MARGIN_BYTES;
+    const allocate = (sizeBytes: number): Address => this.#kernel.allocate(sizeBytes);
+    this.#places = {
+      times: allocate(columnBytes),
+      values: allocate(columnBytes),
+      encoded: allocate(encodedBytes),
+      scratch: allocate(scratchBytes),
+      encodedBytes,
+    };
+    this.#capacity = capacity;
+    return true;
+  }
+}
+
+function bytesOf(column: BigInt64Array | BigUint64Array): Uint8Array {
+  return new Uint8Array(column.buffer, column.byteOffset, column.byteLength);
+}
