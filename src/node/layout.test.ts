@@ -5,7 +5,7 @@ import { nextLayout, type SystemLayout, type WantedLayout } from './layout.ts';
 import { chooseFreePorts, isFree } from './ports.ts';
 
 const want = (wanted: Partial<WantedLayout> = {}): WantedLayout => ({
-  access: 1,
+  access: undefined,
   data: undefined,
   portBase: undefined,
   postgres: undefined,
@@ -55,6 +55,18 @@ describe('the layout of a system', () => {
     }
   });
 
+  test('is a group of access nodes, each with ports for its proxies', async () => {
+    const made = await layout({ access: 3, data: 1, portBase: 7000 });
+    expect(names(made)).toBe('an1 an2 an3 dn1');
+    const proxies = made.nodes.flatMap(({ proxies: p }) => (p ? [p.write, p.read, p.pooler] : []));
+    expect(new Set([...ports(made), ...proxies]).size).toBe(22);
+    expect(await layout({}, made)).toEqual(made);
+    const grown = await layout({ access: 4, data: 2 }, made);
+    expect(names(grown)).toBe('an1 an2 an3 dn1 an4 dn2');
+    expect(grown.nodes.slice(0, 4)).toEqual(made.nodes);
+    expect(grown.nodes[4]?.proxies).toEqual({ write: 7025, read: 7026, pooler: 7027 });
+  });
+
   test.each<[string, Partial<WantedLayout>, Partial<WantedLayout>, RegExp, RegExp]>([
     ['fewer data nodes', {}, { data: 2 }, /has 3 data nodes, more than --data 2/, /delete_data_node/],
     [
@@ -66,7 +78,9 @@ describe('the layout of a system', () => {
     ],
     ['ports of its own choice', {}, { portBase: 8000 }, /freely chosen ports/, /Leave/],
     ['another PostgreSQL', {}, { postgres: 'system' }, /another PostgreSQL/, /--postgres embedded/],
-    ['more access nodes', {}, { access: 3 }, /--access 3 is not possible yet/, /cluster/],
+    ['a group of two', {}, { access: 2 }, /--access 2 is too few/, /3 and more/],
+    ['a group later', { access: 1 }, { access: 3 }, /one access node/, /another folder/],
+    ['fewer access nodes', { access: 3 }, { access: 1 }, /more than --access 1/, /cluster leave/],
     ['ports beyond the last', { portBase: 65_000, data: 250 }, {}, /not enough ports/, /smaller/],
   ])('cannot be changed to %s', async (_, first, second, message, hint) => {
     const error: unknown = await layout(first)

@@ -29,12 +29,22 @@ export interface NodeLayout {
   readonly httpPort: number;
   /** Where an access node's SQL functions reach its daemon; reserved on data nodes. */
   readonly rpcPort: number;
+  /** Of an access node that is a member of a group. */
+  readonly proxies?: ProxyPorts;
   /** It has been added as a data node once. Whoever deletes it after that does not get it back by a restart. */
   readonly added?: boolean;
 }
 
+/** Where clients reach a group through this node: HAProxy's two ways in, and PgBouncer behind them. */
+export interface ProxyPorts {
+  readonly write: number;
+  readonly read: number;
+  readonly pooler: number;
+}
+
 export interface WantedLayout {
-  readonly access: number;
+  /** Undefined: as many as there are, or the default. */
+  readonly access: number | undefined;
   /** Undefined: as many as there are, or three. */
   readonly data: number | undefined;
   readonly portBase: number | undefined;
@@ -44,8 +54,12 @@ export interface WantedLayout {
 /** Gives `count` ports that nobody listens on, none of them in `taken`. */
 export type ChoosePorts = (count: number, taken: readonly number[]) => Promise<number[]>;
 
+const DEFAULT_ACCESS_NODES = 1;
 const DEFAULT_DATA_NODES = 3;
+/** A group of fewer could not tell who of two is cut off. */
+const SMALLEST_GROUP = 3;
 const PORTS_PER_NODE = 3;
+const PORTS_OF_PROXIES = 3;
 
 /**
  * The layout to run: the existing one, with the nodes that are wanted in addition.
@@ -58,13 +72,16 @@ export async function nextLayout(
 ): Promise<SystemLayout> {
   refuse(existing, wanted);
   const had = existing?.nodes ?? [];
+  const accessCount = wanted.access ?? (existing ? countOf(had, 'access') : DEFAULT_ACCESS_NODES);
+  const isGroup = accessCount > 1;
   const dataCount = wanted.data ?? (existing ? countOf(had, 'data') : DEFAULT_DATA_NODES);
   const missing = [
-    ...names('an', countOf(had, 'access'), wanted.access).map((name) => ({ name, kind: 'access' as const })),
+    ...names('an', countOf(had, 'access'), accessCount).map((name) => ({ name, kind: 'access' as const })),
     ...names('dn', countOf(had, 'data'), dataCount).map((name) => ({ name, kind: 'data' as const })),
   ];
   const portBase = existing?.portBase ?? wanted.portBase;
-  const wantedCount = missing.length * PORTS_PER_NODE + (existing ? 0 : 1);
+  const grouped = isGroup ? missing.filter(({ kind }) => kind === 'access').length : 0;
+  const wantedCount = missing.length * PORTS_PER_NODE + grouped * PORTS_OF_PROXIES + (existing ? 0 : 1);
   const taken = existing ? [existing.coordinatorPort, ...had.flatMap(portsOf)] : [];
   const ports =
     portBase === undefined
@@ -86,22 +103,42 @@ export async function nextLayout(
     coordinatorPort: existing?.coordinatorPort ?? next(),
     nodes: [
       ...had,
-      ...missing.map((node) => ({ ...node, pgPort: next(), httpPort: next(), rpcPort: next() })),
+      ...missing.map((node) => ({
+        ...node,
+        pgPort: next(),
+        httpPort: next(),
+        rpcPort: next(),
+        ...(isGroup && node.kind === 'access'
+          ? { proxies: { write: next(), read: next(), pooler: next() } }
+          : {}),
+      })),
     ],
   };
 }
 
 function refuse(existing: SystemLayout | undefined, wanted: WantedLayout): void {
-  if (wanted.access > 1) {
-    throw new VarveError(
-      'INVALID_ARGUMENT',
-      `--access ${wanted.access} is not possible yet: there can be one access node`,
-      {
-        hint: 'Leave --access out. Groups of access nodes come with the cluster layer.',
-      },
-    );
+  const { access } = wanted;
+  if (access !== undefined && access > 1 && access < SMALLEST_GROUP) {
+    throw new VarveError('INVALID_ARGUMENT', `--access ${access} is too few for a group`, {
+      hint: `Take 1, which stands alone, or ${SMALLEST_GROUP} and more: when one of two is silent, the other cannot know which of them is cut off.`,
+    });
   }
   if (!existing) return;
+  const accessCount = countOf(existing.nodes, 'access');
+  if (access !== undefined && access < accessCount) {
+    throw new VarveError(
+      'INVALID_ARGUMENT',
+      `this folder has ${accessCount} access nodes, more than --access ${access}`,
+      { hint: 'A member is taken out of its group with varve cluster leave.' },
+    );
+  }
+  if (access !== undefined && access > accessCount && accessCount === 1) {
+    throw new VarveError(
+      'INVALID_ARGUMENT',
+      'this folder was made with one access node, which is in no group',
+      { hint: 'Start a group in another folder, and bring the data over.' },
+    );
+  }
   const dataCount = countOf(existing.nodes, 'data');
   if (wanted.data !== undefined && wanted.data < dataCount) {
     throw new VarveError(
@@ -141,6 +178,6 @@ function names(prefix: string, have: number, want: number): string[] {
   return Array.from({ length: Math.max(0, want - have) }, (_, i) => `${prefix}${have + i + 1}`);
 }
 
-function portsOf(node: NodeLayout): number[] {
-  return [node.pgPort, node.httpPort, node.rpcPort];
+function portsOf({ pgPort, httpPort, rpcPort, proxies }: NodeLayout): number[] {
+  return [pgPort, httpPort, rpcPort, ...(proxies ? [proxies.write, proxies.read, proxies.pooler] : [])];
 }
