@@ -254,6 +254,12 @@ export const ERROR_CODES = {
     manual:
       'A node did not become ready. The detail has its last error and where its log is. What has been done is kept: the next start carries on.',
   },
+  GROUP_FOREIGN: {
+    sqlstate: '55000',
+    http: 409,
+    manual:
+      'A database belongs to another group, or to another member of this one. Nothing was changed. The message names both: look whether this is the right server. A server that is to change its group has to leave the former one first.',
+  },
   NOT_FOUND: {
     sqlstate: '22023',
     http: 404,
