@@ -44,8 +44,7 @@ export const GROUP_OPTIONS = {
   }),
   groupPasswordFile: option(path, {
     commands: ['node'],
-    defaultText: 'made in the folder of the node',
-    help: 'File, mode 0600, with the secret from which the members know each other: the password of the roles that replicate.',
+    help: 'File, mode 0600, with the secret by which the members of a group know each other: one long random text, the same for all.',
   }),
   writePort: option(port, {
     commands: ['node'],

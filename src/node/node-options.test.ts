@@ -41,6 +41,31 @@ describe('a node’s settings', () => {
     expect(() => options(values)).toThrow(message);
   });
 
+  const member = { cluster: 'main', coordinator: 'http://c:1', groupPasswordFile: '/secret' };
+
+  it('of a member of a group are complete with defaults', () => {
+    expect(options({}).group).toBeUndefined();
+    expect(options(member).group).toMatchObject({
+      cluster: 'main',
+      kind: 'manager',
+      size: 3,
+      durability: 'safety',
+      host: '127.0.0.1',
+      backupFolder: '/srv/an1/backups',
+    });
+    expect(options({ ...member, clusterKind: 'service' }).group).toMatchObject({ size: 2 });
+  });
+
+  it.each([
+    ['of a data node', { kind: 'data' }, '"cluster" is for access nodes'],
+    ['without a coordinator', { coordinator: undefined }, 'needs a "coordinator"'],
+    ['of two managers', { clusterSize: 2 }, 'has 3 members or more'],
+    ['without a common secret', { groupPasswordFile: undefined }, 'needs a "groupPasswordFile"'],
+    ['with half an HAProxy', { writePort: 5000 }, '"writePort" and "readPort"'],
+  ])('of a member %s are refused', (_what, values, message) => {
+    expect(() => options({ ...member, ...values })).toThrow(message);
+  });
+
   it('take calls from other machines with a certificate', () => {
     const { dataNodes } = options({ rpcHost: '0.0.0.0', rpcCertFile: '/c', rpcKeyFile: '/k' });
     expect(dataNodes.rpcFiles).toEqual({ certFile: '/c', keyFile: '/k' });

@@ -5,6 +5,7 @@ import type { CredentialOptions } from '../data-node/credentials.ts';
 import type { VersionPolicy } from '../data-node/version-rule.ts';
 import type { CoordinatorOptions } from '../coordination/open-coordinator.ts';
 import { coordinatorOptions } from './coordinator-options.ts';
+import { groupSettings, type GroupSettings } from './group-settings.ts';
 import type { NodeKind } from './layout.ts';
 
 /** Settings of one node, complete. */
@@ -20,6 +21,8 @@ export interface NodeOptions {
   readonly caFolder: string | undefined;
   readonly coordinator: CoordinatorOptions | undefined;
   readonly dataNodes: DataNodeSettings;
+  /** Undefined for a node that stands alone. */
+  readonly group: GroupSettings | undefined;
   readonly startTimeoutMs: number;
   readonly stopTimeoutMs: number;
 }
@@ -73,6 +76,7 @@ export function nodeOptions(given: Options<'node'>): NodeOptions {
     caFolder: given.caFolder,
     coordinator: coordinatorOptions(given),
     dataNodes: dataNodesOf(given),
+    group: groupSettings(given),
     startTimeoutMs: given.startTimeout,
     stopTimeoutMs: given.stopTimeout,
   };
