@@ -1,6 +1,6 @@
 import { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Client, DatabaseError } from 'pg';
+import { Client, DatabaseError, type Submittable } from 'pg';
 import { messageOf, VarveError } from '../core/errors.ts';
 import { sendCancelRequest, type BackendKey } from './cancel-request.ts';
 import { connectError, connectTimeout, passwordMissing } from './connect-error.ts';
@@ -190,6 +190,28 @@ export class Connection implements AsyncDisposable {
       rowCount: rowCount ?? 0,
       command: command ?? '',
     }));
+  }
+
+  /**
+   * Sends a query that streams, in its turn, and keeps the session for it until `work` settles. For
+   * `copyOut` and `copyIn`.
+   */
+  async streaming<T>(query: Submittable, work: () => Promise<T>, options: QueryOptions = {}): Promise<T> {
+    const result = this.#tail.then(() => {
+      this.#signal?.throwIfAborted();
+      options.signal?.throwIfAborted();
+      const start = (): Promise<T> => {
+        this.#client.query(query);
+        return work();
+      };
+      return this.#interruptible<{ value: T }>(async () => ({ value: await start() }), {
+        ...options,
+        interruptible: true,
+      });
+    });
+    this.#tail = result.catch(() => {});
+    const [only] = await result;
+    return (only as { value: T }).value;
   }
 
   /** The single row of a query; anything else is a bug of the query. */

@@ -1,5 +1,5 @@
 import { VarveError } from '../../core/errors.ts';
-import type { Connection, Endpoint } from '../../postgres/connection.ts';
+import { PLAIN_SESSION, type Connection, type Endpoint } from '../../postgres/connection.ts';
 import { Pool } from '../../postgres/pool.ts';
 
 /**
@@ -20,6 +20,17 @@ export interface ControlDatabaseOptions {
   readonly master: () => Endpoint | undefined;
   readonly connectTimeoutMs?: number;
 }
+
+/**
+ * Leases and histories wait for no other member: what of them is lost with a server is done again. What must not
+ * be lost waits for the others itself. Statements that failed are not logged: sealed secrets stand in some.
+ */
+const SESSION: Readonly<Record<string, string>> = {
+  ...PLAIN_SESSION,
+  synchronous_commit: 'local',
+  default_transaction_read_only: 'off',
+  log_min_error_statement: 'panic',
+};
 
 /** Keeps connections to the write master, and new ones when it is another. */
 export class MasterControlDatabase implements ControlDatabase, AsyncDisposable {
@@ -60,8 +71,7 @@ export class MasterControlDatabase implements ControlDatabase, AsyncDisposable {
         connect: {
           connectTimeoutMs: this.#options.connectTimeoutMs ?? 5_000,
           applicationName: 'varve group work',
-          // A session that reads and writes here does so as a daemon, not as a client of a read-only member.
-          settings: { default_transaction_read_only: 'off' },
+          settings: SESSION,
         },
         maxCount: 8,
         idleTimeoutMs: 30_000,
