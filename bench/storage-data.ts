@@ -39,14 +39,24 @@ export function hostOf(series: number): number {
   return Math.floor(series / SERIES_PER_HOST);
 }
 
+/** A smaller data set of the same kind, for trying out: fewer series, or for B, which has few, fewer samples. */
+export function scaled(set: DataSet, scale: number): DataSet {
+  if (scale === 1) return set;
+  if (set.name === 'B') {
+    return { ...set, samplesPerSeries: Math.max(1, Math.round(set.samplesPerSeries * scale)) };
+  }
+  const hosts = Math.max(1, Math.round((set.series * scale) / SERIES_PER_HOST));
+  return { ...set, series: hosts * SERIES_PER_HOST };
+}
+
 /** Milliseconds since the Unix epoch, the same for all series of a host. */
-export function timesOf(set: DataSet, series: number): Float64Array {
+export function timesOf(set: DataSet, series: number, startMs = START_MS): Float64Array {
   const host = hostOf(series);
   const random = randomOf(host * 7919 + 17);
   const offset = Math.floor(random() * STEP_MS);
   const jitters = host % 16 === 5;
   return Float64Array.from({ length: set.samplesPerSeries }, (_, i) => {
-    return START_MS + offset + i * STEP_MS + (jitters ? Math.floor(random() * 11) - 5 : 0);
+    return startMs + offset + i * STEP_MS + (jitters ? Math.floor(random() * 11) - 5 : 0);
   });
 }
 
