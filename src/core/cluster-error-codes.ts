@@ -21,6 +21,48 @@ export const CLUSTER_ERROR_CODES = {
     manual:
       'A PostgreSQL server allows too few replication slots, WAL senders, workers or origins for its part in a group, or its wal_level is not logical. PostgreSQL itself would only write a warning into its log and replicate nothing. The detail has each setting with what it is and what it must be. Nothing was created. Set them and restart that server.',
   },
+  GROUP_FORGOTTEN: {
+    sqlstate: '55000',
+    http: 503,
+    manual:
+      'The coordinator knows nothing of a group of which this server’s databases are a part: it came back without its data, or it is another one than before. No second group is made. Bring the coordinator’s data back or correct its URL; when they are lost for good, have the group recorded anew from a member that has everything (`varve cluster recover`).',
+  },
+  GROUP_NAME_TAKEN: {
+    sqlstate: '42710',
+    http: 409,
+    manual:
+      'Another node is a member under this name, or a copied folder is started as another node. Nothing was changed. Give this node a name and a folder of its own; or, when the other is gone for good, have it leave (`varve cluster leave NODE`) or be replaced (`varve cluster replace OLD NEW`).',
+  },
+  GROUP_SHAPE: {
+    sqlstate: 'F0000',
+    http: 409,
+    manual:
+      'This node is configured for another kind of group, or another access database, than the group was made with; the detail has both. Nothing was changed. Correct the node’s configuration.',
+  },
+  GROUP_CLOCKS_APART: {
+    sqlstate: '55000',
+    http: 409,
+    manual:
+      'The clock of this machine differs from that of a server of the group by more than is allowed. Leases, schedules and the order of changes need clocks that agree. Nothing was changed. Have both synchronised (NTP), then start the node again.',
+  },
+  GROUP_NOT_EMPTY: {
+    sqlstate: '55000',
+    http: 409,
+    manual:
+      'A database that a joining node would fill with the group’s content has tables of its own; the detail names some. They are not wiped without being asked. Move them elsewhere, or have the node reinitialised (`varve cluster reinit NODE`), which drops them.',
+  },
+  GROUP_MEMBER_AWAY: {
+    sqlstate: '57P03',
+    http: 503,
+    manual:
+      'Members of a group have to be reachable for what was asked, and one is not; the message names it. What had been begun is taken back. Start that member, or have it leave when it is gone for good (`varve cluster leave NODE`), then repeat.',
+  },
+  GROUP_OWNER_LOST: {
+    sqlstate: '55000',
+    http: 409,
+    manual:
+      'This node was creating a group and was silent for so long that another node took over from it: nothing had been committed by then. Start the node again: it becomes an ordinary member.',
+  },
   // src/cluster: proxies
   PROXY_CONFIG: {
     sqlstate: '58000',
@@ -66,6 +108,12 @@ export const CLUSTER_ERROR_CODES = {
       'A sealed password does not open: it was sealed with another key, or its row was changed by hand. Unbind and bind again to get a new one.',
   },
   // src/cluster/master
+  GAP_NOT_COVERED: {
+    sqlstate: '55000',
+    http: 409,
+    manual:
+      'A member lacks changes of a former write master that the member it asked does not keep any more, or never had. Nothing was applied from there. Others are asked; when nobody has them the member is told to join anew (`varve cluster reinit`), because going on would leave it different from the others for ever.',
+  },
   GAP_UNREADABLE: {
     sqlstate: 'XX001',
     http: 500,

@@ -7,7 +7,6 @@ import type { Connection } from '../../postgres/connection.ts';
 import { edgeNames } from './edge.ts';
 import { checkLimits } from './limits.ts';
 import { allLinks, edgeOf, Mesh, type Link } from './mesh.ts';
-import { ensurePublication, replicatedSchemas } from './publication.ts';
 import { readSlots } from './slots.ts';
 import { advanceOrigin, createSubscription, originProgress, readSubscription } from './subscription.ts';
 
@@ -26,7 +25,8 @@ const GROUP_SQL = `
   create schema varve_group;
   create table varve_group.ddl_queue (id bigint primary key);
   create table varve_group.barrier (token uuid primary key, node text not null, at timestamptz not null default now());
-  create table public.t (id int primary key, v text);`;
+  create table public.t (id int primary key, v text);
+  create publication varve for table varve_group.ddl_queue, varve_group.barrier, public.t;`;
 
 async function prepared(database: string): Promise<Link[]> {
   await group.makeDatabases(database);
@@ -34,7 +34,6 @@ async function prepared(database: string): Promise<Link[]> {
     group.addresses.map((server) =>
       group.servers.withConnection(server, database, async (connection) => {
         await connection.query(GROUP_SQL);
-        await ensurePublication(connection, await replicatedSchemas(connection));
       }),
     ),
   );

@@ -1,0 +1,59 @@
+import type { Clock } from '../../core/clock.ts';
+import { VarveError } from '../../core/errors.ts';
+import type { StepWork } from '../../run/step.ts';
+
+export interface Wait {
+  /** In the sentence "… was waited for". */
+  readonly what: string;
+  readonly timeoutMs: number;
+  readonly hint?: string;
+}
+
+/** What a look at the thing says: it is as it should be, or for whom it waits. */
+export type Look = { readonly met: true } | { readonly met: false; readonly waitingFor: string };
+
+export const met: Look = { met: true };
+export const waitsFor = (waitingFor: string): Look => ({ met: false, waitingFor });
+
+const FIRST_MS = 10;
+const LAST_MS = 250;
+
+/**
+ * Looks again and again, first often, until it is as it should be; reports for whom it waits and until when.
+ * @throws DEADLINE_EXCEEDED naming for whom it waited to the end
+ */
+export async function waitUntil(
+  clock: Clock,
+  work: StepWork,
+  wait: Wait,
+  look: () => Promise<Look>,
+): Promise<void> {
+  const beganMs = clock.monotonicMs();
+  let pauseMs = FIRST_MS;
+  let told = '';
+  let toldMs = 0;
+  for (;;) {
+    work.signal.throwIfAborted();
+    const seen = await look();
+    if (seen.met) return;
+    const nowMs = clock.monotonicMs();
+    const passedMs = nowMs - beganMs;
+    if (passedMs >= wait.timeoutMs) throw tooLate(wait, seen.waitingFor);
+    // At once when it changes, else once a second: it is shown to people.
+    if (told !== seen.waitingFor || nowMs - toldMs >= 1000) {
+      told = seen.waitingFor;
+      toldMs = nowMs;
+      const seconds = `${Math.floor(passedMs / 1000)} s of ${Math.round(wait.timeoutMs / 1000)}`;
+      work.report({ waitingFor: `${seen.waitingFor} (${seconds})` });
+    }
+    await clock.sleep(Math.min(pauseMs, wait.timeoutMs - passedMs), work.signal);
+    pauseMs = Math.min(LAST_MS, pauseMs * 1.5);
+  }
+}
+
+function tooLate(wait: Wait, waitingFor: string): VarveError {
+  return new VarveError('DEADLINE_EXCEEDED', `${wait.what} was waited for longer than ${wait.timeoutMs} ms`, {
+    detail: `Missing: ${waitingFor}.`,
+    hint: wait.hint ?? 'Start what is missing, then start this node again: it carries on where it was.',
+  });
+}
