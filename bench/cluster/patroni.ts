@@ -1,0 +1,185 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { chmodSync, chownSync, closeSync, mkdirSync, openSync } from 'node:fs';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { chooseFreePorts } from '../../src/node/ports.ts';
+import type { Endpoint } from '../../src/postgres/connection.ts';
+import { resolveRunAs, type RunAs } from '../../src/postgres/run-as.ts';
+
+/** Patroni of Debian 12 with its PostgreSQL 15, three nodes on this machine. */
+export const PATRONI_PROGRAM = '/usr/bin/patroni';
+const POSTGRES_BIN = '/usr/lib/postgresql/15/bin';
+const PASSWORD = 'bench';
+
+export interface PatroniTimes {
+  readonly ttlS: number;
+  readonly loopWaitS: number;
+  readonly retryTimeoutS: number;
+}
+
+export interface PatroniNode {
+  readonly name: string;
+  readonly pgPort: number;
+  readonly restPort: number;
+  readonly dataDir: string;
+  process: ChildProcess | undefined;
+}
+
+interface ClusterMember {
+  readonly name: string;
+  readonly role: string;
+  readonly state: string;
+  readonly port: number;
+}
+
+export class PatroniCluster implements AsyncDisposable {
+  readonly nodes: readonly PatroniNode[];
+  readonly #folder: string;
+  readonly #runAs: RunAs | undefined;
+
+  private constructor(folder: string, nodes: readonly PatroniNode[], runAs: RunAs | undefined) {
+    this.#folder = folder;
+    this.nodes = nodes;
+    this.#runAs = runAs;
+  }
+
+  /** Nothing runs yet: `start` begins the clock. */
+  static async prepare(etcdPort: number, scope: string, times: PatroniTimes): Promise<PatroniCluster> {
+    const folder = await mkdtemp(join(tmpdir(), 'varve-bench-patroni-'));
+    const runAs = await resolveRunAs();
+    chmodSync(folder, 0o711);
+    const ports = await chooseFreePorts(6, []);
+    const nodes = [0, 1, 2].map((index) => ({
+      name: `p${index + 1}`,
+      pgPort: ports[index * 2] ?? 0,
+      restPort: ports[index * 2 + 1] ?? 0,
+      dataDir: join(folder, `p${index + 1}`, 'data'),
+      process: undefined,
+    }));
+    const cluster = new PatroniCluster(folder, nodes, runAs);
+    for (const node of nodes) {
+      const own = join(folder, node.name);
+      mkdirSync(own, { mode: 0o700 });
+      await writeFile(join(own, 'patroni.json'), JSON.stringify(config(node, { scope, etcdPort, times })));
+      if (runAs) for (const path of [own, join(own, 'patroni.json')]) chownSync(path, runAs.uid, runAs.gid);
+    }
+    return cluster;
+  }
+
+  start(node: PatroniNode): void {
+    const log = openSync(join(this.#folder, `${node.name}.log`), 'a');
+    const own = join(this.#folder, node.name);
+    node.process = spawn(PATRONI_PROGRAM, [join(own, 'patroni.json')], {
+      stdio: ['ignore', log, log],
+      cwd: own,
+      detached: true,
+      ...(this.#runAs ? { uid: this.#runAs.uid, gid: this.#runAs.gid } : {}),
+    });
+    closeSync(log);
+  }
+
+  /** One node answers for all. */
+  async members(): Promise<readonly ClusterMember[]> {
+    for (const { restPort } of this.nodes) {
+      const answer = await fetch(`http://127.0.0.1:${restPort}/cluster`, {
+        signal: AbortSignal.timeout(1000),
+      })
+        .then(async (response) => (await response.json()) as { members: ClusterMember[] })
+        .catch(() => undefined);
+      if (answer) return answer.members;
+    }
+    return [];
+  }
+
+  async isWhole(): Promise<boolean> {
+    const members = await this.members();
+    const streaming = members.filter(
+      ({ role, state }) =>
+        (role !== 'leader' && state === 'streaming') || (role !== 'leader' && state === 'running'),
+    );
+    return members.some(({ role }) => role === 'leader') && streaming.length === this.nodes.length - 1;
+  }
+
+  async primary(): Promise<PatroniNode | undefined> {
+    const leader = (await this.members()).find(({ role, state }) => role === 'leader' && state === 'running');
+    return this.nodes.find(({ name }) => name === leader?.name);
+  }
+
+  endpoint(node: PatroniNode, database = 'postgres'): Endpoint {
+    return { host: '127.0.0.1', port: node.pgPort, database, user: 'postgres', password: PASSWORD };
+  }
+
+  /** Patroni and its PostgreSQL at once, as when a machine fails. */
+  async kill(node: PatroniNode): Promise<void> {
+    node.process?.kill('SIGKILL');
+    const pid = Number(
+      (await readFile(join(node.dataDir, 'postmaster.pid'), 'utf8').catch(() => '')).split('\n')[0],
+    );
+    if (pid > 1) killTree(pid);
+  }
+
+  async switchover(): Promise<void> {
+    const from = await this.primary();
+    const response = await fetch(`http://127.0.0.1:${from?.restPort ?? 0}/switchover`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ leader: from?.name }),
+    });
+    if (!response.ok) throw new Error(`switch-over was refused: ${await response.text()}`);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all(this.nodes.map((node) => this.kill(node)));
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    await rm(this.#folder, { recursive: true, force: true, maxRetries: 5 });
+  }
+}
+
+/** The postmaster first: its children end with it. */
+function killTree(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch {
+    // It is gone.
+  }
+}
+
+function config(
+  node: PatroniNode,
+  { scope, etcdPort, times }: { scope: string; etcdPort: number; times: PatroniTimes },
+): object {
+  return {
+    scope,
+    name: node.name,
+    restapi: { listen: `127.0.0.1:${node.restPort}`, connect_address: `127.0.0.1:${node.restPort}` },
+    etcd3: { host: `127.0.0.1:${etcdPort}` },
+    bootstrap: {
+      dcs: {
+        ttl: times.ttlS,
+        loop_wait: times.loopWaitS,
+        retry_timeout: times.retryTimeoutS,
+        synchronous_mode: true,
+        postgresql: { use_pg_rewind: true, parameters: { wal_log_hints: 'on' } },
+      },
+      initdb: [{ encoding: 'UTF8' }],
+      pg_hba: [
+        'host replication replicator 127.0.0.1/32 scram-sha-256',
+        'host all all 127.0.0.1/32 scram-sha-256',
+      ],
+    },
+    postgresql: {
+      listen: `127.0.0.1:${node.pgPort}`,
+      connect_address: `127.0.0.1:${node.pgPort}`,
+      data_dir: node.dataDir,
+      pgpass: join(node.dataDir, '..', 'pgpass'),
+      bin_dir: POSTGRES_BIN,
+      authentication: {
+        superuser: { username: 'postgres', password: PASSWORD },
+        replication: { username: 'replicator', password: PASSWORD },
+        rewind: { username: 'rewinder', password: PASSWORD },
+      },
+      parameters: { unix_socket_directories: '', password_encryption: 'scram-sha-256', max_connections: 100 },
+    },
+  };
+}
