@@ -73,7 +73,7 @@ begin
       comment_depth := 1;
       continue;
     elsif token = ';' and depth <= 0 and block_depth = 0 then
-      statement := btrim(array_to_string(parts, ''), E' \n\t\r\f\v');
+      statement := btrim(array_to_string(parts, ''), E' \n\t\r\f\x0b');
       if statement <> '' then
         number := number + 1;
         return next;

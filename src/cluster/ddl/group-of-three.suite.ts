@@ -1,4 +1,6 @@
 import { randomUUID } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { Connection } from '../../postgres/connection.ts';
 import { quoteLiteral } from '../../postgres/sql.ts';
 import { connect, startTestServer, type TestServer } from '../../../test/database.ts';
@@ -69,10 +71,10 @@ export async function testGroup(major: number, nodes: readonly string[]): Promis
         token,
         master?.node,
       ]);
-      for (const { connection, node } of members) {
+      for (const { connection, node, test } of members) {
         for (let i = 0; ; i += 1) {
           if (await connection.maybeOne('select 1 from varve_group.barrier where token = $1', [token])) break;
-          if (i > 1500) throw new Error(`${node} does not catch up`);
+          if (i > 1500) throw new Error(`${node} does not catch up: ${await lastErrors(test)}`);
           await new Promise((resolve) => setTimeout(resolve, 10));
         }
       }
@@ -109,4 +111,9 @@ export async function testEdge(
     `create subscription varve_${from.node}_${DATABASE} connection ${quoteLiteral(conninfo)} publication varve
      with (copy_data = ${copyData}, origin = none, run_as_owner = true, streaming = on, slot_name = ${slot})`,
   );
+}
+
+async function lastErrors({ folder }: TestServer): Promise<string> {
+  const log = await readFile(join(folder, 'postgres.log'), 'utf8');
+  return log.split('\n').slice(-20).join('\n');
 }
