@@ -8,6 +8,7 @@ import { Connection, type Endpoint } from '../postgres/connection.ts';
 import { endpointFromUrl } from '../postgres/existing-server.ts';
 import { ServerContext, serverSteps } from '../postgres/server.ts';
 import { quoteIdent } from '../postgres/sql.ts';
+import { isRemote, memberHba, memberSettings } from './group-server.ts';
 import { done, todo, type Step } from '../run/step.ts';
 import { NodeCertificates } from './certificates.ts';
 import { createExtensions, missingExtensions } from './extension-setup.ts';
@@ -51,7 +52,7 @@ function ownServerContext(
   options: NodeOptions & { readonly postgres: OwnPostgres },
   certificates: NodeCertificates | undefined,
 ): ServerContext {
-  const { postgres, name, kind, startTimeoutMs, stopTimeoutMs } = options;
+  const { postgres, name, kind, group, startTimeoutMs, stopTimeoutMs } = options;
   return new ServerContext(
     { clock },
     {
@@ -60,7 +61,7 @@ function ownServerContext(
       binaries: { kind: postgres.programs },
       superuser: SUPERUSER,
       extensionFolders: [extensionFolder(options)],
-      settings: {
+      settings: (major) => ({
         cluster_name: name,
         // Replicas between data nodes and transactions over several of them need these, and a change of
         // either would need a restart.
@@ -70,8 +71,10 @@ function ownServerContext(
         max_locks_per_transaction: '256',
         // Grouped figures are made where the rows are.
         ...(kind === 'access' ? { enable_partitionwise_aggregate: 'on' } : {}),
-      },
-      hba: kind === 'data' && certificates ? DATA_NODE_HBA : undefined,
+        ...(group ? memberSettings(major, group) : {}),
+      }),
+      hba: kind === 'data' && certificates ? DATA_NODE_HBA : group && memberHba(group),
+      listenAddresses: group && isRemote(group.host) ? [group.host] : undefined,
       tls: kind === 'data' ? certificates?.server : undefined,
       // A data node may be another database of the access node's own server.
       socketPeers: kind === 'access',

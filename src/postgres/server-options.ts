@@ -1,6 +1,8 @@
 import type { FindBinariesOptions } from './binaries.ts';
 import type { InitDatabaseOptions } from './init-database.ts';
 
+export type ServerSettings = Readonly<Record<string, string>>;
+
 /** How a server of our own is made and run. Everything but `folder` and `port` may be left out. */
 export interface ServerOptions extends Partial<
   Pick<InitDatabaseOptions, 'encoding' | 'locale' | 'localeProvider'>
@@ -16,8 +18,8 @@ export interface ServerOptions extends Partial<
   readonly runAs?: string | undefined;
   /** Name of the superuser: `postgres`. */
   readonly superuser?: string | undefined;
-  /** Server settings; they win over ours. */
-  readonly settings?: Readonly<Record<string, string>> | undefined;
+  /** Server settings; they win over ours. What not every version knows depends on the major. */
+  readonly settings?: ServerSettings | ((major: number) => ServerSettings) | undefined;
   /** The lines of pg_hba.conf, after one that lets the superuser in from 127.0.0.1; see `DEFAULT_HBA`. */
   readonly hba?: readonly string[] | undefined;
   /**

@@ -285,7 +285,7 @@ async function wantedConfig(context: ServerContext): Promise<ServerConfig> {
       ...(major >= 18 && extensions.length > 0
         ? { extension_control_path: [...extensions, '$system'].join(':') }
         : {}),
-      ...options.settings,
+      ...(typeof options.settings === 'function' ? options.settings(major) : options.settings),
     },
     // Whatever else is asked for, we get in.
     hba: [
