@@ -1,0 +1,25 @@
+import { installGroupSchema } from '../ddl/install.ts';
+import type { GroupShape } from '../schema/default-rows.ts';
+import { controlSchemaState, installControlSchema } from '../schema/install.ts';
+import { CONTROL_SCHEMA } from '../schema/migrations.ts';
+import type { ControlSchemaPart, GroupSchemaPart } from './group-parts.ts';
+
+/** The queue of DDL as the bootstrap uses it. */
+export const groupSchemaPart: GroupSchemaPart = {
+  install: installGroupSchema,
+  replay: () => Promise.reject(new Error('assertion failed: not here yet')),
+  holdDdl: async (connection) => {
+    await connection.query('select varve_group.hold_ddl()');
+  },
+};
+
+/** The control schema of this program. `keyFingerprint`: of the key that the group's secrets are sealed with. */
+export function controlSchemaPart(shape: GroupShape, keyFingerprint: string): ControlSchemaPart {
+  return {
+    version: `${CONTROL_SCHEMA.version}-${CONTROL_SCHEMA.sha256.slice(0, 12)}`,
+    install: async (connection) => {
+      await installControlSchema(connection, { shape, keyFingerprint });
+    },
+    isComplete: async (connection) => (await controlSchemaState(connection)) !== undefined,
+  };
+}
