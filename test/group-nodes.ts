@@ -11,7 +11,7 @@ import type { Coordinator } from '../src/coordination/coordinator.ts';
 import { EmbeddedCoordinator } from '../src/coordination/embedded-server.ts';
 import { openCoordinator } from '../src/coordination/open-coordinator.ts';
 import { systemClock } from '../src/core/clock.ts';
-import { Connection } from '../src/postgres/connection.ts';
+import type { Connection } from '../src/postgres/connection.ts';
 import { RunEvents } from '../src/run/events.ts';
 import { runSteps } from '../src/run/run.ts';
 import { startGroupServers, type TestGroupServers } from './group-servers.ts';
