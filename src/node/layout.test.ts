@@ -64,6 +64,8 @@ describe('the layout of a system', () => {
     const grown = await layout({ access: 4, data: 2 }, made);
     expect(names(grown)).toBe('an1 an2 an3 dn1 an4 dn2');
     expect(grown.nodes.slice(0, 4)).toEqual(made.nodes);
+    // The fourth joins what three have begun.
+    expect(grown.groupSize).toBe(3);
     expect(grown.nodes[4]?.proxies).toEqual({ write: 7025, read: 7026, pooler: 7027 });
   });
 

@@ -17,6 +17,8 @@ export interface SystemLayout {
   readonly postgres: string;
   readonly portBase?: number | undefined;
   readonly coordinatorPort: number;
+  /** With how many members the group of access nodes begins; undefined where the one access node stands alone. */
+  readonly groupSize?: number | undefined;
   readonly nodes: readonly NodeLayout[];
 }
 
@@ -101,6 +103,7 @@ export async function nextLayout(
     postgres: existing?.postgres ?? wanted.postgres ?? 'embedded',
     ...(portBase === undefined ? {} : { portBase }),
     coordinatorPort: existing?.coordinatorPort ?? next(),
+    ...(isGroup ? { groupSize: existing?.groupSize ?? accessCount } : {}),
     nodes: [
       ...had,
       ...missing.map((node) => ({

@@ -38,6 +38,8 @@ export class SystemFolder {
   readonly passwordFile: string;
   /** The same password in libpq's form, for `PGPASSFILE`. */
   readonly passfile: string;
+  /** The secret that the members of the group of access nodes share. */
+  readonly groupPasswordFile: string;
   readonly caFolder: string;
   readonly coordinatorFolder: string;
 
@@ -45,6 +47,7 @@ export class SystemFolder {
     this.path = path;
     this.passwordFile = join(path, 'varve.password');
     this.passfile = join(path, 'pgpass');
+    this.groupPasswordFile = join(path, 'group.password');
     this.caFolder = join(path, 'ca');
     this.coordinatorFolder = join(path, 'coordinator');
   }
@@ -102,6 +105,12 @@ export class SystemFolder {
     if ((await readText(this.passwordFile)).trim() === '') await this.#makePassword(nodes);
     const key = { host: '127.0.0.1', port: '*', database: '*', user: SUPERUSER } as const;
     await writePassfileEntry(this.passfile, key, await this.password());
+  }
+
+  /** Made once: it is the password of the roles that replicate. */
+  async ensureGroupPassword(): Promise<void> {
+    if ((await readText(this.groupPasswordFile)).trim() !== '') return;
+    await writeFileAtomic(this.groupPasswordFile, `${randomBytes(24).toString('base64url')}\n`);
   }
 
   async #makePassword(nodes: readonly NodeLayout[]): Promise<void> {

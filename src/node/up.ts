@@ -7,7 +7,7 @@ import { CertificateAuthority } from '../postgres/certificates.ts';
 import type { Renderer } from '../run/renderer.ts';
 import { LOCAL_NAMES } from './certificates.ts';
 import { lockFolder } from '../core/folder-lock.ts';
-import { nextLayout, type NodeLayout, type SystemLayout } from './layout.ts';
+import { nextLayout, type NodeLayout, type ProxyPorts, type SystemLayout } from './layout.ts';
 import type { Log } from './log.ts';
 import { runMainJob } from './main-job.ts';
 import type { NodeProgram } from './node-process.ts';
@@ -69,6 +69,7 @@ async function prepareFolder(folder: SystemFolder, options: Options<'up'>): Prom
   const layout = await nextLayout(existing, { access, data, portBase, postgres }, chooseFreePorts);
   await folder.writeLayout(layout);
   await folder.ensurePassword(layout.nodes);
+  if (layout.groupSize !== undefined) await folder.ensureGroupPassword();
   // Before the nodes ask for it, all at once.
   await (await CertificateAuthority.open(folder.caFolder)).issueServer([...LOCAL_NAMES]);
   return layout;
@@ -92,6 +93,7 @@ function nodeConfig(
     pgPort: node.pgPort,
     httpPort: node.httpPort,
     ...(node.kind === 'access' ? accessConfig(node, options) : {}),
+    ...(node.proxies ? memberConfig(folder, layout, { options, proxies: node.proxies }) : {}),
     database: DATABASE,
     passwordFile: folder.passwordFile,
     caFolder: folder.caFolder,
@@ -112,6 +114,29 @@ function accessConfig(node: NodeLayout, options: Options<'up'>): object {
     versionPolicy,
     connectTimeout: `${connectTimeout}ms`,
     callTimeout: `${callTimeout}ms`,
+  };
+}
+
+/** Name of the group of access nodes of a system. */
+const CLUSTER = 'main';
+
+function memberConfig(
+  folder: SystemFolder,
+  layout: SystemLayout,
+  { options, proxies }: { readonly options: Options<'up'>; readonly proxies: ProxyPorts },
+): object {
+  const { haproxy, pgbouncer, leaseTtl, durability } = options;
+  return {
+    cluster: CLUSTER,
+    clusterSize: layout.groupSize,
+    groupPasswordFile: folder.groupPasswordFile,
+    writePort: proxies.write,
+    readPort: proxies.read,
+    poolerPort: proxies.pooler,
+    durability,
+    ...(leaseTtl === undefined ? {} : { leaseTtl: `${leaseTtl}ms` }),
+    ...(haproxy === undefined ? {} : { haproxy: resolve(haproxy) }),
+    ...(pgbouncer === undefined ? {} : { pgbouncer: resolve(pgbouncer) }),
   };
 }
 
