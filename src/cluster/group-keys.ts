@@ -22,6 +22,9 @@ import {
  * | `master/lock`         | lock; its token is the term                                  |                          |
  * | `master`              | `MasterRecord`                                               | only under `master/lock` |
  * | `fence/<term>/<node>` | `FenceRecord`                                                | the node                 |
+ * | `reigns/<term>`       | `ReignRecord`                                                | the master of that term  |
+ * | `restart/lock`        | lock: members restart their servers one at a time            |                          |
+ * | `status/<node>`       | `MemberStatus`                                               | the node                 |
  * | `join/journal`        | `JoinJournal`, while members are frozen for a joiner         | who joins; who thaws     |
  * | `config`              | `GroupConfig`                                                | by version               |
  * | `requests/<id>`       | `GroupRequest`: switch-over, leave, replace, reinit          | who asks; who answers    |
@@ -36,8 +39,11 @@ export class GroupKeys {
   readonly config: Document<GroupConfig>;
   readonly members: Collection<MemberRecord>;
   readonly requests: Collection<GroupRequest>;
+  readonly reigns: Collection<ReignRecord>;
+  readonly status: Collection<MemberStatus>;
   readonly bootstrapLock: string;
   readonly masterLock: string;
+  readonly restartLock: string;
 
   /** @throws INVALID_ARGUMENT for a name that cannot stand in a key */
   constructor(coordinator: Coordinator, cluster: string) {
@@ -53,6 +59,9 @@ export class GroupKeys {
     this.config = document('config', groupConfig);
     this.members = new Collection(coordinator, `${this.prefix}members/`, memberRecord);
     this.requests = new Collection(coordinator, `${this.prefix}requests/`, groupRequest);
+    this.reigns = new Collection(coordinator, `${this.prefix}reigns/`, reignRecord);
+    this.status = new Collection(coordinator, `${this.prefix}status/`, memberStatus);
+    this.restartLock = `${this.prefix}restart/lock`;
     this.bootstrapLock = `${this.prefix}bootstrap/lock`;
     this.masterLock = `${this.prefix}master/lock`;
   }
@@ -272,6 +281,10 @@ export const memberRecord = z.object({
 });
 export type MemberRecord = z.infer<typeof memberRecord>;
 
+/** Who has to confirm a commit of a master before it is acknowledged: `count` of `others`. */
+export const quorumRule = z.object({ others: z.array(z.string()), count: z.int().min(0) });
+export type QuorumRule = z.infer<typeof quorumRule>;
+
 export const masterRecord = z.object({
   node: z.string(),
   /** The token of `master/lock`, as decimal text. */
@@ -279,6 +292,22 @@ export const masterRecord = z.object({
   since: time,
   state: z.enum(['electing', 'fencing', 'active']),
   reason: z.string(),
+  /**
+   * The term in which this master was elected. It stays when the same node takes the lock again before anybody
+   * else wrote here: then nobody has to be fenced.
+   */
+  reign: token.optional(),
+  /** Whose changes end with this reign: the last node that was active before. Null: there was none. */
+  previous: z
+    .object({ node: z.string(), reign: token, rules: z.array(quorumRule) })
+    .nullable()
+    .optional(),
+  /** By database: where the changes of `previous` end; known when the master is active. */
+  fill: z.record(z.string(), lsn).optional(),
+  /** By which this master may acknowledge commits; two while they are being changed. */
+  rules: z.array(quorumRule).optional(),
+  /** A switch-over under way: only this node takes the lock, for a while. */
+  handover: z.object({ to: z.string(), request: z.string().optional(), at: time }).optional(),
 });
 export type MasterRecord = z.infer<typeof masterRecord>;
 
@@ -287,9 +316,34 @@ export const fenceRecord = z.object({
   term: token,
   /** By database: how far it had applied the former master's changes. */
   progress: z.record(z.string(), lsn),
+  /** Of the former master itself: where its own changes end. */
+  own: z.record(z.string(), lsn).optional(),
+  /** It has all changes of former masters and takes those of this one. */
+  followed: z.boolean().optional(),
   at: time,
 });
 export type FenceRecord = z.infer<typeof fenceRecord>;
+
+/** What was decided at the start of a reign, for members that were away. */
+export const reignRecord = z.object({
+  node: z.string(),
+  previous: z.string().nullable(),
+  fill: z.record(z.string(), lsn),
+});
+export type ReignRecord = z.infer<typeof reignRecord>;
+
+/** What a member tells about itself, for people and for those who restart servers one by one. */
+export const memberStatus = z.object({
+  node: z.string(),
+  state: z.string(),
+  reign: z.string().optional(),
+  waitingFor: z.string().optional(),
+  configVersion: z.int().optional(),
+  /** Settings that take effect at a restart of its server. */
+  pendingRestart: z.array(z.string()).optional(),
+  at: time,
+});
+export type MemberStatus = z.infer<typeof memberStatus>;
 
 export const joinJournal = z.object({
   joiner: z.string(),
