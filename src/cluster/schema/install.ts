@@ -45,7 +45,8 @@ export async function installControlSchema(
     const replicate = await ddlExecutor(connection);
     const missing = MIGRATIONS.filter(({ version }) => version > applied.length);
     for (const migration of missing) {
-      for (const statement of migration.statements) await replicate(statement);
+      // In one: each entry of the queue costs every member some twenty milliseconds.
+      await replicate(migration.statements.join(';\n'));
     }
     await insertDefaults(connection, options);
     await checkKey(connection, options.shape.cluster, options.keyFingerprint);
