@@ -3,12 +3,13 @@ import { hostname } from 'node:os';
 import { Backoff } from '../core/backoff.ts';
 import type { Clock } from '../core/clock.ts';
 import { messageOf } from '../core/errors.ts';
-import { Connection, type Endpoint } from '../postgres/connection.ts';
+import type { Connection, ConnectOptions, Endpoint } from '../postgres/connection.ts';
 import type { Renderer } from '../run/renderer.ts';
 import { HostMetrics } from './host-metrics.ts';
 import { attachToMetricsTable, prepareMetricsTable } from './host-metrics-table.ts';
 import { hostSampler } from './host-metrics-sampler.ts';
 import type { NodeLayout, SystemLayout } from './layout.ts';
+import { openWritable } from './open-writable.ts';
 import { readSummary } from './summary-data.ts';
 import { summaryLines } from './summary.ts';
 import { DATABASE, SUPERUSER, type SystemFolder } from './system-folder.ts';
@@ -42,10 +43,9 @@ export async function runMainJob(
   options: MainJobOptions,
   signal: AbortSignal,
 ): Promise<void> {
-  const access = options.layout.nodes.find(({ kind }) => kind === 'access');
-  if (!access) throw new Error('assertion failed: a system has an access node');
-  const endpoint = await clientEndpoint(options.folder, access);
-  const connect = (): Promise<Connection> => open(endpoint, signal);
+  const access = options.layout.nodes.filter(({ kind }) => kind === 'access');
+  const endpoints = await Promise.all(access.map((node) => clientEndpoint(options.folder, node)));
+  const connect = (): Promise<Connection> => openWritable(endpoints, connectOptions(signal));
   await prepare(deps, options, { connect, signal });
   const jobs = [showSummary(deps, options, { connect, signal })];
   if (options.metrics) jobs.push(writeMetrics(deps, connect, signal));
@@ -60,13 +60,13 @@ export async function clientEndpoint(folder: SystemFolder, node: NodeLayout): Pr
   return { host: '127.0.0.1', port: node.pgPort, database: DATABASE, user: SUPERUSER, password };
 }
 
-function open(endpoint: Endpoint, signal: AbortSignal): Promise<Connection> {
-  return Connection.open(endpoint, {
+function connectOptions(signal: AbortSignal): ConnectOptions {
+  return {
     connectTimeoutMs: 5000,
     statementTimeoutMs: STATEMENT_TIMEOUT_MS,
     applicationName: 'varve up',
     signal,
-  });
+  };
 }
 
 interface Client {
