@@ -38,7 +38,7 @@ export async function runStatements(
 
 async function connect(context: CliContext, { dir, node, database }: Where): Promise<SqlClient> {
   const system = await SystemAccess.find(dir);
-  return SqlClient.open(await system.endpoint(node, database), (lines) => print(context.stderr, lines));
+  return SqlClient.open(await system.endpoints(node, database), (lines) => print(context.stderr, lines));
 }
 
 async function runOne(

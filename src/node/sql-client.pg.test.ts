@@ -4,7 +4,7 @@ import { SqlClient } from './sql-client.ts';
 
 test('results are shown as the server writes them, repeated names and empty results included', async () => {
   const notices: string[] = [];
-  await using client = await SqlClient.open(serverEndpoint(), (lines) => notices.push(...lines));
+  await using client = await SqlClient.open([serverEndpoint()], (lines) => notices.push(...lines));
   const lines = await client.run(`
     select 1 as a, '2026-01-02 03:04:05+00'::timestamptz at time zone 'UTC' as a, null as b, '{"k": 1}'::jsonb as c;
     select 'x' as only where false;
@@ -27,7 +27,7 @@ test('results are shown as the server writes them, repeated names and empty resu
 });
 
 test('a statement is cancelled on the server, and the session goes on', async () => {
-  await using client = await SqlClient.open(serverEndpoint(), () => {});
+  await using client = await SqlClient.open([serverEndpoint()], () => {});
   const cancel = new AbortController();
   const slow = client.run('select pg_sleep(60)', cancel.signal);
   setTimeout(() => cancel.abort(), 50);
@@ -36,7 +36,7 @@ test('a statement is cancelled on the server, and the session goes on', async ()
 });
 
 test('an open transaction is told', async () => {
-  await using client = await SqlClient.open(serverEndpoint(), () => {});
+  await using client = await SqlClient.open([serverEndpoint()], () => {});
   await client.run('begin');
   expect(client.inTransaction).toBe(true);
   await client.run('rollback');

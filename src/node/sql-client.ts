@@ -1,5 +1,6 @@
 import { VarveError } from '../core/errors.ts';
-import { Connection, type Endpoint, type Notice, type TextResult } from '../postgres/connection.ts';
+import type { Connection, Endpoint, Notice, TextResult } from '../postgres/connection.ts';
+import { openWritable } from './open-writable.ts';
 import { textTable } from './text-table.ts';
 
 const CONNECT_TIMEOUT_MS = 10_000;
@@ -12,8 +13,9 @@ export class SqlClient implements AsyncDisposable {
     this.#connection = connection;
   }
 
-  static async open(endpoint: Endpoint, onNotice: (lines: string[]) => void): Promise<SqlClient> {
-    const connection = await Connection.open(endpoint, {
+  /** Of several servers, to the one that takes writes. */
+  static async open(endpoints: readonly Endpoint[], onNotice: (lines: string[]) => void): Promise<SqlClient> {
+    const connection = await openWritable(endpoints, {
       connectTimeoutMs: CONNECT_TIMEOUT_MS,
       statementTimeoutMs: 0,
       applicationName: 'varve sql',

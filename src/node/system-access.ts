@@ -31,19 +31,25 @@ export class SystemAccess {
   }
 
   /**
-   * How to log in to a node, the first access node by default.
+   * How to log in to a node; without a name, to the access nodes, of which one takes writes.
    * @throws NODE_UNKNOWN
    */
-  async endpoint(name?: string, database = DATABASE): Promise<Endpoint> {
+  async endpoints(name?: string, database = DATABASE): Promise<Endpoint[]> {
     const { nodes } = this.#layout;
-    const node = nodes.find((each) => (name === undefined ? each.kind === 'access' : each.name === name));
-    if (!node) {
+    const wanted = nodes.filter((each) => (name === undefined ? each.kind === 'access' : each.name === name));
+    if (wanted.length === 0) {
       throw new VarveError('NODE_UNKNOWN', `there is no node "${name ?? 'an1'}" in ${this.#folder.path}`, {
         hint: `There are ${nodes.map((each) => each.name).join(', ')}.`,
       });
     }
     const password = await this.#folder.password();
-    return { host: '127.0.0.1', port: node.pgPort, database, user: SUPERUSER, password };
+    return wanted.map(({ pgPort: port }) => ({
+      host: '127.0.0.1',
+      port,
+      database,
+      user: SUPERUSER,
+      password,
+    }));
   }
 
   /** HTTP addresses of the access nodes. */
