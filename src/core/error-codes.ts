@@ -279,4 +279,40 @@ export const ERROR_CODES = {
   },
   ...CLUSTER_ERROR_CODES,
   ...STORAGE_ERROR_CODES,
+  BACKUP_DAMAGED: {
+    sqlstate: 'XX001',
+    http: 500,
+    manual:
+      'A file of a backup is not what was written; the message has file and byte. Nothing was restored from it. Use another backup of that database, and look at the disk.',
+  },
+  BACKUP_FORMAT_UNKNOWN: {
+    sqlstate: '0A000',
+    http: 409,
+    manual:
+      'A backup has a format that this program does not know: a newer version of Varve wrote it. Restore it with that version.',
+  },
+  BACKUP_UNREPLICATED: {
+    sqlstate: '55000',
+    http: 409,
+    manual:
+      'The database is not one of the group. A backup has the statements that made the tables, and only databases of a group keep those. Back it up with `pg_dump`, or restore into a database of the group.',
+  },
+  BACKUP_UNSETTLED: {
+    sqlstate: '55006',
+    http: 503,
+    manual:
+      'The structure of the database changed again and again while its backup began. Nothing was written. It is tried again later.',
+  },
+  RESTORE_TARGET_NOT_EMPTY: {
+    sqlstate: '55006',
+    http: 409,
+    manual:
+      'A backup is restored into a database without content, and this one has some; the detail names a part of it. Nothing was changed. Restore into a new database, or empty this one.',
+  },
+  RESTORE_DIFFERS: {
+    sqlstate: '55000',
+    http: 409,
+    manual:
+      'What a restore made is not what the backup says: columns differ, or rows did not arrive; the detail names them. All of it was rolled back. The usual reason is an extension of another version than the original’s.',
+  },
 } as const satisfies Record<string, ErrorEntry>;
