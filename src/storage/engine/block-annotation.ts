@@ -13,6 +13,12 @@ export interface BlockAnnotation {
 
 /** The entry that holds the dictionary comes behind all series, whose ids begin with 0x0a. */
 export const DICTIONARY_ID = Buffer.from([0xff]);
+/** Almost all series need it and it is small: so that damage costs one series, it is there twice. */
+export const DICTIONARY_COPY_ID = Buffer.from([0xff, 0xff]);
+
+export function isDictionary(id: Uint8Array): boolean {
+  return id[0] === 0xff;
+}
 
 const VERSION = 1;
 const BYTES = 24;

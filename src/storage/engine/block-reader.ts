@@ -4,7 +4,14 @@ import { FileDamageError, FormatFault } from '../fileset/fileset-damage.ts';
 import { filesetPath } from '../fileset/fileset-id.ts';
 import { FilesetReader, type ReadOptions } from '../fileset/fileset-reader.ts';
 import type { FilesetInfo } from '../fileset/info-file.ts';
-import { decodeAnnotation, DICTIONARY_ID, type BlockAnnotation } from './block-annotation.ts';
+import {
+  decodeAnnotation,
+  DICTIONARY_COPY_ID,
+  DICTIONARY_ID,
+  isDictionary,
+  type BlockAnnotation,
+} from './block-annotation.ts';
+import type { SealedInput } from './block-writer.ts';
 import type { Columns } from './columns.ts';
 import { decodeSealedSeries, type ColumnCodec } from './sealed-series.ts';
 
@@ -21,7 +28,11 @@ export class BlockReader {
   readonly #codec: ColumnCodec;
   #dictionary: Promise<readonly SharedTimes[]> | undefined;
 
-  constructor(deps: { readonly fs: FileSystem; readonly codec: ColumnCodec }, root: string, info: FilesetInfo) {
+  constructor(
+    deps: { readonly fs: FileSystem; readonly codec: ColumnCodec },
+    root: string,
+    info: FilesetInfo,
+  ) {
     this.info = info;
     this.#root = root;
     this.#codec = deps.codec;
@@ -49,6 +60,18 @@ export class BlockReader {
     });
   }
 
+  /** Such bytes as a writer takes them, without decoding the samples. Views. */
+  async sealed(payload: Buffer): Promise<SealedInput> {
+    const series = this.#located(() => decodeSealedSeries(payload));
+    const { timesNumber, values, overwrites } = series;
+    const dictionary = timesNumber === undefined ? undefined : await this.#openDictionary();
+    return this.#located(() => {
+      const times = timesNumber === undefined ? series.times : dictionary?.[timesNumber]?.encoded;
+      if (!times) throw new FormatFault(0, 'its times are not in the dictionary');
+      return { count: this.#codec.countTimes(times), times, values, overwrites };
+    });
+  }
+
   async find(id: Uint8Array): Promise<Columns | undefined> {
     const payload = await this.payload(id);
     return payload && (await this.decode(payload));
@@ -57,14 +80,14 @@ export class BlockReader {
   /** All series in the order of their ids. */
   async *series(options: ReadOptions = {}): AsyncIterable<{ readonly id: Buffer; readonly payload: Buffer }> {
     for await (const run of this.#files.series(options)) {
-      for (const series of run) if (!series.id.equals(DICTIONARY_ID)) yield series;
+      for (const series of run) if (!isDictionary(series.id)) yield series;
     }
   }
 
   /** All ids in their order, without their samples. */
   async *ids(): AsyncIterable<Buffer> {
     for await (const entries of this.#files.entries()) {
-      for (const { id } of entries) if (!id.equals(DICTIONARY_ID)) yield id;
+      for (const { id } of entries) if (!isDictionary(id)) yield id;
     }
   }
 
@@ -82,7 +105,10 @@ export class BlockReader {
   }
 
   async #readDictionary(): Promise<readonly SharedTimes[]> {
-    const payload = await this.#files.find(DICTIONARY_ID);
+    const payload = await this.#files.find(DICTIONARY_ID).catch(async (error: unknown) => {
+      if (!(error instanceof FileDamageError)) throw error;
+      return await this.#files.find(DICTIONARY_COPY_ID);
+    });
     return this.#located(() => {
       if (!payload) throw new FormatFault(0, 'it has no dictionary');
       const cursor = new ByteCursor(payload);
@@ -102,7 +128,10 @@ export class BlockReader {
     } catch (error) {
       if (!(error instanceof FormatFault)) throw error;
       const file = filesetPath(this.#root, this.info, 'data');
-      throw new FileDamageError({ file, offset: 0, reason: `a series cannot be decoded: ${error.message}` }, error);
+      throw new FileDamageError(
+        { file, offset: 0, reason: `a series cannot be decoded: ${error.message}` },
+        error,
+      );
     }
   }
 }

@@ -1,7 +1,7 @@
 import { varintBytes, writeVarint } from '../fileset/byte-cursor.ts';
 import type { FilesetWriter } from '../fileset/fileset-writer.ts';
 import type { FilesetInfo } from '../fileset/info-file.ts';
-import { DICTIONARY_ID, encodeAnnotation } from './block-annotation.ts';
+import { DICTIONARY_COPY_ID, DICTIONARY_ID, encodeAnnotation } from './block-annotation.ts';
 import type { Overwrite } from './columns.ts';
 import { encodeSealedSeries } from './sealed-series.ts';
 
@@ -52,11 +52,18 @@ export class BlockWriter {
 
   /** @param deletedUpTo see `BlockAnnotation` */
   async finish(deletedUpTo: bigint): Promise<FilesetInfo> {
+    return await this.#writer.finish(await this.complete(deletedUpTo));
+  }
+
+  /** The annotation, for whoever finishes the fileset. */
+  async complete(deletedUpTo: bigint): Promise<Buffer> {
     const hasDictionary = this.#numbers.size > 0;
-    if (hasDictionary) await this.#writer.add(DICTIONARY_ID, this.#dictionary());
-    return await this.#writer.finish(
-      encodeAnnotation({ series: this.#series, samples: this.#samples, hasDictionary, deletedUpTo }),
-    );
+    if (hasDictionary) {
+      const dictionary = this.#dictionary();
+      await this.#writer.add(DICTIONARY_ID, dictionary);
+      await this.#writer.add(DICTIONARY_COPY_ID, dictionary);
+    }
+    return encodeAnnotation({ series: this.#series, samples: this.#samples, hasDictionary, deletedUpTo });
   }
 
   #numberOf(times: Uint8Array): number | undefined {

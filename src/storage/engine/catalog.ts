@@ -53,7 +53,13 @@ export class Catalog {
     if (!newest) {
       const [damage] = damages;
       if (damage) throw new FileDamageError(damage);
-      const catalog = new Catalog(fs, folder, { generation: 0, shardCount, nextId: 1, namespaces: [], deleted: [] });
+      const catalog = new Catalog(fs, folder, {
+        generation: 0,
+        shardCount,
+        nextId: 1,
+        namespaces: [],
+        deleted: [],
+      });
       await catalog.change(catalog.content);
       return catalog;
     }
@@ -74,7 +80,8 @@ export class Catalog {
   /** Durable when it resolves; as it was when it throws (or the other, after a crash). */
   async change(content: CatalogContent): Promise<void> {
     const stored: Stored = { ...content, generation: this.#stored.generation + 1 };
-    for (const name of CATALOG_FILES) await writeFileAtomically(this.#fs, join(this.#folder, name), encode(stored));
+    for (const name of CATALOG_FILES)
+      await writeFileAtomically(this.#fs, join(this.#folder, name), encode(stored));
     this.#stored = stored;
   }
 }
@@ -109,7 +116,9 @@ async function readCopies(
 }
 
 function encode(stored: Stored): Buffer {
-  const text = JSON.stringify(stored, (_, value: unknown) => (typeof value === 'bigint' ? `${value}` : value));
+  const text = JSON.stringify(stored, (_, value: unknown) =>
+    typeof value === 'bigint' ? `${value}` : value,
+  );
   return encodeCheckedFile('VRVCATLG', 0, Buffer.from(text));
 }
 
@@ -127,7 +136,8 @@ function decode(file: string, bytes: Buffer): Stored {
 /** Options that came later have their defaults. */
 function revived(options: NamespaceOptions): NamespaceOptions {
   const fields = Object.entries(options).map(
-    ([field, value]: [string, unknown]) => [field, field.endsWith('Ns') ? BigInt(String(value)) : value] as const,
+    ([field, value]: [string, unknown]) =>
+      [field, field.endsWith('Ns') ? BigInt(String(value)) : value] as const,
   );
   return namespaceOptions(Object.fromEntries(fields) as unknown as NamespaceOptions);
 }

@@ -62,6 +62,34 @@ export function mergeColumns(older: Columns, newer: Columns): Columns {
   return { times: times.subarray(0, count), bits: bits.subarray(0, count), overwrites };
 }
 
+/**
+ * The same for a file: of `newer`, which has a version for every sample, only those that replace another value are
+ * noted.
+ */
+export function mergeForFile(older: Columns, newer: Columns): Columns {
+  const { times, bits } = newer;
+  const replacing = newer.overwrites.filter(({ place }) => {
+    const at = lowerBound(older.times, times[place] as bigint);
+    return older.times[at] === times[place] && older.bits[at] !== bits[place];
+  });
+  // One that is the same changes nothing: neither value nor version.
+  const same = new Set<number>();
+  const known = new Set(replacing.map(({ place }) => place));
+  for (const { place } of newer.overwrites) {
+    if (known.has(place)) continue;
+    const at = lowerBound(older.times, times[place] as bigint);
+    if (older.times[at] === times[place]) same.add(place);
+  }
+  if (same.size === 0) return mergeColumns(older, { times, bits, overwrites: replacing });
+  const kept = [...times.keys()].filter((place) => !same.has(place));
+  const moved = new Map(kept.map((place, index) => [place, index]));
+  return mergeColumns(older, {
+    times: BigInt64Array.from(kept, (place) => times[place] as bigint),
+    bits: BigUint64Array.from(kept, (place) => bits[place] as bigint),
+    overwrites: replacing.map(({ place, version }) => ({ place: moved.get(place) ?? 0, version })),
+  });
+}
+
 /** Of columns that do not overlap in time; undefined of others. */
 function joinDisjoint(older: Columns, newer: Columns): Columns | undefined {
   const isBefore = (a: Columns, b: Columns): boolean => (a.times.at(-1) as bigint) < (b.times[0] as bigint);

@@ -106,20 +106,18 @@ export class FilesetStore {
   }
 
   /** Leases all that a query may need, until it is released. */
-  lease(blockStartsNs: Iterable<bigint>): FilesetLease {
-    const held = [...blockStartsNs].flatMap((start) => [...(this.#blocks.get(start)?.values() ?? [])]);
-    for (const one of held) {
-      one.leases++;
-      one.used = ++this.#clock;
-      if (!one.open) this.#openCount++;
-      one.open = true;
-    }
-    const readers = new Map<string, BlockReader>();
-    for (const { reader } of held) readers.set(keyOf(reader.info.blockStartNs, reader.info.shard), reader);
+  lease(blockStartsNs: readonly bigint[]): FilesetLease {
+    let held = this.#take(blockStartsNs);
     return {
-      reader: (blockStartNs, shard) => readers.get(keyOf(blockStartNs, shard)),
+      reader: (blockStartNs, shard) => held.get(blockStartNs)?.get(shard)?.reader,
+      renew: () => {
+        const before = held;
+        held = this.#take(blockStartsNs);
+        this.#giveBack(before);
+      },
       [Symbol.dispose]: () => {
-        for (const one of held.splice(0)) this.#release(one);
+        this.#giveBack(held);
+        held = new Map();
         this.#closeIdle();
       },
     };
@@ -167,6 +165,26 @@ export class FilesetStore {
     if (held.leases === 0) this.#carryOut(held);
   }
 
+  #take(blockStartsNs: readonly bigint[]): Map<bigint, ReadonlyMap<number, Held>> {
+    const taken = new Map<bigint, ReadonlyMap<number, Held>>();
+    for (const start of blockStartsNs) {
+      const shards = this.#blocks.get(start);
+      if (!shards) continue;
+      taken.set(start, new Map(shards));
+      for (const held of shards.values()) {
+        held.leases++;
+        held.used = ++this.#clock;
+        if (!held.open) this.#openCount++;
+        held.open = true;
+      }
+    }
+    return taken;
+  }
+
+  #giveBack(taken: ReadonlyMap<bigint, ReadonlyMap<number, Held>>): void {
+    for (const shards of taken.values()) for (const held of shards.values()) this.#release(held);
+  }
+
   #release(held: Held): void {
     held.leases--;
     if (held.leases === 0 && held.doomed) this.#carryOut(held);
@@ -211,10 +229,8 @@ export class FilesetStore {
 /** Filesets that stay while they are read. */
 export interface FilesetLease extends Disposable {
   reader(blockStartNs: bigint, shard: number): BlockReader | undefined;
-}
-
-function keyOf(blockStartNs: bigint, shard: number): string {
-  return `${blockStartNs}/${shard}`;
+  /** From now on the volumes that count now. */
+  renew(): void;
 }
 
 function sizeOf(info: FilesetInfo): number {

@@ -82,10 +82,12 @@ export class IndexStore {
       if (cover && present && (before === undefined || before.cover.volume < cover.volume)) this.#hold(cover);
     }
     if (!options.repair) return;
-    const needed = new Set([...this.#blocks.values()].flatMap(({ cover }) => [
-      segmentName(cover, 'idx'),
-      segmentName(cover, 'cover'),
-    ]));
+    const needed = new Set(
+      [...this.#blocks.values()].flatMap(({ cover }) => [
+        segmentName(cover, 'idx'),
+        segmentName(cover, 'cover'),
+      ]),
+    );
     for (const name of names) if (!needed.has(name)) await removeIfThere(this.#fs, join(this.#root, name));
   }
 
@@ -128,10 +130,17 @@ export class IndexStore {
     const all = new IndexBlock([...existing, series]);
     const [old] = existing;
     const bytes =
-      old && all.seriesCount() === old.seriesCount ? segmentBytes(existing) : segmentBytes([...existing, series]);
+      old && all.seriesCount() === old.seriesCount
+        ? segmentBytes(existing)
+        : segmentBytes([...existing, series]);
     const volume = (this.#volumes.get(indexBlockNs) ?? -1) + 1;
     this.#volumes.set(indexBlockNs, volume);
-    const cover: IndexCover = { blockStartNs: indexBlockNs, volume, sizeBytes: bytes.length, filesets: covered };
+    const cover: IndexCover = {
+      blockStartNs: indexBlockNs,
+      volume,
+      sizeBytes: bytes.length,
+      filesets: covered,
+    };
     await makeFolders(this.#fs, this.#options.folder, [INDEX_FOLDER, this.#options.namespace]);
     await writeFileAtomically(this.#fs, this.#path(cover, 'idx'), bytes);
     await writeFileAtomically(this.#fs, this.#path(cover, 'cover'), encodeCover(cover));
@@ -184,7 +193,9 @@ export class IndexStore {
       await this.#putAside(cover, error.message);
       throw error instanceof VarveError
         ? error
-        : new VarveError('INDEX_SEGMENT_DAMAGED', `${path} cannot be read: ${error.message}`, { cause: error });
+        : new VarveError('INDEX_SEGMENT_DAMAGED', `${path} cannot be read: ${error.message}`, {
+            cause: error,
+          });
     }
   }
 

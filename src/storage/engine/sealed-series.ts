@@ -121,6 +121,12 @@ export class ColumnCodec {
   }
 
   /** @throws FormatFault */
+  countTimes(encoded: Uint8Array): number {
+    this.#take(encoded);
+    return this.#fault(() => this.#kernel.calls.countTimes(this.#places.encoded, encoded.length));
+  }
+
+  /** @throws FormatFault */
   decodeTimes(encoded: Uint8Array): BigInt64Array {
     const { calls } = this.#kernel;
     this.#take(encoded);

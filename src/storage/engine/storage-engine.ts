@@ -265,6 +265,7 @@ export interface StoredFileset {
   readonly blockSizeNs: bigint;
   readonly volume: number;
   readonly series: number;
+  readonly samples: number;
   readonly payloadBytes: number;
   readonly indexBytes: number;
   readonly createdAtNs: bigint;

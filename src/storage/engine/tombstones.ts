@@ -75,7 +75,11 @@ export class TombstoneSet {
     if (!this.#unsaved) return;
     const saved = this.#tombstones;
     await makeFolders(this.#fs, this.#folder, [TOMBSTONE_FOLDER]);
-    await writeFileAtomically(this.#fs, this.#path, encodeCheckedFile('VRVTOMBS', 0, encodeTombstones(saved)));
+    await writeFileAtomically(
+      this.#fs,
+      this.#path,
+      encodeCheckedFile('VRVTOMBS', 0, encodeTombstones(saved)),
+    );
     if (saved === this.#tombstones) this.#unsaved = false;
   }
 
@@ -97,7 +101,11 @@ export class TombstoneSet {
 }
 
 /** What is left of the samples of a series. */
-export function bury(columns: Columns, labels: readonly LabelPair[], tombstones: readonly Tombstone[]): Columns {
+export function bury(
+  columns: Columns,
+  labels: readonly LabelPair[],
+  tombstones: readonly Tombstone[],
+): Columns {
   let left = columns;
   for (const { selectors, startNs, endNs } of tombstones) {
     if (selectors.some((selector) => accepts(selector, labels))) left = withoutRange(left, startNs, endNs);
@@ -112,7 +120,12 @@ function accepts(selector: readonly LabelMatcher[], labels: readonly LabelPair[]
   });
 }
 
-type Plain = [version: string, startNs: string, endNs: string, selectors: [string, MatchOperator, string][][]];
+type Plain = [
+  version: string,
+  startNs: string,
+  endNs: string,
+  selectors: [string, MatchOperator, string][][],
+];
 
 export function encodeTombstones(tombstones: readonly Tombstone[]): Buffer {
   const plain = tombstones.map(({ version, startNs, endNs, selectors }): Plain => [
@@ -127,14 +140,16 @@ export function encodeTombstones(tombstones: readonly Tombstone[]): Buffer {
 /** @throws FormatFault */
 export function decodeTombstones(bytes: Uint8Array): Tombstone[] {
   try {
-    return (JSON.parse(Buffer.from(bytes).toString()) as Plain[]).map(([version, startNs, endNs, selectors]) => ({
-      version: BigInt(version),
-      startNs: BigInt(startNs),
-      endNs: BigInt(endNs),
-      selectors: selectors.map((selector) =>
-        selector.map(([name, operator, value]) => labelMatcher(name, operator, value)),
-      ),
-    }));
+    return (JSON.parse(Buffer.from(bytes).toString()) as Plain[]).map(
+      ([version, startNs, endNs, selectors]) => ({
+        version: BigInt(version),
+        startNs: BigInt(startNs),
+        endNs: BigInt(endNs),
+        selectors: selectors.map((selector) =>
+          selector.map(([name, operator, value]) => labelMatcher(name, operator, value)),
+        ),
+      }),
+    );
   } catch (error) {
     if (error instanceof FileDamageError) throw error;
     throw new FormatFault(0, `its content are no deletions: ${String(error)}`);

@@ -53,12 +53,13 @@ export class SnapshotRun {
   }
 
   /**
-   * Writes one snapshot by `fill`, under a volume that nothing has used. Several may be under way.
+   * Writes one snapshot by `fill`, which may return the annotation, under a volume that nothing has used. Several
+   * may be under way.
    * @throws what `fill` or the disk throws; then `commit` is refused
    */
   async write(
     block: Omit<FilesetId, 'volume'> & { readonly blockSizeNs: bigint },
-    fill: (writer: FilesetWriter) => Promise<void>,
+    fill: (writer: FilesetWriter) => Promise<Uint8Array | void>,
   ): Promise<FilesetInfo> {
     assert(!this.#committed, 'a run takes no snapshot after its manifest');
     this.#underWay++;
@@ -116,7 +117,7 @@ export class SnapshotRun {
 
   async #write(
     block: Omit<FilesetId, 'volume'> & { readonly blockSizeNs: bigint },
-    fill: (writer: FilesetWriter) => Promise<void>,
+    fill: (writer: FilesetWriter) => Promise<Uint8Array | void>,
   ): Promise<FilesetInfo> {
     const { root, createdAtNs } = this.#options;
     const { namespace, shard, blockStartNs, blockSizeNs } = block;
@@ -126,8 +127,8 @@ export class SnapshotRun {
       { fs: this.#fs },
       { root, id, kind: 'snapshot', blockSizeNs, createdAtNs },
     );
-    await fill(writer);
-    return await writer.finish();
+    const annotation = await fill(writer);
+    return await writer.finish(annotation ?? undefined);
   }
 }
 

@@ -1,0 +1,95 @@
+import type { UnfulfilledStatus } from '../engine/storage-engine.ts';
+import { runChain, type ChainDeps, type ChainRequest } from './bootstrap-chain.ts';
+import {
+  unfulfilled,
+  type BootstrapContext,
+  type BootstrapNamespace,
+  type BootstrapPass,
+  type BootstrapSource,
+} from './bootstrap-source.ts';
+import { ShardTimeRanges } from './shard-time-ranges.ts';
+import { targetRanges } from './target-ranges.ts';
+import type { TopologySnapshot } from './topology-snapshot.ts';
+
+export interface ProcessDeps extends ChainDeps {
+  readonly nowNs: () => bigint;
+  readonly report: BootstrapContext['report'];
+}
+
+export interface ProcessInput {
+  readonly sources: readonly BootstrapSource[];
+  readonly topology: TopologySnapshot;
+  /** With the shards that are not bootstrapped yet. */
+  readonly namespaces: readonly BootstrapNamespace[];
+  readonly signal: AbortSignal;
+}
+
+export interface ProcessResult {
+  /** By namespace: what nobody could fulfil, of data or index. */
+  readonly unfulfilled: ReadonlyMap<string, ShardTimeRanges>;
+  readonly reasons: readonly UnfulfilledStatus[];
+}
+
+const PASSES: readonly BootstrapPass[] = ['persist', 'memory'];
+
+/**
+ * One attempt: first the blocks that take no more writes, then those that do, each through the whole chain. The
+ * ranges follow from the instant at which it begins.
+ * @throws what a source throws
+ */
+export async function runBootstrapProcess(deps: ProcessDeps, input: ProcessInput): Promise<ProcessResult> {
+  const { sources, topology, namespaces, signal } = input;
+  const atNs = deps.nowNs();
+  const open = new Map<string, ShardTimeRanges>();
+  const reasons: UnfulfilledStatus[] = [];
+  const leave = (name: string, ranges: ShardTimeRanges): void => {
+    open.set(name, (open.get(name) ?? ShardTimeRanges.EMPTY).add(ranges));
+  };
+  for (const pass of PASSES) {
+    for (const { name, ranges } of pass === 'memory' ? advanced(deps, input, atNs) : []) {
+      leave(name, ranges);
+      reasons.push(...unfulfilled(name, ranges, 'rangeAdvanced', 'a new block began meanwhile').reasons);
+    }
+    const requests = new Map<string, ChainRequest>(
+      namespaces.map((namespace) => {
+        const range = targetRanges(atNs, namespace.options)[pass];
+        const data = ShardTimeRanges.forShards(namespace.shards, range);
+        const index = namespace.options.indexEnabled ? data : ShardTimeRanges.EMPTY;
+        return [namespace.options.name, { namespace, data, index }];
+      }),
+    );
+    const context: BootstrapContext = { atNs, pass, topology, signal, report: deps.report };
+    const results = await runChain(deps, sources, requests, context);
+    for (const [name, result] of results) {
+      leave(name, result.data.add(result.index));
+      reasons.push(...result.reasons);
+    }
+  }
+  return { unfulfilled: open, reasons };
+}
+
+/**
+ * What a shard that is initialising lacks when the memory's range has moved on since the beginning: nobody was asked
+ * for it, so the attempt has to be repeated. Shards that were available lack nothing: they have taken the writes.
+ */
+function advanced(
+  deps: ProcessDeps,
+  { topology, namespaces }: ProcessInput,
+  atNs: bigint,
+): { readonly name: string; readonly ranges: ShardTimeRanges }[] {
+  const nowNs = deps.nowNs();
+  return namespaces.flatMap(({ options, shards }) => {
+    const before = targetRanges(atNs, options).memory;
+    const now = targetRanges(nowNs, options).memory;
+    if (before.startNs === now.startNs && before.endNs === now.endNs) return [];
+    // New shards have nobody who could lack anything.
+    const initializing = shards.filter(
+      (shard) =>
+        topology.shards.get(shard)?.get(topology.origin) === 'initializing' &&
+        topology.everAvailable.has(shard),
+    );
+    if (initializing.length === 0) return [];
+    const missing = { startNs: before.endNs, endNs: now.endNs };
+    return [{ name: options.name, ranges: ShardTimeRanges.forShards(initializing, missing) }];
+  });
+}

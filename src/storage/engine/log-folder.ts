@@ -1,0 +1,2 @@
+/** Below the engine's folder. */
+export const LOG_FOLDER = 'log';

@@ -1,0 +1,157 @@
+import type { FileSystem } from '../../core/file-system.ts';
+import type { BufferMemory } from '../buffer/buffer-memory.ts';
+import { NamespaceBuffer, type BufferOptions } from '../buffer/namespace-buffer.ts';
+import type { FilesetId } from '../fileset/fileset-id.ts';
+import type { CoveredFileset } from './index-cover.ts';
+import { IndexStore } from './index-store.ts';
+import { FilesetStore } from './fileset-store.ts';
+import { filesetKey, PayloadCache, type PayloadCacheOptions } from './payload-cache.ts';
+import type { ColumnCodec } from './sealed-series.ts';
+import type {
+  NamespaceOptions,
+  NamespaceStatus,
+  RejectReason,
+  ShardState,
+  WriteOutcome,
+} from './storage-engine.ts';
+import { TombstoneSet } from './tombstones.ts';
+
+export interface NamespaceDeps {
+  readonly fs: FileSystem;
+  readonly memory: BufferMemory;
+  readonly codec: () => ColumnCodec;
+}
+
+export interface NamespacePlace {
+  readonly id: number;
+  readonly folder: string;
+  readonly shardCount: number;
+}
+
+const INDEX_MEMORY_BYTES = 128 * 1024 * 1024;
+
+/** All that the engine has of one namespace. */
+export class Namespace {
+  readonly id: number;
+  readonly shardCount: number;
+  readonly buffer: NamespaceBuffer;
+  readonly filesets: FilesetStore;
+  readonly index: IndexStore;
+  readonly tombstones: TombstoneSet;
+  readonly cache: PayloadCache;
+  readonly shardStates: ShardState[];
+  /** Grows when a block leaves the memory, because files have it. */
+  movedBlocks = 0;
+  /** Filesets that a start found superseded: to be removed in time. */
+  superseded: readonly FilesetId[] = [];
+  /** Writes are refused while a block that is still written is moved to files, because memory is short. */
+  frozen = false;
+  deleted = false;
+  #options: NamespaceOptions;
+  #samplesWritten = 0n;
+  readonly #rejected: Record<RejectReason, number> = {
+    tooOld: 0,
+    tooNew: 0,
+    invalidLabels: 0,
+    seriesLimit: 0,
+  };
+
+  constructor(deps: NamespaceDeps, place: NamespacePlace, options: NamespaceOptions) {
+    const { fs, memory, codec } = deps;
+    const { folder } = place;
+    const { name: namespace, indexBlockSizeNs } = options;
+    this.id = place.id;
+    this.shardCount = place.shardCount;
+    this.#options = options;
+    this.filesets = new FilesetStore({ fs, codec }, folder, namespace);
+    this.index = new IndexStore(fs, { folder, namespace, indexBlockSizeNs, memoryBytes: INDEX_MEMORY_BYTES });
+    this.tombstones = new TombstoneSet(fs, folder, namespace);
+    this.cache = new PayloadCache(cacheOptions(options));
+    this.buffer = new NamespaceBuffer(memory, this.#bufferOptions());
+    this.shardStates = Array.from({ length: place.shardCount }, (): ShardState => 'notStarted');
+  }
+
+  get name(): string {
+    return this.#options.name;
+  }
+
+  get options(): NamespaceOptions {
+    return this.#options;
+  }
+
+  get bootstrapped(): boolean {
+    return this.shardStates.every((state) => state === 'bootstrapped');
+  }
+
+  configure(options: NamespaceOptions): void {
+    this.#options = options;
+    this.buffer.configure(this.#bufferOptions());
+    this.cache.configure(cacheOptions(options));
+  }
+
+  count(outcome: WriteOutcome): void {
+    this.#samplesWritten += BigInt(outcome.samples);
+    for (const { reason, count } of outcome.rejected) this.#rejected[reason] += count;
+  }
+
+  /** Whether this very volume counts. */
+  isStored({ blockStartNs, shard, volume }: CoveredFileset): boolean {
+    return this.filesets.info(blockStartNs, shard)?.volume === volume;
+  }
+
+  /** Files have all that the memory has of the block. */
+  dropBlock(blockStartNs: bigint): void {
+    this.movedBlocks++;
+    this.buffer.dropBlock(blockStartNs);
+  }
+
+  /** Gives back what the policy does not keep. */
+  expireCache(nowNs: bigint): void {
+    const stored = new Set([...this.filesets.all()].map(({ info }) => filesetKey(info)));
+    this.cache.expire(nowNs, (key) => stored.has(key));
+  }
+
+  status(): NamespaceStatus {
+    const { bytes, hits, misses } = this.cache;
+    return {
+      options: this.#options,
+      series: this.buffer.seriesCount,
+      samplesWritten: this.#samplesWritten,
+      rejected: { ...this.#rejected },
+      openBlocks: this.buffer
+        .blocks()
+        .map(({ startNs, samples, cold }) => ({ blockStartNs: startNs, samples, cold })),
+      filesets: this.filesets.count,
+      filesetBytes: this.filesets.bytes,
+      quarantined: this.filesets.quarantined,
+      tombstones: this.tombstones.all.length,
+      cache: { bytes, hits, misses },
+      shards: this.shardStates.map((state, shard) => ({ shard, state })),
+    };
+  }
+
+  async close(): Promise<void> {
+    await this.filesets.close();
+    this.buffer.dispose();
+  }
+
+  #bufferOptions(): BufferOptions {
+    const { blockSizeNs, bufferPastNs, bufferFutureNs, retentionNs, coldWritesEnabled, maxSeries } =
+      this.#options;
+    return {
+      blockSizeNs,
+      bufferPastNs,
+      bufferFutureNs,
+      retentionNs,
+      coldWritesEnabled,
+      maxSeries,
+      shardCount: this.shardCount,
+      isFlushed: (blockStartNs) => this.filesets.hasBlock(blockStartNs),
+    };
+  }
+}
+
+function cacheOptions(options: NamespaceOptions): PayloadCacheOptions {
+  const { cachePolicy, cacheBytes, blockSizeNs, bufferPastNs } = options;
+  return { policy: cachePolicy, budgetBytes: cacheBytes, keepNs: blockSizeNs + bufferPastNs };
+}

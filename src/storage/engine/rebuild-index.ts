@@ -1,0 +1,39 @@
+import { MutableSegment } from '../index/mutable-segment.ts';
+import type { BlockReader } from './block-reader.ts';
+import type { Namespace } from './namespace.ts';
+
+/** Filesets whose series cannot be found by the sealed index. */
+export function uncovered(namespace: Namespace): BlockReader[] {
+  if (!namespace.options.indexEnabled) return [];
+  return [...namespace.filesets.all()].filter(({ info }) => !namespace.index.covers(info));
+}
+
+/**
+ * Makes the sealed index of these filesets from their ids, an index block at a time. Durable when it resolves.
+ * @throws FILESET_DAMAGED, INDEX_SEGMENT_DAMAGED
+ */
+export async function rebuildIndex(namespace: Namespace, readers: readonly BlockReader[]): Promise<void> {
+  const blocks = new Map<bigint, BlockReader[]>();
+  for (const reader of readers) {
+    const start = namespace.index.blockOf(reader.info.blockStartNs);
+    const list = blocks.get(start) ?? [];
+    blocks.set(start, list);
+    list.push(reader);
+  }
+  for (const [start, list] of blocks) {
+    const series = new MutableSegment();
+    // One series may be in several filesets of an index block, and is to have one number.
+    const known = new Set<string>();
+    for (const reader of list) {
+      for await (const id of reader.ids()) {
+        const key = id.toString('latin1');
+        if (known.has(key)) continue;
+        known.add(key);
+        series.add(series.seriesCount * namespace.shardCount + reader.info.shard, id);
+      }
+      await reader.close();
+    }
+    const infos = list.map(({ info }) => info);
+    await namespace.index.add(start, series, infos, namespace.isStored.bind(namespace));
+  }
+}
