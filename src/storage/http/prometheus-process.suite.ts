@@ -26,6 +26,10 @@ export function skipWithoutPrometheus(what: string): void {
   test.skip(`${what} (no Prometheus: set VARVE_PROMETHEUS_BIN)`, () => {});
 }
 
+function sorted(labels: Readonly<Record<string, string>>): [string, string][] {
+  return Object.entries(labels).sort(([a], [b]) => (a < b ? -1 : 1));
+}
+
 function onPath(name: string): string | undefined {
   try {
     return execFileSync('sh', ['-c', `command -v ${name}`], { encoding: 'utf8' }).trim();
@@ -95,7 +99,7 @@ export class PrometheusProcess implements AsyncDisposable {
       data: { result: RangeSeries[] };
     };
     if (answer.status !== 'success') throw new Error(`${selector}: ${answer.error}`);
-    const key = ({ metric }: RangeSeries): string => JSON.stringify(Object.entries(metric).sort());
+    const key = ({ metric }: RangeSeries): string => JSON.stringify(sorted(metric));
     return answer.data.result.sort((a, b) => (key(a) < key(b) ? -1 : 1));
   }
 

@@ -20,7 +20,7 @@ const SCRAPES = 6;
 
 /** Values that a careless path would change. */
 /** Prometheus itself sends −0 as 0: its encoder leaves out what equals zero. */
-const ODD = ['NaN', '+Inf', '-Inf', '5e-324', '1.7976931348623157e308', '0.1', '123456789.123456789'];
+const ODD = ['NaN', '+Inf', '-Inf', '5e-324', '1.7976931348623157e+308', '0.1', '123456789.12345679'];
 
 if (prometheus === undefined) {
   skipWithoutPrometheus('a real Prometheus writes and reads back');
@@ -107,9 +107,7 @@ remote_read:
       expect(count(read)).toBeGreaterThan(30);
       expect(read).toEqual(written);
       const odd = read.filter(({ metric }) => metric['__name__'] === 'odd');
-      expect(odd.map(({ values }) => values[0]?.[1])).toEqual(
-        ODD.map((text) => (text === '123456789.123456789' ? '123456789.12345679' : text)),
-      );
+      expect(odd.map(({ values }) => values[0]?.[1])).toEqual(ODD);
     });
 
     test('−0 is read back as such when it came as such', async () => {
