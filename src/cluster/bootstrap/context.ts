@@ -21,6 +21,8 @@ export interface BootstrapDeps {
   readonly groupSchema: GroupSchemaPart;
   readonly controlSchema: ControlSchemaPart;
   readonly master: WriteMasterPart;
+  /** After a database that had to be made anew was: the node puts into it what it needs there, an extension say. */
+  readonly onDatabaseMade?: (database: string) => Promise<void>;
   /** Instead of connections of its own, for tests. */
   readonly servers?: GroupServers;
 }

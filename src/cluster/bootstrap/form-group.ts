@@ -82,12 +82,14 @@ export async function joinForming(context: GroupContext, work: StepWork): Promis
 }
 
 /** The edges between this node and `members`, both ways. */
-export function linksWith(context: GroupContext, members: readonly MemberRecord[]): Link[] {
+export function linksWith(
+  context: GroupContext,
+  members: readonly MemberRecord[],
+  databases: readonly string[] = context.databases,
+): Link[] {
   const self = context.options.node;
   const servers = [context.self, ...members.filter(({ node }) => node !== self).map(addressOf)];
-  return allLinks(servers, context.databases).filter(
-    ({ from, to }) => from.node === self || to.node === self,
-  );
+  return allLinks(servers, databases).filter(({ from, to }) => from.node === self || to.node === self);
 }
 
 /** Identity, queue and publication in this node's databases; old company is shown the door. */

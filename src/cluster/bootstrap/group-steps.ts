@@ -11,8 +11,11 @@ import {
   ownerIsGone,
   takeOver,
 } from './form-group.ts';
+import { thaw } from './freeze.ts';
+import { joinRunning } from './join-running.ts';
 import { membersOf, readRoster, type Roster } from './members.ts';
 import { PREPARE_STEPS } from './prepare-server.ts';
+import { refreshEdges } from './refresh-edges.ts';
 import { REGISTER_STEPS } from './register.ts';
 import { met, waitsFor, waitUntil, type Look } from './wait.ts';
 
@@ -41,6 +44,7 @@ export function groupBootstrapSteps(): Step<GroupContext>[] {
       check: (context) => Promise.resolve(context.lock ? todo('others wait for it') : done),
       apply: (context) => context.releaseLock(),
     },
+    refreshEdges,
     { name: 'wait-for-members', check: unlessComplete, apply: waitForMembers },
     forRole('leader', 'create-control-schema', unlessComplete, createControlSchema),
     { name: 'wait-for-control-schema', check: unlessComplete, apply: waitForSchema },
@@ -87,14 +91,17 @@ async function unlessComplete({ keys }: GroupContext): Promise<Check> {
   return group?.value.state === 'complete' ? done : todo('the group is being made');
 }
 
-/** Under the lock. A group that is being made is joined at once; for one that has content, see join.ts. */
+/** Under the lock. A group that is being made is joined at once; one that has content by the freeze protocol. */
 async function joinGroup(context: GroupContext, work: StepWork): Promise<void> {
   const { keys, deps, options } = context;
   const wait = { what: `group ${keys.cluster}`, timeoutMs: options.waitTimeoutMs };
   await waitUntil(deps.clock, work, wait, async () => {
     const group = await keys.group.read();
     if (!group) return waitsFor('the group');
-    if (group.value.state === 'complete') throw new Error('assertion failed: later joins are not here yet');
+    if (group.value.state === 'complete') {
+      await context.takeLock(work.signal);
+      return joinComplete(context, work);
+    }
     if (group.value.committed !== 'none') {
       await context.releaseLock();
       return waitsFor(`${group.value.owner}, which completes the group`);
@@ -103,6 +110,23 @@ async function joinGroup(context: GroupContext, work: StepWork): Promise<void> {
     return joinOrTakeOver(context, work, group.value);
   });
 }
+
+/** Under the lock. What was left of a join that died is taken back first. */
+async function joinComplete(context: GroupContext, work: StepWork): Promise<Look> {
+  try {
+    await thaw(context);
+    await joinRunning(context, work);
+    return met;
+  } catch (error) {
+    const again = error instanceof VarveError && RETRIED.has(error.code);
+    if (!again) throw error;
+    context.deps.log.warn({ node: context.options.node, error }, 'the join is tried again');
+    return waitsFor(messageOf(error));
+  }
+}
+
+/** Somebody was away for a moment; everything was taken back. */
+const RETRIED: ReadonlySet<string> = new Set(['GROUP_MEMBER_AWAY', 'CONNECTION_LOST', 'CONNECTION_FAILED']);
 
 async function joinOrTakeOver(context: GroupContext, work: StepWork, group: GroupRecord): Promise<Look> {
   try {

@@ -2,12 +2,13 @@ import { installGroupSchema } from '../ddl/install.ts';
 import type { GroupShape } from '../schema/default-rows.ts';
 import { controlSchemaState, installControlSchema } from '../schema/install.ts';
 import { CONTROL_SCHEMA } from '../schema/migrations.ts';
+import { replayDdl } from './replay.ts';
 import type { ControlSchemaPart, GroupSchemaPart } from './group-parts.ts';
 
 /** The queue of DDL as the bootstrap uses it. */
 export const groupSchemaPart: GroupSchemaPart = {
   install: installGroupSchema,
-  replay: () => Promise.reject(new Error('assertion failed: not here yet')),
+  replay: replayDdl,
   holdDdl: async (connection) => {
     await connection.query('select varve_group.hold_ddl()');
   },

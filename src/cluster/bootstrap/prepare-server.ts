@@ -44,15 +44,17 @@ export const PREPARE_STEPS: readonly Step<GroupContext>[] = [
       const missing = await context.onSelf(CONTROL_DATABASE, missingExtensions);
       return missing.length === 0 ? done : todo(`to be made: ${missing.join(', ')}`);
     },
-    apply: async (context) => {
-      await context.onSelf(CONTROL_DATABASE, async (connection) => {
-        for (const name of await missingExtensions(connection)) {
-          await connection.query(`create extension if not exists ${quoteIdent(name)} with schema public`);
-        }
-      });
-    },
+    apply: createControlExtensions,
   },
 ];
+
+export async function createControlExtensions(context: GroupContext): Promise<void> {
+  await context.onSelf(CONTROL_DATABASE, async (connection) => {
+    for (const name of await missingExtensions(connection)) {
+      await connection.query(`create extension if not exists ${quoteIdent(name)} with schema public`);
+    }
+  });
+}
 
 async function checkServer({ deps, options, databases }: GroupContext): Promise<void> {
   await deps.withAdmin('postgres', async (connection) => {

@@ -1,0 +1,39 @@
+import { messageOf } from '../../core/errors.ts';
+import { done, todo, type Step } from '../../run/step.ts';
+import type { GroupContext } from './context.ts';
+import { linksWith } from './form-group.ts';
+import { isMarked, unmark } from './joiner-databases.ts';
+import { membersOf, readRoster } from './members.ts';
+
+/**
+ * At each start of a member: servers may have other addresses than before, and members may have left while it was
+ * away. What its peers have of it is corrected, too, where they can be reached; the others do it when they start.
+ */
+export const refreshEdges: Step<GroupContext> = {
+  name: 'refresh-edges',
+  check: async ({ keys, options }) => {
+    const record = await keys.members.at(options.node).read();
+    return record?.value.state === 'member' && (await keys.members.list()).size > 1
+      ? todo('addresses may have changed')
+      : done;
+  },
+  apply: async (context) => {
+    const { keys, options, mesh, deps } = context;
+    const own = await keys.members.at(options.node).read();
+    const members = membersOf(await readRoster(keys));
+    const databases = own?.value.databases ?? context.databases;
+    // A join that was done but for this.
+    if (await isMarked(context, databases)) await unmark(context, databases);
+    for (const link of linksWith(context, members, databases)) {
+      await mesh.readdress(link).catch((error: unknown) => {
+        if (link.to.node === options.node) throw error;
+        deps.log.warn(
+          { member: link.to.node, error: messageOf(error) },
+          'a member was not told where this node is',
+        );
+      });
+    }
+    const company = members.map(({ node }) => node);
+    for (const database of databases) await mesh.sweep(context.self, database, company);
+  },
+};
