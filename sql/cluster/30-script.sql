@@ -161,8 +161,6 @@ begin
     return regexp_replace(statement, '(\ydetach\s+partition\s+.*\S)\s+concurrently\s*$', '\1', 'i');
   elsif tag = 'REFRESH MATERIALIZED VIEW' then
     return regexp_replace(statement, '^(refresh\s+materialized\s+view\s+)concurrently\y', '\1', 'i');
-  elsif tag = 'CREATE TABLE AS' then
-    return regexp_replace(statement, '\s+with\s+(no\s+)?data\s*$', '', 'i') || ' with no data';
   elsif tag like 'DROP %' and tag not in ('DROP OWNED') then
     -- What this member has and others do not (an index that was never finished) may go.
     parts := regexp_match(statement, '^(' || replace(tag, ' ', '\s+') || ')\s+(?:concurrently\s+)?(?:if\s+exists\s+)?(.*)$', 'is');

@@ -20,56 +20,76 @@ begin
 end
 $$;
 
--- The text of the command that is being carried out. `context` is where it stands: the calling functions, innermost
--- first, behind the event trigger's own line. Null when an extension's script does it.
-create or replace function varve_group._typed(tag text, context text) returns text
+-- The statement of the client's string that is being carried out at its top level, and what speaks against
+-- relying on it. Statements of one string are carried out in their order, so each is the next one of its kind: that
+-- holds only if every event asks, also one of which nothing is queued.
+create or replace function varve_group._next_typed(tag text, out statement text, out obstacle text)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
-  frames text := nullif(regexp_replace(context, '^[^\n]*\n?', ''), '');
-  one_by_one constant text := 'Send each statement by itself, or let a superuser call varve_group.replicate_ddl(…) with the whole text.';
   script text := current_query();
-  key text;
+  key text := md5(script) || statement_timestamp();
   consumed integer := 0;
-  found_one record;
   count integer;
+  undoes boolean;
+  number integer;
 begin
-  if frames is not null then
-    if not starts_with(frames, 'SQL statement "') then
-      perform varve_group._refuse(tag, 'It is part of a function whose text is not known here: ' || split_part(frames, E'\n', 1),
-        'Use EXECUTE in a function of PL/pgSQL, or send the statement by itself.');
-    end if;
-    script := regexp_replace(substr(frames, 16), '"(\n(PL/pgSQL|SQL) function .*|\n(SQL statement|extension script) .*)?$', '');
-    -- The pattern takes the longest tail; what is left ends before the first caller.
-    count := (select count(*) from varve_group._statements(script) s where varve_group._has_tag(s.words, s.has_as, tag));
-    if count <> 1 then
-      perform varve_group._refuse(tag, format('It is one of several statements in one string in a function, or could not be found in it: %s', left(script, 200)),
-        'Give each EXECUTE one statement.');
-    end if;
-    return (select s.statement from varve_group._statements(script) s where varve_group._has_tag(s.words, s.has_as, tag));
-  end if;
-
-  -- Statements of one string are carried out in their order, so each is the next one of its kind.
-  key := md5(script) || statement_timestamp();
-  if coalesce(current_setting('varve_group.script', true), '') like key || ' %' then
+  if starts_with(coalesce(current_setting('varve_group.script', true), ''), key || ' ') then
     consumed := split_part(current_setting('varve_group.script'), ' ', -1)::integer;
   end if;
-  select s.* into found_one from varve_group._statements(script) s
-    where s.number > consumed and varve_group._has_tag(s.words, s.has_as, tag) order by s.number limit 1;
-  if not found then
-    if exists (select from varve_group._statements(script) s
-      where s.words[1] in ('CREATE', 'ALTER', 'DROP') and s.words[2] = 'EXTENSION') then
-      return null;
+  select count(*), bool_or(s.words[1] in ('ROLLBACK', 'ABORT', 'SAVEPOINT', 'RELEASE')
+      or s.words[1] = 'PREPARE' and s.words[2] = 'TRANSACTION'),
+      min(s.number) filter (where s.number > consumed and varve_group._has_tag(s.words, s.has_as, tag)),
+      (array_agg(s.statement order by s.number)
+        filter (where s.number > consumed and varve_group._has_tag(s.words, s.has_as, tag)))[1]
+    into count, undoes, number, statement from varve_group._statements(script) s;
+  if statement is null then
+    obstacle := 'Its text could not be found in what was sent: ' || left(script, 200);
+  elsif count > 1 then
+    if undoes then
+      obstacle := 'It was sent together with SAVEPOINT, ROLLBACK or PREPARE TRANSACTION in one string.';
     end if;
-    perform varve_group._refuse(tag, 'Its text could not be found in what was sent: ' || left(script, 200), one_by_one);
+    perform set_config('varve_group.script', key || ' ' || number, false);
   end if;
-  if exists (select from varve_group._statements(script) s
-    having count(*) > 1 and bool_or(s.words[1] in ('ROLLBACK', 'ABORT', 'SAVEPOINT', 'RELEASE')
-      or s.words[1] = 'PREPARE' and s.words[2] = 'TRANSACTION')) then
-    perform varve_group._refuse(tag, 'It was sent together with SAVEPOINT, ROLLBACK or PREPARE TRANSACTION in one string.', one_by_one);
+end
+$$;
+
+-- The same for a command in a function. `context` is where it stands: the calling functions, innermost first, behind
+-- the event trigger's own line.
+create or replace function varve_group._nested(tag text, context text, out statement text, out obstacle text)
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  frames text := regexp_replace(context, '^[^\n]*\n', '');
+  script text;
+  place integer;
+  count integer;
+begin
+  if not starts_with(frames, 'SQL statement "') then
+    obstacle := 'It is part of a function whose text is not known here: ' || split_part(frames, E'\n', 1);
+    return;
   end if;
-  perform set_config('varve_group.script', key || ' ' || found_one.number, false);
-  return found_one.statement;
+  script := substr(frames, 16);
+  place := (select min(nullif(strpos(script, p), 0)) from unnest(array[E'"\nPL/pgSQL function ', E'"\nSQL function ',
+    E'"\nSQL statement "', E'"\nextension script file ']) p);
+  script := left(script, coalesce(place - 1, length(script) - 1));
+  select count(*), (array_agg(s.statement))[1] into count, statement
+    from varve_group._statements(script) s where varve_group._has_tag(s.words, s.has_as, tag);
+  if count <> 1 then
+    statement := null;
+    obstacle := 'It could not be told from others in one string of a function: ' || left(script, 200);
+  end if;
+end
+$$;
+
+create or replace function varve_group._require(tag text, statement text, obstacle text) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if obstacle is not null or statement is null then
+    perform varve_group._refuse(tag, obstacle,
+      'Send each statement by itself; in a function use one EXECUTE for each. A superuser may also call varve_group.replicate_ddl with the whole text.');
+  end if;
 end
 $$;
 
@@ -147,61 +167,47 @@ begin
 end
 $$;
 
--- What fills tables while it is carried out has to be in the queue before its rows.
-create or replace function varve_group._on_ddl_start() returns event_trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lc_messages = 'C'
+-- CREATE EXTENSION with the version that was made here.
+create or replace function varve_group._with_version(statement text, extension oid) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  context text;
-  statement text;
-  words text[];
-  name text;
-  version text;
+  made pg_extension := (select e from pg_extension e where e.oid = extension);
+  words text[] := (select s.words from varve_group._statements(statement) s);
 begin
-  get diagnostics context = pg_context;
-  if coalesce(current_setting('varve_group.ddl', true), '') <> '' and not varve_group._is_queued(tg_tag) then
-    return;
+  perform varve_group._check_extension(made.extname, made.extversion);
+  if 'VERSION' = any (words) then
+    return statement;
   end if;
-  if tg_tag = 'CREATE TABLE AS' then
-    if position(E'\n' in context) > 0 and context !~ E'\nPL/pgSQL function [^\n]* at EXECUTE(\n|$)' then
-      statement := null;
-    end if;
-    statement := varve_group._typed(tg_tag, context);
-    select s.words into words from varve_group._statements(statement) s;
-    if words && array['TEMP', 'TEMPORARY'] and array_position(words, 'TABLE') > least(array_position(words, 'TEMP'), array_position(words, 'TEMPORARY')) then
-      return;
-    elsif not varve_group._is_queued(tg_tag) then
-      return;
-    elsif words[array_length(words, 1)] = 'EXECUTE' or 'EXECUTE' = any (words) or statement ~ '\$\d' then
-      perform varve_group._refuse(tg_tag, 'Its query is a prepared one or has parameters.',
-        'CREATE TABLE with its columns, then INSERT … SELECT.');
-    elsif position(E'\n' in context) > 0 and split_part(regexp_replace(context, '.*?\nPL/pgSQL function ', ''), E'\n', 1) ~ ' at SQL statement$' then
-      perform varve_group._refuse(tg_tag, 'In a function its query may have the function''s variables.',
-        'CREATE TABLE with its columns, then INSERT … SELECT; or EXECUTE.');
-    end if;
-    perform varve_group._enqueue(tg_tag, varve_group._portable(statement, tg_tag), null);
-  elsif tg_tag = 'CREATE EXTENSION' then
-    if not varve_group._is_queued(tg_tag) then
-      return;
-    end if;
-    statement := varve_group._typed(tg_tag, context);
-    if statement is null then
-      return;
-    end if;
-    name := coalesce((regexp_match(statement, '^create\s+extension\s+(?:if\s+not\s+exists\s+)?"((?:[^"]|"")+)"', 'i'))[1],
-      lower((regexp_match(statement, '^create\s+extension\s+(?:if\s+not\s+exists\s+)?([^\s";]+)', 'i'))[1]));
-    if exists (select from pg_extension e where e.extname = name) then
-      return;
-    end if;
-    select s.words into words from varve_group._statements(statement) s;
-    version := coalesce((regexp_match(statement, '\yversion\s+[''"]?([^''"\s]+)', 'i'))[1],
-      (select a.default_version from pg_available_extensions a where a.name = _on_ddl_start.name));
-    perform varve_group._check_extension(name, version);
-    if not 'VERSION' = any (words) then
-      statement := regexp_replace(statement, '\s+cascade\s*$', '', 'i') || format(' version %L', version)
-        || case when words[cardinality(words)] = 'CASCADE' then ' cascade' else '' end;
-    end if;
-    perform varve_group._enqueue(tg_tag, statement, null);
+  return regexp_replace(statement, '\s+cascade\s*$', '', 'i') || format(' version %L', made.extversion)
+    || case when words[cardinality(words)] = 'CASCADE' then ' cascade' else '' end;
+end
+$$;
+
+-- What makes a table that was made from a query, and so is nothing but its columns, elsewhere.
+create or replace function varve_group._table_definition(relation oid) returns text
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select format('create %s table %I.%I (%s) using %I%s', case c.relpersistence when 'u' then 'unlogged' else '' end,
+      n.nspname, c.relname, (
+        select string_agg(format('%I %s%s', a.attname, format_type(a.atttypid, a.atttypmod),
+          case when a.attcollation not in (0, t.typcollation) then ' collate ' || a.attcollation::regcollation else '' end),
+          ', ' order by a.attnum)
+        from pg_attribute a join pg_type t on t.oid = a.atttypid where a.attrelid = c.oid and a.attnum > 0),
+      m.amname, coalesce(' with (' || array_to_string(c.reloptions, ', ') || ')', ''))
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace join pg_am m on m.oid = c.relam
+  where c.oid = relation
+$$;
+
+-- The rows of such a table were written before it was published: they are written once more.
+create or replace function varve_group._publish_rows(relation regclass) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp set varve_group.ddl = 'off'
+as $$
+begin
+  perform varve_group.adopt_tables();
+  if exists (select from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
+    where p.pubname = 'varve' and r.prrelid = relation) then
+    execute format('create temp table varve_rows as table %s; truncate %1$s; insert into %1$s table pg_temp.varve_rows; drop table pg_temp.varve_rows', relation);
   end if;
 end
 $$;
@@ -269,39 +275,47 @@ declare
   dropped text := coalesce(current_setting('varve_group.dropped', true), '');
   objects oid[];
   total integer;
-  temporary integer;
-  of_extension integer;
-  statement text;
+  ours integer;
+  extension oid;
+  found_text record;
 begin
   get diagnostics context = pg_context;
   perform set_config('varve_group.dropped', '', true);
-  select count(*), count(*) filter (where c.schema_name = 'pg_temp' or c.object_identity ~ '\ypg_temp\.'),
-      count(*) filter (where c.in_extension), array_agg(c.objid) filter (where c.classid = 'pg_class'::regclass)
-    into total, temporary, of_extension, objects from pg_event_trigger_ddl_commands() c;
-  if total > 0 and total in (temporary, of_extension) or dropped = 'temporary' then
-    return;
-  elsif tg_tag like 'DROP %' and tg_tag <> 'DROP OWNED' and dropped = '' then
-    return;
-  elsif tg_tag in ('CREATE TABLE AS', 'CREATE EXTENSION') then
-    if varve_group._is_queued(tg_tag) then
-      perform varve_group.adopt_tables();
-    end if;
+  if strpos(context, E'\n') > 0 then
+    select * into found_text from varve_group._nested(tg_tag, context);
+  else
+    select * into found_text from varve_group._next_typed(tg_tag);
+  end if;
+  select count(*), count(*) filter (where not c.in_extension
+        and not (coalesce(c.schema_name, '') = 'pg_temp' or coalesce(c.object_identity, '') ~ '\ypg_temp\.')),
+      array_agg(c.objid) filter (where c.classid = 'pg_class'::regclass),
+      max(c.objid) filter (where c.classid = 'pg_extension'::regclass)
+    into total, ours, objects, extension from pg_event_trigger_ddl_commands() c;
+  -- Nothing came of it (IF [NOT] EXISTS), it is PostgreSQL's own way of doing something else, or temporary.
+  if (case when tg_tag = 'DROP OWNED' then false when tg_tag like 'DROP %' then dropped <> 'kept' else ours = 0 end) then
     return;
   elsif not varve_group._is_queued(tg_tag) then
     if current_setting('varve_group.ddl', true) = 'local' then
       insert into varve_group.local_table (relation)
-        select c.oid from pg_class c where c.oid = any (objects) and c.relkind in ('r', 'p') and tg_tag like 'CREATE %'
+        select c.oid from pg_class c
+        where c.oid = any (objects) and c.relkind = 'r' and tg_tag in ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO')
         on conflict do nothing;
     end if;
     return;
-  elsif tg_tag = 'SELECT INTO' then
-    perform varve_group._refuse(tg_tag, 'Its rows would come before its table.', 'Use CREATE TABLE … AS SELECT ….');
-  end if;
-  statement := varve_group._typed(tg_tag, context);
-  if statement is null or tg_tag in ('GRANT', 'REVOKE') and varve_group._is_on_temporary(statement) then
+  elsif tg_tag in ('CREATE TABLE AS', 'SELECT INTO') then
+    -- Queued before its rows are written again.
+    perform varve_group._enqueue(tg_tag, varve_group._table_definition(objects[1]), null);
+    perform varve_group._publish_rows(objects[1]);
     return;
   end if;
-  perform varve_group._enqueue(tg_tag, varve_group._portable(statement, tg_tag),
+  perform varve_group._require(tg_tag, found_text.statement, found_text.obstacle);
+  if tg_tag in ('GRANT', 'REVOKE') and varve_group._is_on_temporary(found_text.statement) then
+    return;
+  end if;
+  if tg_tag = 'CREATE EXTENSION' then
+    found_text.statement := varve_group._with_version(found_text.statement, extension);
+  end if;
+  perform varve_group._enqueue(tg_tag, varve_group._portable(found_text.statement, tg_tag),
     case when tg_tag = 'ALTER TABLE' then varve_group._missing_values(objects) end);
   perform varve_group.adopt_tables();
 end
@@ -341,14 +355,6 @@ begin
   end if;
   if not 'varve_capture_2_queue' = any (present) then
     create event trigger varve_capture_2_queue on ddl_command_end execute function varve_group._on_ddl_end();
-  end if;
-  if not 'varve_capture_start_1_caller' = any (present) then
-    create event trigger varve_capture_start_1_caller on ddl_command_start
-      when tag in ('CREATE TABLE AS', 'CREATE EXTENSION') execute function varve_group._note_caller();
-  end if;
-  if not 'varve_capture_start_2_queue' = any (present) then
-    create event trigger varve_capture_start_2_queue on ddl_command_start
-      when tag in ('CREATE TABLE AS', 'CREATE EXTENSION') execute function varve_group._on_ddl_start();
   end if;
   if not 'varve_capture_drop_1_caller' = any (present) then
     create event trigger varve_capture_drop_1_caller on sql_drop execute function varve_group._note_caller();
