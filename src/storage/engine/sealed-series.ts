@@ -1,3 +1,4 @@
+import { VarveError } from '../../core/errors.ts';
 import { ByteCursor, varintBytes, writeVarint } from '../fileset/byte-cursor.ts';
 import { FormatFault } from '../fileset/fileset-damage.ts';
 import { KernelFault, checked } from '../kernel/kernel-fault.ts';
@@ -159,6 +160,23 @@ export class ColumnCodec {
     this.#kernel.bytes.set(encoded, this.#places.encoded);
   }
 
+  /** @throws STORAGE_OVERLOADED: the memory may be there later, so what asks for it is not damaged for that */
+  #allocate(sizeBytes: number): Address {
+    try {
+      return this.#kernel.allocate(sizeBytes);
+    } catch (error) {
+      if (!(error instanceof KernelFault)) throw error;
+      throw new VarveError(
+        'STORAGE_OVERLOADED',
+        `a series needs ${sizeBytes} bytes of memory to be decoded`,
+        {
+          hint: 'Repeat it later, or give the engine more memory.',
+          cause: error,
+        },
+      );
+    }
+  }
+
   #fault(call: () => number): number {
     try {
       return checked(call());
@@ -174,22 +192,26 @@ export class ColumnCodec {
     const { calls } = this.#kernel;
     let capacity = Math.max(1024, this.#capacity);
     while (capacity < count) capacity *= 2;
-    const columnBytes = capacity * 8 + MARGIN_BYTES;
-    const encodedBytes =
-      Math.max(calls.maxValueColumnBytes(capacity), calls.maxTimeColumnBytes(capacity)) + MARGIN_BYTES;
-    const scratchBytes =
-      Math.max(calls.valueScratchBytes(capacity), calls.timeScratchBytes(capacity)) + MARGIN_BYTES;
-    const allocate = (sizeBytes: number): Address => this.#kernel.allocate(sizeBytes);
-    this.#places = {
-      times: allocate(columnBytes),
-      values: allocate(columnBytes),
-      encoded: allocate(encodedBytes),
-      scratch: allocate(scratchBytes),
-      encodedBytes,
-    };
+    const columnBytes = rounded(capacity * 8);
+    const encodedBytes = rounded(
+      Math.max(calls.maxValueColumnBytes(capacity), calls.maxTimeColumnBytes(capacity)),
+    );
+    const scratchBytes = rounded(
+      Math.max(calls.valueScratchBytes(capacity), calls.timeScratchBytes(capacity)),
+    );
+    // In one piece: regions are not given back, so one that does not fit must not leave others behind.
+    const times = this.#allocate(columnBytes * 2 + encodedBytes + scratchBytes);
+    const values = times + columnBytes;
+    const encoded = values + columnBytes;
+    this.#places = { times, values, encoded, scratch: encoded + encodedBytes, encodedBytes };
     this.#capacity = capacity;
     return true;
   }
+}
+
+/** With the margin, to a multiple of what the kernel's regions are aligned to. */
+function rounded(sizeBytes: number): number {
+  return Math.ceil((sizeBytes + MARGIN_BYTES) / 64) * 64;
 }
 
 function bytesOf(column: BigInt64Array | BigUint64Array): Uint8Array {
