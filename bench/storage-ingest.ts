@@ -27,7 +27,6 @@ const entries = kernel.allocate(SAMPLES_PER_REQUEST * 4 * ENTRY.length);
 const times = kernel.allocate(SAMPLES_PER_REQUEST * 8);
 const values = kernel.allocate(SAMPLES_PER_REQUEST * 8);
 const references = kernel.allocate(SAMPLES_PER_REQUEST * 4);
-const results = kernel.allocate(SAMPLES_PER_REQUEST);
 const batch = kernel.allocate(calls.maxLogSamplesBytes(SAMPLES_PER_REQUEST));
 const readReferences = kernel.allocate(SAMPLES_PER_REQUEST * 4);
 const readTimes = kernel.allocate(SAMPLES_PER_REQUEST * 8 + 32);
@@ -92,7 +91,7 @@ function stage(name: string, samplesInIt: number): void {
 
 for (let round = 0; round <= ROUNDS; round++) {
   const table = calls.createSeriesTable(1 << 20, 1n);
-  const chunks = calls.createChunks(0n, 1n << 62n);
+  const chunks = calls.createChunks(0n, 1n << 62n, 0);
   const [writer, reader] = [calls.createLogState(), calls.createLogState()];
   logBytes = 0;
   if (round === 1) nsPerSample.clear();
@@ -143,7 +142,7 @@ for (let round = 0; round <= ROUNDS; round++) {
     stage('write log batch', perRequest);
     crc32(kernel.bytes.subarray(batch, batch + logSize));
     stage('checksum (zlib)', perRequest);
-    calls.appendSamples(chunks, entries, count, references, times, values, results);
+    calls.appendSamples(chunks, entries, count, references, times, values, 1n);
     stage('append', perRequest);
     checked(
       calls.decodeLogSamples(
@@ -160,7 +159,7 @@ for (let round = 0; round <= ROUNDS; round++) {
     stage('read log batch', perRequest);
     if (i >= requests.length / SCRAPES) logBytes += logSize;
   }
-  if (calls.chunksSamples(chunks) !== samples) throw new Error('samples are missing');
+  if (calls.chunksOrdered(chunks) !== samples) throw new Error('samples are missing');
   const before = calls.usedPages();
   calls.freeChunks(chunks);
   chunkBytes = (before - calls.usedPages()) * 65_536;

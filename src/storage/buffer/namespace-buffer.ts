@@ -1,6 +1,16 @@
-import type { IndexBlock } from '../index/index-block.ts';
+import { assert, VarveError } from '../../core/errors.ts';
 import type { RemoteWriteVersion, SeriesSamples, WriteOutcome } from '../engine/storage-engine.ts';
-import type { BufferMemory } from './buffer-memory.ts';
+import type { IndexBlock } from '../index/index-block.ts';
+import { checked, KernelFault } from '../kernel/kernel-fault.ts';
+import { MAX_SERIES, NO_VERSION, RECORD, type Address } from '../kernel/kernel.ts';
+import type { BlockColumns, BlockSummary, Overwrite, SealedColumns } from './block-columns.ts';
+import { overloaded, type BufferMemory } from './buffer-memory.ts';
+import { LogReader } from './log-reader.ts';
+import { LogWriter } from './log-writer.ts';
+import { OpenBlocks } from './open-blocks.ts';
+import { SeriesIndex } from './series-index.ts';
+import { WriteAdmission, type Admitted } from './write-admission.ts';
+import { spentBatch, type WriteBatch } from './write-batch.ts';
 
 export interface BufferOptions {
   readonly blockSizeNs: bigint;
@@ -17,136 +27,312 @@ export interface BufferOptions {
   readonly isFlushed?: (blockStartNs: bigint) => boolean;
 }
 
-/** One open block. */
-export interface BlockSummary {
-  readonly startNs: bigint;
-  readonly endNs: bigint;
-  /** Samples of the ascending part and late ones; a few may be for the same time. */
-  readonly samples: number;
-  readonly cold: boolean;
-  /** Of the first and the newest write into it. */
-  readonly firstVersion: bigint;
-  readonly lastVersion: bigint;
-}
-
-/** A sample that replaced another of the same time: its place in the columns, and the version of its write. */
-export interface Overwrite {
-  readonly place: number;
-  readonly version: bigint;
-}
-
-/** The samples of a series in a block, merged. Views of memory that the next call on the same memory may change. */
-export interface BlockColumns {
-  readonly times: BigInt64Array;
-  readonly bits: BigUint64Array;
-  /** The same memory as `bits`. */
-  readonly values: Float64Array;
-  /** Ascending by place; in a cold block one for every sample. */
-  readonly overwrites: readonly Overwrite[];
-}
-
-/** The same as sealed columns (docs/formats/sealed-block.md). Views, as above. */
-export interface SealedColumns {
-  readonly count: number;
-  readonly times: Uint8Array;
-  readonly values: Uint8Array;
-  readonly overwrites: readonly Overwrite[];
-}
-
 /** What a replayed payload did. */
 export interface ReplayOutcome {
+  /** That were taken. */
   readonly samples: number;
+  /** 0 when it is unreadable. */
   readonly version: bigint;
-  /** It could not be read, since a payload that it builds upon is missing or damaged; nothing of it was taken. */
+  /** It builds upon a payload that is missing or damaged; nothing of it was taken. */
   readonly unreadable: boolean;
   /** Samples whose series were named by a payload that is lost. */
   readonly orphans: number;
 }
 
-/**
- * A request that was decoded and checked: what of it can be taken. It lies in memory that all buffers share, so it is
- * to be committed before the next one is decoded.
- */
-export interface WriteBatch {
-  readonly samples: number;
-}
-
 /** Appends to the log: `CommitLog.append`, with the namespace put before the payload. Copies before it returns. */
 export type AppendToLog = (payload: Uint8Array) => Promise<unknown>;
+
+/** Any; tables of one process need no other. */
+const TABLE_SEED = 0x5eed_5eedn;
 
 /**
  * What a namespace has in memory: its series, the samples of its open blocks, their index, and what its log payloads
  * build upon. Synchronous but for `commit`; one thread.
+ *
+ * A write is applied as soon as it is given to the log, in the same turn, so that memory and log agree on the order.
  */
-export declare class NamespaceBuffer {
-  constructor(memory: BufferMemory, options: BufferOptions);
+export class NamespaceBuffer {
+  readonly #memory: BufferMemory;
+  readonly #table: Address;
+  readonly #blocks: OpenBlocks;
+  readonly #writer: LogWriter;
+  readonly #reader: LogReader;
+  readonly #index: SeriesIndex;
+  readonly #admission: WriteAdmission;
+  #options: BufferOptions;
 
-  get options(): BufferOptions;
-  /** Block size and shard count cannot change. */
-  configure(options: BufferOptions): void;
+  /** @throws STORAGE_OVERLOADED when there is no memory for the least of it */
+  constructor(memory: BufferMemory, options: BufferOptions) {
+    const { kernel } = memory;
+    this.#memory = memory;
+    this.#options = options;
+    this.#table = kernel.calls.createSeriesTable(Math.min(options.maxSeries, MAX_SERIES), TABLE_SEED);
+    if (this.#table === 0) throw overloaded(memory.limitBytes);
+    this.#blocks = new OpenBlocks(memory, {
+      blockSizeNs: options.blockSizeNs,
+      isFlushed: (blockStartNs) => this.#options.isFlushed?.(blockStartNs) ?? false,
+    });
+    this.#writer = new LogWriter(memory, this.#table);
+    this.#reader = new LogReader(memory, this.#table);
+    this.#index = new SeriesIndex(kernel, this.#table);
+    this.#admission = new WriteAdmission(memory, this.#table);
+  }
 
-  /** @throws WRITE_INVALID, STORAGE_OVERLOADED; then nothing has changed */
-  decodeRemote(version: RemoteWriteVersion, body: Uint8Array, nowNs: bigint): WriteBatch;
-  prepare(series: readonly SeriesSamples[], nowNs: bigint): WriteBatch;
+  get options(): BufferOptions {
+    return this.#options;
+  }
+
+  /** Block size and shard count stay. */
+  configure(options: BufferOptions): void {
+    const { blockSizeNs, shardCount } = this.#options;
+    assert(
+      options.blockSizeNs === blockSizeNs && options.shardCount === shardCount,
+      'blocks and shards stay',
+    );
+    this.#options = options;
+    this.#memory.kernel.calls.limitSeries(this.#table, Math.min(options.maxSeries, MAX_SERIES));
+  }
+
+  /** The body of a remote write request as it came. @throws WRITE_INVALID, STORAGE_OVERLOADED: nothing has changed */
+  decodeRemote(version: RemoteWriteVersion, body: Uint8Array, nowNs: bigint): WriteBatch {
+    return this.#admission.decode(version, body, this.#admitted(nowNs));
+  }
+
+  /** The same for what comes as objects. */
+  prepare(series: readonly SeriesSamples[], nowNs: bigint): WriteBatch {
+    return this.#admission.prepare(series, this.#admitted(nowNs));
+  }
 
   /**
-   * Logs the batch, applies it, and resolves when the log has acknowledged it. `version` is larger than every one
-   * before. When the log refuses, the promise is rejected with the log's reason; what was applied stays readable until
-   * a restart, as after any error that leaves the outcome open, and a repeated request does no harm. Without `append`
-   * (a namespace that does not log) it applies only.
+   * Logs the last decoded batch, applies it, and resolves when the log has acknowledged it. `version` is larger than
+   * every one before. When the log refuses, the promise is rejected with the log's reason; what was applied stays
+   * readable until a restart, as after any error that leaves the outcome open, and a repeated request does no harm.
+   * Without `append` (a namespace that does not log) it applies only.
+   * @throws STORAGE_OVERLOADED, INVALID_ARGUMENT when another batch was decoded since
    */
-  commit(batch: WriteBatch, version: bigint, append: AppendToLog | undefined): Promise<WriteOutcome>;
+  async commit(batch: WriteBatch, version: bigint, append: AppendToLog | undefined): Promise<WriteOutcome> {
+    if (batch.use !== this.#memory.currentUse) throw spentBatch();
+    if (append === undefined || batch.samples === 0) return this.#apply(batch, version);
+    const { payload, ticket } = this.#writer.encode(batch, version);
+    this.#reader.dispose();
+    const logged = appendNow(append, payload);
+    const applied = outcomeOf(() => this.#apply(batch, version));
+    try {
+      await logged;
+    } catch (error) {
+      this.#writer.refused(ticket);
+      throw error;
+    }
+    if (!this.#writer.isWhole(ticket)) throw unreadableInLog();
+    return applied();
+  }
 
-  /** Deletes the samples of series in [startNs, endNs), in memory and log, so that it is the same after a replay. */
+  /** Removes the samples of series in [startNs, endNs); returns how many. The log is the caller's matter. */
   deleteSamples(
     references: Uint32Array,
     range: { readonly startNs: bigint; readonly endNs: bigint },
-    version: bigint,
-    append: AppendToLog | undefined,
-  ): Promise<void>;
+  ): number {
+    this.#memory.beginUse();
+    let removed = 0;
+    for (const reference of references) removed += this.#blocks.cut(reference, range.startNs, range.endNs);
+    return removed;
+  }
 
   /**
-   * Takes a payload that `commit` or `deleteSamples` appended, in their order. The first one after the position of a
-   * manifest is whole by itself, if `beginLogEpoch` was called at that position.
+   * Takes a payload that `commit` appended, in their order and before anything is committed. The first one after the
+   * position of a manifest is whole by itself, if `beginLogEpoch` was called at that position.
+   * @throws STORAGE_OVERLOADED
    */
-  replay(payload: Uint8Array): ReplayOutcome;
+  replay(payload: Uint8Array): ReplayOutcome {
+    this.#memory.beginUse();
+    const read = this.#reader.read(payload);
+    if (read === undefined) return { samples: 0, version: 0n, unreadable: true, orphans: 0 };
+    const { version, samples, orphans } = read;
+    if (samples > 0) {
+      const { kernel, space } = this.#memory;
+      kernel.calls.findSpan(space.times.address, samples);
+      const refused = this.#blocks.append(
+        { count: samples, rows: true },
+        kernel.calls.admittedLeast(),
+        version,
+      );
+      if (refused > 0) throw overloaded(this.#memory.limitBytes);
+    }
+    return { samples: samples - orphans, version, unreadable: false, orphans };
+  }
 
   /**
    * The next payload builds upon nothing before it. To be called, in the same turn as the log's position is taken,
    * when the log before that position is going to be removed.
    */
-  beginLogEpoch(): void;
+  beginLogEpoch(): void {
+    this.#writer.beginEpoch();
+  }
 
-  /** Samples from a snapshot, a fileset or a peer: ascending times of one block. */
-  insert(
-    labels: Uint8Array,
-    columns: {
-      readonly times: BigInt64Array;
-      readonly bits: BigUint64Array;
-      readonly overwrites: readonly Overwrite[];
-    },
-  ): number;
+  /**
+   * Adds samples of one block, with ascending times, from a snapshot, a fileset or a peer. What was written live and
+   * replaced nothing stays, else the greater version wins. Returns the reference.
+   * @throws SERIES_INVALID, STORAGE_OVERLOADED
+   */
+  insert(labels: Uint8Array, columns: InsertedColumns): number {
+    this.#memory.beginUse();
+    const { space, kernel } = this.#memory;
+    // Views of the kernel's own memory end when it grows.
+    const isOwn = columns.times.buffer === kernel.bytes.buffer;
+    const times = isOwn ? columns.times.slice() : columns.times;
+    const bits = isOwn ? columns.bits.slice() : columns.bits;
+    const { overwrites } = columns;
+    const reference = this.#resolve(labels);
+    const [leastNs] = times;
+    if (leastNs === undefined) return reference;
+    const versions = new BigInt64Array(times.length).fill(NO_VERSION);
+    let newest = 0n;
+    for (const { place, version } of overwrites) {
+      versions[place] = version;
+      if (version > newest) newest = version;
+    }
+    this.#memory.reserve(times.length * INSERTED_BYTES + BYTES_PER_SERIES);
+    space.times.put(times);
+    space.values.put(bits);
+    space.labels.put(versions);
+    this.#blocks.insert(reference, times.length, leastNs, newest);
+    return reference;
+  }
 
-  get seriesCount(): number;
+  get seriesCount(): number {
+    return this.#memory.kernel.calls.seriesCount(this.#table);
+  }
+
   /** A copy of the canonical labels. */
-  labelsOf(reference: number): Uint8Array;
-  shardOf(reference: number): number;
-  /** The reference of canonical labels, or -1. */
-  find(labels: Uint8Array): number;
+  labelsOf(reference: number): Uint8Array {
+    const { bytes } = this.#memory.kernel;
+    const record = this.#recordOf(reference);
+    const start = record[RECORD.labels] ?? 0;
+    return bytes.slice(start, start + (record[RECORD.labelsBytes] ?? 0));
+  }
+
+  shardOf(reference: number): number {
+    return (this.#recordOf(reference)[RECORD.shardHash] ?? 0) % this.#options.shardCount;
+  }
+
+  /** The reference of labels, or -1. */
+  find(labels: Uint8Array): number {
+    const from = this.#memory.space.scratch.put(labels);
+    return Math.max(-1, this.#memory.kernel.calls.resolveLabels(this.#table, from, labels.length, 0));
+  }
 
   /** Open blocks, ascending. */
-  blocks(): readonly BlockSummary[];
+  blocks(): readonly BlockSummary[] {
+    return this.#blocks.all;
+  }
+
   /** Series with samples in the block, of one shard or all, in the order of their canonical labels. */
-  seriesOfBlock(blockStartNs: bigint, shard?: number): Uint32Array;
-  readBlock(reference: number, blockStartNs: bigint): BlockColumns | undefined;
-  sealBlock(reference: number, blockStartNs: bigint): SealedColumns | undefined;
+  seriesOfBlock(blockStartNs: bigint, shard?: number): Uint32Array {
+    const { shardCount } = this.#options;
+    return this.#blocks.series(blockStartNs, this.#table, shard ?? 0, shard === undefined ? 1 : shardCount);
+  }
+
+  readBlock(reference: number, blockStartNs: bigint): BlockColumns | undefined {
+    return this.#blocks.read(reference, blockStartNs);
+  }
+
+  sealBlock(reference: number, blockStartNs: bigint): SealedColumns | undefined {
+    return this.#blocks.seal(reference, blockStartNs);
+  }
+
   /** Gives the memory of a block back; what it held is on the disk. */
-  dropBlock(blockStartNs: bigint): void;
-  /** Gives back everything. */
-  dispose(): void;
+  dropBlock(blockStartNs: bigint): void {
+    this.#blocks.drop(blockStartNs);
+  }
+
+  /** Gives back everything; the buffer is not to be used any more. */
+  dispose(): void {
+    this.#blocks.dropAll();
+    this.#writer.dispose();
+    this.#reader.dispose();
+    this.#memory.kernel.calls.freeSeriesTable(this.#table);
+  }
 
   /** The index of all series, complete; `ref` is a reference. Series may have no samples in memory. */
-  index(): IndexBlock;
+  index(): IndexBlock {
+    return this.#index.get();
+  }
+
   /** Indexes some of the series that are not yet, for idle time; returns how many are left. */
-  indexSome(maxSeries: number): number;
+  indexSome(maxSeries: number): number {
+    return this.#index.fill(maxSeries);
+  }
+
+  #admitted(nowNs: bigint): Admitted {
+    const { bufferPastNs, bufferFutureNs, retentionNs, coldWritesEnabled } = this.#options;
+    const pastNs = coldWritesEnabled && retentionNs > bufferPastNs ? retentionNs : bufferPastNs;
+    return { fromNs: nowNs - pastNs, toNs: nowNs + bufferFutureNs };
+  }
+
+  /** @throws STORAGE_OVERLOADED when some of it found no memory */
+  #apply({ series, samples, leastNs, newSeries, ...rest }: WriteBatch, version: bigint): WriteOutcome {
+    if (samples > 0) {
+      const refused = this.#blocks.append({ count: series, rows: false }, leastNs, version);
+      if (refused > 0) throw overloaded(this.#memory.limitBytes);
+    }
+    const { rejected, exemplars, histograms } = rest;
+    return { samples, series: newSeries, rejected, exemplars, histograms };
+  }
+
+  #resolve(labels: Uint8Array): number {
+    const { kernel, space } = this.#memory;
+    const from = space.scratch.put(labels);
+    try {
+      return checked(kernel.calls.resolveLabels(this.#table, from, labels.length, 1));
+    } catch (error) {
+      if (!(error instanceof KernelFault)) throw error;
+      if (error.fault === 'OUT_OF_MEMORY' || error.fault === 'TOO_LARGE')
+        throw overloaded(this.#memory.limitBytes);
+      throw new VarveError('SERIES_INVALID', `the labels of a series are not valid: ${error.message}`);
+    }
+  }
+
+  #recordOf(reference: number): Uint32Array {
+    const record = this.#memory.kernel.calls.seriesRecord(this.#table, reference);
+    assert(record !== 0, `there is no series ${reference}`);
+    return new Uint32Array(this.#memory.kernel.bytes.buffer, record, RECORD_NUMBERS);
+  }
+}
+
+const RECORD_NUMBERS = 3;
+const BYTES_PER_SERIES = 4096;
+/** Of a sample that is inserted, at most. */
+const INSERTED_BYTES = 48;
+
+export interface InsertedColumns {
+  readonly times: BigInt64Array;
+  readonly bits: BigUint64Array;
+  readonly overwrites: readonly Overwrite[];
+}
+
+/** A refusal is a refusal, whether it is thrown or comes later. */
+function appendNow(append: AppendToLog, payload: Uint8Array): Promise<unknown> {
+  try {
+    return append(payload);
+  } catch (error) {
+    return Promise.reject(error instanceof Error ? error : new Error(String(error)));
+  }
+}
+
+/** Does something now and tells later how it went. */
+function outcomeOf<T>(act: () => T): () => T {
+  try {
+    const value = act();
+    return () => value;
+  } catch (error) {
+    return () => {
+      throw error;
+    };
+  }
+}
+
+function unreadableInLog(): VarveError {
+  return new VarveError('COMMIT_LOG_BUSY', 'the commit log refused a write that this one builds upon', {
+    hint: 'Repeat it: nothing is wrong with it.',
+  });
 }

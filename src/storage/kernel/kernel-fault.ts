@@ -17,6 +17,8 @@ const FAULTS = {
   EMPTY_LABEL_NAME: [-15, 'a label name is empty'],
   NO_LABELS: [-16, 'no label has a value'],
   BAD_UTF8: [-17, 'a label is not valid UTF-8'],
+  NO_SAMPLES: [-18, 'a series has no samples'],
+  OUT_OF_SEQUENCE: [-19, 'it builds upon a batch that is not there'],
 } as const;
 
 export type KernelFaultName = keyof typeof FAULTS;

@@ -97,6 +97,7 @@ export interface KernelCalls {
   usedPages(): number;
   createSeriesTable(maxSeries: number, seed: bigint): Address;
   freeSeriesTable(table: Address): void;
+  limitSeries(table: Address, maxSeries: number): void;
   seriesCount(table: Address): number;
   /** A record begins with `RECORD`; 0 for an unknown reference. */
   seriesRecord(table: Address, reference: number): Address;
@@ -107,10 +108,42 @@ export interface KernelCalls {
   /** The same for those that `walkKnownSeries` left unresolved. */
   resolveNew(table: Address, entries: Address, count: number, references: Address, after: number): number;
 
-  /** Samples of one block that is still written, in [start, end). */
-  createChunks(start: bigint, end: bigint): Address;
+  /** The same as `resolveSeries` without making series: what is not known is left for `resolveNew`. */
+  findSeries(table: Address, entries: Address, count: number, references: Address, after: number): number;
+  /** Sorts references by the labels of their series; `scratch` has room for as many. */
+  sortSeries(table: Address, references: Address, count: number, scratch: Address): void;
+
+  /**
+   * Leaves of the samples of entries those in [from, to), moved together, and returns how many; entries that have none
+   * and whose series are unknown make none. What was refused, with one example of each kind, is asked for after it.
+   */
+  admitSamples(
+    entries: Address,
+    count: number,
+    references: Address,
+    times: Address,
+    values: Address,
+    samples: number,
+    from: bigint,
+    to: bigint,
+  ): number;
+  /** Finds the least and the greatest of times, for the next two. */
+  findSpan(times: Address, count: number): void;
+  admittedLeast(): bigint;
+  admittedMost(): bigint;
+  refusedOld(): number;
+  refusedNew(): number;
+  refusedOldEntry(): number;
+  refusedNewEntry(): number;
+  refusedOldTime(): bigint;
+  refusedNewTime(): bigint;
+
+  /** Pages that can still be taken. */
+  availablePages(): number;
+  /** Samples of one block that is still written, in [start, end); if it is cold, all keep their version. */
+  createChunks(start: bigint, end: bigint, cold: number): Address;
   freeChunks(chunks: Address): void;
-  /** What became of each sample goes to `results`, a byte of `APPEND_RESULT`; returns how many were not taken. */
+  /** Takes the samples that are in the block, passing over the others; returns how many were appended in order. */
   appendSamples(
     chunks: Address,
     entries: Address,
@@ -118,15 +151,84 @@ export interface KernelCalls {
     references: Address,
     times: Address,
     values: Address,
-    results: Address,
+    version: bigint,
   ): number;
-  chunksSamples(chunks: Address): number;
-  chunkCount(chunks: Address, reference: number): number;
-  readChunk(chunks: Address, reference: number, times: Address, values: Address, capacity: number): number;
+  /** The same for samples that have a reference each. */
+  appendRows(
+    chunks: Address,
+    count: number,
+    references: Address,
+    times: Address,
+    values: Address,
+    version: bigint,
+  ): number;
+  /** What else the last of these calls did: samples that are late, that said nothing new, that found no memory. */
+  appendedLate(): number;
+  appendedRepeated(): number;
+  appendedRefused(): number;
+  /** The least time behind the block that it passed over. */
+  appendedLeastBehind(): bigint;
+  chunksOrdered(chunks: Address): number;
+  chunksLate(chunks: Address): number;
+  chunksPages(chunks: Address): number;
+  /** A series that has many late samples, which `mergeLate` should put in order; -1 when there is none. */
+  takeDue(chunks: Address): number;
+  mergeLate(
+    chunks: Address,
+    reference: number,
+    times: Address,
+    values: Address,
+    capacity: number,
+    list: Address,
+  ): number;
+  seriesOrdered(chunks: Address, reference: number): number;
+  seriesLate(chunks: Address, reference: number): number;
+  /** Reads a series, merged. For each late sample `list` has room for 8 bytes, `replaced` for 16. */
+  readSeries(
+    chunks: Address,
+    reference: number,
+    times: Address,
+    values: Address,
+    capacity: number,
+    list: Address,
+    replaced: Address,
+  ): number;
+  readOverwrites(): number;
+  /** Removes the samples of a series in [from, to). */
+  cutSeries(
+    chunks: Address,
+    reference: number,
+    from: bigint,
+    to: bigint,
+    times: Address,
+    values: Address,
+    capacity: number,
+  ): number;
+  /** Adds samples that were not written now: versions are `NO_VERSION` but for those that replaced others. */
+  insertSamples(
+    chunks: Address,
+    reference: number,
+    newTimes: Address,
+    newValues: Address,
+    versions: Address,
+    count: number,
+    times: Address,
+    values: Address,
+    capacity: number,
+    list: Address,
+    replaced: Address,
+  ): number;
+  /** How many series of a shard have samples; their references go to `out`, unless that is 0. */
+  listSeries(chunks: Address, table: Address, shard: number, shardCount: number, out: Address): number;
 
   /** What a writer or reader of a commit log knows. */
   createLogState(): Address;
   freeLogState(state: Address): void;
+  /** Forgets values and successors; with `names`, which is 0 or 1, also which series were named. */
+  restartLogState(state: Address, names: number): void;
+  breakLogState(state: Address): void;
+  /** Puts references in the place of the writer's numbers; returns how many have none and are -1 now. */
+  mapReferences(state: Address, references: Address, count: number): number;
   maxLogSamplesBytes(samples: number): number;
   encodeLogSamples(
     state: Address,
@@ -151,10 +253,45 @@ export interface KernelCalls {
   encodeLogSeries(table: Address, first: number, count: number, out: Address, capacity: number): number;
   decodeLogSeries(from: Address, sizeBytes: number, entries: Address, maxSeries: number): number;
   logFirstReference(): number;
+  /** What a write needs beside `maxLogSamplesBytes`. */
+  maxLogNamesBytes(
+    state: Address,
+    table: Address,
+    entries: Address,
+    count: number,
+    references: Address,
+  ): number;
+  encodeLogWrite(
+    state: Address,
+    table: Address,
+    flags: number,
+    epoch: bigint,
+    version: bigint,
+    ordinal: number,
+    entries: Address,
+    count: number,
+    references: Address,
+    times: Address,
+    values: Address,
+    out: Address,
+  ): number;
+  /** Reads a write up to its samples, for `decodeLogSamples`. */
+  openLogWrite(state: Address, table: Address, from: Address, sizeBytes: number): number;
+  logSamplesAt(): Address;
+  logMaxSamples(): number;
+  logVersion(): bigint;
+  logEpoch(): bigint;
+  logLostSeries(): number;
 }
 
-/** What `appendSamples` says of a sample; the first is the only success. */
-export const APPEND_RESULT = ['appended', 'not ascending', 'outside', 'no series', 'no memory'] as const;
+/** What `insertSamples` has as version of a sample that replaced none. */
+export const NO_VERSION = -(1n << 63n);
+
+/** The flags of `encodeLogWrite`: what the state was restarted with since the write before. */
+export const LOG_RESTART = { none: 0, values: 1, names: 3 } as const;
+
+/** More series than this no table holds. */
+export const MAX_SERIES = 4096 * 2048;
 
 /** The 32-bit numbers at the beginning of a series' record. */
 export const RECORD = { labels: 0, labelsBytes: 1, shardHash: 2 } as const;

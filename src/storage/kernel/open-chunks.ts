@@ -1,33 +1,58 @@
 import { type LogSample } from './log-batch.ts';
-import { type APPEND_RESULT } from './kernel.ts';
 
-export type AppendResult = (typeof APPEND_RESULT)[number];
+/** A sample as it is read: with the version of its write if it replaced another, or in a cold block. */
+export interface OpenSample {
+  readonly time: bigint;
+  readonly value: bigint;
+  readonly version?: bigint;
+}
 
 /**
- * The plain counterpart of `assembly/open-chunks.ts`: the samples of one block that is still written, ascending
- * by series.
+ * The plain counterpart of `assembly/open-chunks.ts` and `open-series.ts`: the samples of one block that is still
+ * written. Of those for one time the last write counts; a write that changes nothing is none.
  */
 export class OpenChunks {
   readonly #start: bigint;
   readonly #end: bigint;
-  readonly #samples = new Map<number, LogSample[]>();
+  readonly #cold: boolean;
+  readonly #samples = new Map<number, Map<bigint, OpenSample>>();
 
-  constructor(start: bigint, end: bigint) {
+  constructor(start: bigint, end: bigint, cold = false) {
     this.#start = start;
     this.#end = end;
+    this.#cold = cold;
   }
 
-  append(sample: LogSample): AppendResult {
-    if (sample.reference < 0) return 'no series';
-    if (sample.time < this.#start || sample.time >= this.#end) return 'outside';
-    const samples = this.samplesOf(sample.reference);
-    const last = samples.at(-1);
-    if (last !== undefined && sample.time <= last.time) return 'not ascending';
-    this.#samples.set(sample.reference, [...samples, sample]);
-    return 'appended';
+  append({ reference, time, value }: LogSample, version: bigint): void {
+    if (reference < 0 || time < this.#start || time >= this.#end) return;
+    const samples = this.#samples.get(reference) ?? new Map<bigint, OpenSample>();
+    this.#samples.set(reference, samples);
+    const present = samples.get(time);
+    if (present?.value === value) return;
+    samples.set(time, { time, value, ...(this.#cold || present ? { version } : {}) });
   }
 
-  samplesOf(reference: number): readonly LogSample[] {
-    return this.#samples.get(reference) ?? [];
+  /** Adds samples from elsewhere; a version tells that one replaced another. */
+  insert(reference: number, inserted: readonly OpenSample[]): void {
+    const samples = this.#samples.get(reference) ?? new Map<bigint, OpenSample>();
+    this.#samples.set(reference, samples);
+    for (const sample of inserted) {
+      const present = samples.get(sample.time);
+      const isNewer =
+        present?.version !== undefined && sample.version !== undefined && sample.version > present.version;
+      if (present === undefined || isNewer) samples.set(sample.time, sample);
+    }
+  }
+
+  cut(reference: number, from: bigint, to: bigint): number {
+    const samples = this.#samples.get(reference) ?? new Map<bigint, OpenSample>();
+    const times = [...samples.keys()].filter((time) => from <= time && time < to);
+    for (const time of times) samples.delete(time);
+    return times.length;
+  }
+
+  read(reference: number): OpenSample[] {
+    const samples = [...(this.#samples.get(reference)?.values() ?? [])];
+    return samples.sort((a, b) => (a.time < b.time ? -1 : 1));
   }
 }

@@ -33,12 +33,14 @@ export const PAGE_BYTES: usize = 65536;
 
 let freePages: usize = 0;
 let pagesInUse: u32 = 0;
+let pagesFree: u32 = 0;
 
 /** A page of zero bytes, or 0 when the limit is reached. */
 export function takePage(): usize {
   let page = freePages;
   if (page != 0) {
     freePages = load<usize>(page);
+    pagesFree--;
     memory.fill(page, 0, PAGE_BYTES);
   } else {
     page = allocate(PAGE_BYTES);
@@ -52,9 +54,17 @@ export function givePage(page: usize): void {
   store<usize>(page, freePages);
   freePages = page;
   pagesInUse--;
+  pagesFree++;
 }
 
 /** Pages of 64 KiB that tables and chunks hold. */
 export function usedPages(): u32 {
   return pagesInUse;
+}
+
+/** Pages that can still be taken. */
+export function availablePages(): u32 {
+  const end = <usize>limitPages << PAGE_BITS;
+  const behind = end > next + SLACK ? <u32>((end - next - SLACK) >> PAGE_BITS) : 0;
+  return pagesFree + behind;
 }

@@ -16,3 +16,5 @@ export const DUPLICATE_LABEL: i32 = -14;
 export const EMPTY_LABEL_NAME: i32 = -15;
 export const NO_LABELS: i32 = -16;
 export const BAD_UTF8: i32 = -17;
+export const NO_SAMPLES: i32 = -18;
+export const OUT_OF_SEQUENCE: i32 = -19;

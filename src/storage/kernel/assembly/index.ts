@@ -19,24 +19,75 @@ export {
   walkedUnresolved,
 } from './remote-write';
 export { canonicalLabels, isPlainlyCanonical } from './label-set';
-export { usedPages } from './allocator';
+export { availablePages, usedPages } from './allocator';
 export { murmur3, xxh64 } from './hash';
 export {
   createSeriesTable,
   freeSeriesTable,
+  limitSeries,
+  findSeries,
   resolveLabels,
   resolveNew,
   resolveSeries,
   seriesCount,
   seriesRecord,
 } from './series-table';
-export { appendSamples, chunkCount, chunksSamples, createChunks, freeChunks, readChunk } from './open-chunks';
+export {
+  appendRows,
+  appendSamples,
+  appendedLate,
+  appendedLeastBehind,
+  appendedRefused,
+  appendedRepeated,
+  chunksLate,
+  chunksOrdered,
+  chunksPages,
+  createChunks,
+  freeChunks,
+} from './open-chunks';
+export {
+  cutSeries,
+  insertSamples,
+  listSeries,
+  mergeLate,
+  readOverwrites,
+  readSeries,
+  seriesLate,
+  seriesOrdered,
+  takeDue,
+} from './open-series';
+export { sortSeries } from './series-order';
 export {
   createLogState,
   decodeLogSamples,
   encodeLogSamples,
   freeLogState,
+  mapReferences,
   maxLogSamplesBytes,
+  restartLogState,
 } from './log-batch';
 export { decodeLogSeries, encodeLogSeries, logFirstReference } from './log-series';
 export { walkWriteRequest2 } from './remote-write-2';
+export {
+  breakLogState,
+  encodeLogWrite,
+  logEpoch,
+  logLostSeries,
+  logMaxSamples,
+  logSamplesAt,
+  logVersion,
+  maxLogNamesBytes,
+  openLogWrite,
+} from './log-write';
+export {
+  admitSamples,
+  admittedLeast,
+  admittedMost,
+  findSpan,
+  refusedNew,
+  refusedNewEntry,
+  refusedNewTime,
+  refusedOld,
+  refusedOldEntry,
+  refusedOldTime,
+} from './admission';

@@ -11,9 +11,15 @@ const RESTARTED_SAMPLES: u64 = 2;
 const NS_PER_MS: i64 = 1_000_000;
 
 // The state is a page: a head, then the addresses of pages of 16 bytes a series: the last value, reference + 1 of
-// the series that came after it, and the age of both.
+// the series that came after it, and the age of both; then, of a reader, the addresses of pages of references + 1 of
+// the series by the numbers that the writer gave them.
 const AGE: usize = 0;
+/** Series of this age or younger were named since the epoch began. */
+const EPOCH_AGE: usize = 4;
 const PAGES: usize = 1024;
+const MAP_PAGES: usize = 1024 + 4 * 4096;
+const MAX_MAP_PAGES: u32 = 512;
+const MAPPED_PER_PAGE: u32 = 16384;
 const MAX_PAGES: u32 = 4096;
 const PER_PAGE: u32 = 4096;
 const VALUE: usize = 0;
@@ -23,7 +29,10 @@ const WRITTEN: usize = 12;
 /** What a reader or writer of a log knows; 0 when there is no memory. */
 export function createLogState(): usize {
   const state = takePage();
-  if (state != 0) store<u32>(state, 1, AGE);
+  if (state != 0) {
+    store<u32>(state, 1, AGE);
+    store<u32>(state, 1, EPOCH_AGE);
+  }
   return state;
 }
 
@@ -32,7 +41,59 @@ export function freeLogState(state: usize): void {
     const page = load<usize>(state + PAGES + (i << 2));
     if (page != 0) givePage(page);
   }
+  for (let i: u32 = 0; i < MAX_MAP_PAGES; i++) {
+    const page = load<usize>(state + MAP_PAGES + (i << 2));
+    if (page != 0) givePage(page);
+  }
   givePage(state);
+}
+
+/** Forgets last values and successors; with `names` also which series were named, and what for. */
+export function restartLogState(state: usize, names: bool): void {
+  forget(state);
+  if (!names) return;
+  store<u32>(state, load<u32>(state, AGE), EPOCH_AGE);
+  for (let i: u32 = 0; i < MAX_MAP_PAGES; i++) {
+    const page = load<usize>(state + MAP_PAGES + (i << 2));
+    if (page != 0) memory.fill(page, 0, 65536);
+  }
+}
+
+/** Whether a series was named since the epoch began. */
+@inline
+export function isNamed(state: usize, reference: u32): bool {
+  const page = load<usize>(state + PAGES + ((reference >> 12) << 2));
+  return page != 0 && load<u32>(page + ((reference & 4095) << 4), WRITTEN) >= load<u32>(state, EPOCH_AGE);
+}
+
+/** Remembers that a series is named; false when there is no memory. */
+export function setNamed(state: usize, reference: u32): bool {
+  return known(state, reference) != 0;
+}
+
+/** Remembers the series that a number of the writer stands for; false when there is no memory. */
+export function mapSeries(state: usize, number: u32, reference: u32): bool {
+  if (number >= MAX_MAP_PAGES * MAPPED_PER_PAGE) return false;
+  const place = state + MAP_PAGES + ((number >> 14) << 2);
+  if (load<usize>(place) == 0) {
+    store<usize>(place, takePage());
+    if (load<usize>(place) == 0) return false;
+  }
+  store<u32>(load<usize>(place) + ((number & 16383) << 2), reference + 1);
+  return true;
+}
+
+/** Puts references in the place of the writer's numbers, -1 where a number has no series; returns how many have none. */
+export function mapReferences(state: usize, references: usize, count: u32): u32 {
+  let orphans: u32 = 0;
+  for (let i: u32 = 0; i < count; i++) {
+    const number = load<u32>(references + (<usize>i << 2));
+    const page = number < MAX_MAP_PAGES * MAPPED_PER_PAGE ? load<usize>(state + MAP_PAGES + ((number >> 14) << 2)) : 0;
+    const mapped: u32 = page == 0 ? 0 : load<u32>(page + ((number & 16383) << 2));
+    if (mapped == 0) orphans++;
+    store<u32>(references + (<usize>i << 2), mapped - 1);
+  }
+  return orphans;
 }
 
 function forget(state: usize): void {
@@ -45,6 +106,7 @@ function forget(state: usize): void {
     if (page != 0) memory.fill(page, 0, 65536);
   }
   store<u32>(state, 1, AGE);
+  store<u32>(state, 1, EPOCH_AGE);
 }
 
 /** What is known of a series; 0 when there is no memory or the reference is too large. */

@@ -1,175 +1,244 @@
-// The samples of one block that is still written, by series: raw values, and timestamps only where they are not
-// what the step of the series says. Samples of a series ascend; what does not is for the caller.
-//
-// The set is a page: a head, then the addresses of pages of lines, one line of 32 bytes a series. Samples are in
-// chains of pieces of 128, 256, 512, 1024, then 2048 bytes, cut from pages. The set is given back as a whole.
-import { PAGE_BYTES, givePage, takePage } from './allocator';
-import { TOO_LARGE } from './fault';
+// Samples of one block that is still written: appending them. `chunk-layout.ts` draws the memory.
+import { givePage, takePage } from './allocator';
+import {
+  ALL_STEPPED,
+  CLASS,
+  CLOSED_COUNT,
+  CLOSED_PAGES,
+  COLD,
+  COUNT,
+  END,
+  FIRST_CLASS,
+  FIRST_TIME,
+  LAST,
+  LAST_CLASS,
+  LATE,
+  LATE_LEFT,
+  LATE_SAMPLES,
+  LINES_PER_PAGE,
+  LINE_PAGES,
+  MAX_LINE_PAGES,
+  MAX_OPEN,
+  NEXT,
+  NO_STEP,
+  ORDERED_SAMPLES,
+  PAGES,
+  PIECE,
+  PIECE_END,
+  PIECE_HEAD,
+  ROOM_PAGES,
+  START,
+  STEP,
+  STEPPED,
+  classSize,
+  giveRoom,
+  lineAt,
+  makeLine,
+  takeRoom,
+} from './chunk-layout';
+import { closePiece } from './closed-piece';
+import { FIRST_LATE_LEFT, LATE_NO_MEMORY, LATE_REPEATED, addLate, isCold } from './late-samples';
 
-// The head.
-const START: usize = 0;
-const END: usize = 8;
-const PIECES_NEXT: usize = 16;
-const PIECES_END: usize = 20;
-const PIECES_PAGES: usize = 24;
-const SAMPLES: usize = 32;
-const LINE_PAGES: usize = 1024;
-const MAX_PAGES: u32 = 4096;
-
-// A line.
-const LAST: usize = 0;
-const STEP: usize = 8;
-const NEXT: usize = 16;
-const PIECE_END: usize = 20;
-const COUNT: usize = 24;
-const FIRST_PIECE: usize = 28;
-const LINES_PER_PAGE: u32 = 2048;
-
-// A piece begins with the address of the next; the first one has more.
-const PIECE_HEAD: usize = 8;
-/** How many samples are stored without timestamp. */
-const STEPPED: usize = 4;
-const FIRST_TIME: usize = 8;
-const FIRST_HEAD: usize = 16;
-const FIRST_SIZE: usize = 128;
-const LARGEST_SIZE: usize = 2048;
-
-// What becomes of a sample.
-const APPENDED: u8 = 0;
-const NOT_ASCENDING: u8 = 1;
-const OUTSIDE: u8 = 2;
-const NO_SERIES: u8 = 3;
-const NO_MEMORY: u8 = 4;
-
-/** An empty set for timestamps in [start, end), or 0 when there is no memory. */
-export function createChunks(start: i64, end: i64): usize {
+/** An empty set for timestamps in [start, end), or 0 when there is no memory. In a cold one all samples are late. */
+export function createChunks(start: i64, end: i64, cold: bool): usize {
   const chunks = takePage();
   if (chunks == 0) return 0;
   store<i64>(chunks, start, START);
   store<i64>(chunks, end, END);
+  store<u32>(chunks, cold ? 1 : 0, COLD);
+  store<u32>(chunks, 1, PAGES);
   return chunks;
 }
 
 export function freeChunks(chunks: usize): void {
-  for (let i: u32 = 0; i < MAX_PAGES; i++) {
+  for (let i: u32 = 0; i < MAX_LINE_PAGES; i++) {
     const page = load<usize>(chunks + LINE_PAGES + (i << 2));
     if (page != 0) givePage(page);
   }
-  for (let page = load<usize>(chunks, PIECES_PAGES); page != 0; ) {
+  freeChain(load<usize>(chunks, ROOM_PAGES));
+  freeChain(load<usize>(chunks, CLOSED_PAGES));
+  givePage(chunks);
+}
+
+function freeChain(newest: usize): void {
+  for (let page = newest; page != 0; ) {
     const before = load<usize>(page);
     givePage(page);
     page = before;
   }
-  givePage(chunks);
 }
 
-/** How many samples all chunks of the set hold. */
-export function chunksSamples(chunks: usize): u32 {
-  return load<u32>(chunks, SAMPLES);
+/** How many samples of the set are in order, how many late, and how many pages it has. */
+export function chunksOrdered(chunks: usize): u32 {
+  return load<u32>(chunks, ORDERED_SAMPLES);
+}
+export function chunksLate(chunks: usize): u32 {
+  return load<u32>(chunks, LATE_SAMPLES);
+}
+export function chunksPages(chunks: usize): u32 {
+  return load<u32>(chunks, PAGES);
 }
 
-@inline
-function lineAt(chunks: usize, reference: u32): usize {
-  const page = load<usize>(chunks + LINE_PAGES + ((reference >> 11) << 2));
-  return page == 0 ? 0 : page + ((reference & 2047) << 5);
+/** What the last `appendSamples` did with the samples of its block. */
+let late: u32 = 0;
+let repeated: u32 = 0;
+let refused: u32 = 0;
+/** The least time behind the block that it passed over. */
+let leastBehind: i64 = i64.MAX_VALUE;
+
+export function appendedLate(): u32 {
+  return late;
+}
+export function appendedRepeated(): u32 {
+  return repeated;
+}
+/** For want of memory. */
+export function appendedRefused(): u32 {
+  return refused;
+}
+export function appendedLeastBehind(): i64 {
+  return leastBehind;
 }
 
-/** The line of a series, made if need be; 0 when there is no memory. */
-function makeLine(chunks: usize, reference: u32): usize {
-  const place = chunks + LINE_PAGES + ((reference >> 11) << 2);
-  store<usize>(place, takePage());
-  return lineAt(chunks, reference);
-}
-
-/** A piece of zero bytes, or 0 when there is no memory. */
-function takePiece(chunks: usize, size: usize): usize {
-  let piece = load<usize>(chunks, PIECES_NEXT);
-  if (piece == 0 || piece + size > load<usize>(chunks, PIECES_END)) {
-    const page = takePage();
-    if (page == 0) return 0;
-    store<usize>(page, load<usize>(chunks, PIECES_PAGES));
-    store<usize>(chunks, page, PIECES_PAGES);
-    store<usize>(chunks, page + PAGE_BYTES, PIECES_END);
-    // The rest of a line of the cache, so that pieces do not share one needlessly.
-    piece = page + 64;
-  }
-  store<usize>(chunks, piece + size, PIECES_NEXT);
-  return piece;
-}
-
-function append(chunks: usize, reference: u32, time: i64, value: u64): u8 {
-  if (time < load<i64>(chunks, START) || time >= load<i64>(chunks, END)) return OUTSIDE;
-  let line = lineAt(chunks, reference);
-  if (line == 0) {
-    line = makeLine(chunks, reference);
-    if (line == 0) return NO_MEMORY;
-  }
-  const count = load<u32>(line, COUNT);
-  if (count == 0) {
-    const piece = takePiece(chunks, FIRST_SIZE);
-    if (piece == 0) return NO_MEMORY;
-    store<u32>(piece, u32.MAX_VALUE, STEPPED);
-    store<i64>(piece, time, FIRST_TIME);
-    store<u64>(piece, value, FIRST_HEAD);
-    store<usize>(line, piece, FIRST_PIECE);
-    store<usize>(line, piece + FIRST_HEAD + 8, NEXT);
-    store<usize>(line, piece + FIRST_SIZE, PIECE_END);
-  } else {
-    const last = load<i64>(line, LAST);
-    if (time <= last) return NOT_ASCENDING;
-    const first = load<usize>(line, FIRST_PIECE);
-    const stepped = load<u32>(first, STEPPED) == u32.MAX_VALUE;
-    if (count > 1 && stepped && time - last != load<i64>(line, STEP)) {
-      if (!push(chunks, line, time, value, true)) return NO_MEMORY;
-      store<u32>(first, count, STEPPED);
-    } else {
-      if (!push(chunks, line, time, value, !stepped)) return NO_MEMORY;
-      if (count == 1) store<i64>(line, time - last, STEP);
-    }
-  }
-  store<i64>(line, time, LAST);
-  store<u32>(line, count + 1, COUNT);
-  return APPENDED;
-}
-
-@inline
-function push(chunks: usize, line: usize, time: i64, value: u64, timed: bool): bool {
-  const size: usize = timed ? 16 : 8;
-  let at = load<usize>(line, NEXT);
-  if (at + size > load<usize>(line, PIECE_END)) {
-    at = nextPiece(chunks, line);
-    if (at == 0) return false;
-  }
-  store<u64>(at, value);
-  if (timed) store<i64>(at, time, 8);
-  store<usize>(line, at + size, NEXT);
+/** Gives a series its first piece; false when there is no memory. */
+function begin(chunks: usize, line: usize): bool {
+  const piece = takeRoom(chunks, FIRST_CLASS);
+  if (piece == 0) return false;
+  memory.fill(piece, 0, PIECE_HEAD);
+  store<u8>(piece, FIRST_CLASS, CLASS);
+  store<u16>(piece, FIRST_LATE_LEFT, LATE_LEFT);
+  store<usize>(line, piece, PIECE);
+  store<usize>(line, piece + PIECE_HEAD, NEXT);
+  store<i64>(line, i64.MIN_VALUE, LAST);
+  store<i64>(line, NO_STEP, STEP);
   return true;
 }
 
-/** Chains a piece of the next size to the last one; returns where its samples begin, or 0. */
-function nextPiece(chunks: usize, line: usize): usize {
-  let last = load<usize>(line, FIRST_PIECE);
-  let size = FIRST_SIZE;
-  while (load<usize>(last) != 0) {
-    last = load<usize>(last);
-    size = larger(size);
-  }
-  size = larger(size);
-  const piece = takePiece(chunks, size);
-  if (piece == 0) return 0;
-  store<usize>(last, piece);
-  store<usize>(line, piece + size, PIECE_END);
-  return piece + PIECE_HEAD;
-}
-
-@inline
-function larger(size: usize): usize {
-  return min(size << 1, LARGEST_SIZE);
+/** The line of a series, made if need be, with a piece; 0 when there is no memory. */
+export function lineToWrite(chunks: usize, reference: u32): usize {
+  const line = makeLine(chunks, reference);
+  return line == 0 || (load<usize>(line, PIECE) == 0 && !begin(chunks, line)) ? 0 : line;
 }
 
 /**
- * Appends the samples of `count` entries of `walkWriteRequest` with the references of `resolveSeries`; writes
- * what becomes of each to `results`, a byte a sample, and returns how many were not appended.
+ * Where the room for samples ends. First pieces end at different places, so that series that began together are not
+ * all closed by one request.
+ */
+function roomEnd(piece: usize, reference: u32): usize {
+  const kind = load<u8>(piece, CLASS);
+  if (kind < LAST_CLASS) return piece + classSize(kind);
+  const capacity = load<u32>(piece, CLOSED_COUNT) == 0 ? 64 + (reference & 63) : MAX_OPEN;
+  return piece + PIECE_HEAD + (capacity << 3);
+}
+
+/** Moves the open piece to the next larger room; false when there is no memory. */
+function grow(chunks: usize, line: usize): bool {
+  const piece = load<usize>(line, PIECE);
+  const kind = load<u8>(piece, CLASS);
+  const larger = takeRoom(chunks, kind + 1);
+  if (larger == 0) return false;
+  const used = load<usize>(line, NEXT) - piece;
+  memory.copy(larger, piece, used);
+  store<u8>(larger, kind + 1, CLASS);
+  store<usize>(line, larger, PIECE);
+  store<usize>(line, larger + used, NEXT);
+  giveRoom(chunks, kind, piece);
+  return true;
+}
+
+/** Appends a sample behind the last one of a line that has a piece; false when there is no memory. */
+export function push(chunks: usize, line: usize, reference: u32, time: i64, value: u64): bool {
+  for (;;) {
+    const piece = load<usize>(line, PIECE);
+    const count = load<u32>(line, COUNT);
+    const at = load<usize>(line, NEXT);
+    const end = roomEnd(piece, reference);
+    if (count == 0) {
+      store<i64>(piece, time, FIRST_TIME);
+      store<u8>(piece, ALL_STEPPED, STEPPED);
+      store<usize>(line, end, PIECE_END);
+    }
+    const difference = time - load<i64>(line, LAST);
+    let timed = load<u8>(piece, STEPPED) != ALL_STEPPED;
+    if (!timed && count > 1 && difference != load<i64>(line, STEP)) {
+      store<u8>(piece, <u8>count, STEPPED);
+      store<usize>(line, 0, PIECE_END);
+      timed = true;
+    }
+    const next = at + (timed ? 16 : 8);
+    if (next > end) {
+      const isLargest = load<u8>(piece, CLASS) == LAST_CLASS;
+      if (!(isLargest ? closePiece(chunks, line) : grow(chunks, line))) return false;
+      if (!isLargest && !timed) store<usize>(line, roomEnd(load<usize>(line, PIECE), reference), PIECE_END);
+      continue;
+    }
+    if (count == 1 && !timed) store<i64>(line, difference, STEP);
+    store<u64>(at, value);
+    if (timed) store<i64>(at, time, 8);
+    store<usize>(line, next, NEXT);
+    store<i64>(line, time, LAST);
+    store<u32>(line, count + 1, COUNT);
+    return true;
+  }
+}
+
+/** Appends a sample that is not simply the next one of a series that is under way. */
+function append(chunks: usize, reference: u32, time: i64, value: u64, version: i64): void {
+  if (time < load<i64>(chunks, START)) return;
+  if (time >= load<i64>(chunks, END)) {
+    leastBehind = min(leastBehind, time);
+    return;
+  }
+  const line = lineToWrite(chunks, reference);
+  if (line == 0) {
+    refused++;
+    return;
+  }
+  if (time <= load<i64>(line, LAST) || isCold(chunks)) {
+    const result = addLate(chunks, line, reference, time, value, version, false);
+    if (result == LATE_NO_MEMORY) refused++;
+    else if (result == LATE_REPEATED) repeated++;
+    else late++;
+    return;
+  }
+  if (push(chunks, line, reference, time, value)) {
+    store<u32>(chunks, load<u32>(chunks, ORDERED_SAMPLES) + 1, ORDERED_SAMPLES);
+  } else refused++;
+}
+
+/** Appends a sample if it is simply the next one of a series that is under way. */
+@inline
+function step(chunks: usize, reference: u32, time: i64, value: u64): bool {
+  const line = lineAt(chunks, reference);
+  if (line == 0) return false;
+  const at = load<usize>(line, NEXT);
+  if (time - load<i64>(line, LAST) != load<i64>(line, STEP) || at + 8 > load<usize>(line, PIECE_END)) return false;
+  if (time >= load<i64>(chunks, END)) return false;
+  store<u64>(at, value);
+  store<i64>(line, time, LAST);
+  store<usize>(line, at + 8, NEXT);
+  store<u32>(line, load<u32>(line, COUNT) + 1, COUNT);
+  return true;
+}
+
+function startAppending(): void {
+  late = 0;
+  repeated = 0;
+  refused = 0;
+  leastBehind = i64.MAX_VALUE;
+}
+
+/** Counts samples that were appended by `step`; returns how many are in order now that were not `before`. */
+@inline
+function endAppending(chunks: usize, stepped: u32, before: u32): u32 {
+  const samples = load<u32>(chunks, ORDERED_SAMPLES) + stepped;
+  store<u32>(chunks, samples, ORDERED_SAMPLES);
+  return samples - before;
+}
+
+/**
+ * Appends the samples of `count` entries of `walkWriteRequest` whose times are in the block, those without series
+ * left out. `version` is that of the write. Returns how many were appended in order.
  */
 export function appendSamples(
   chunks: usize,
@@ -178,62 +247,47 @@ export function appendSamples(
   references: usize,
   times: usize,
   values: usize,
-  results: usize,
+  version: i64,
 ): u32 {
-  let refused: u32 = 0;
-  let appended: u32 = 0;
+  startAppending();
+  const before = load<u32>(chunks, ORDERED_SAMPLES);
+  let stepped: u32 = 0;
   for (let i: u32 = 0; i < count; i++) {
     const entry = entries + (i << 4);
     const from = load<u32>(entry, 8);
     const to = from + load<u32>(entry, 12);
     const reference = load<u32>(references + (i << 2));
+    if (reference >= LINES_PER_PAGE * MAX_LINE_PAGES) continue;
     for (let sample = from; sample < to; sample++) {
       const place = <usize>sample << 3;
-      const result =
-        reference >= LINES_PER_PAGE * MAX_PAGES
-          ? NO_SERIES
-          : append(chunks, reference, load<i64>(times + place), load<u64>(values + place));
-      store<u8>(results + sample, result);
-      if (result == APPENDED) appended++;
-      else refused++;
+      const time = load<i64>(times + place);
+      const value = load<u64>(values + place);
+      if (step(chunks, reference, time, value)) stepped++;
+      else append(chunks, reference, time, value, version);
     }
   }
-  store<u32>(chunks, load<u32>(chunks, SAMPLES) + appended, SAMPLES);
-  return refused;
+  return endAppending(chunks, stepped, before);
 }
 
-/** How many samples the set has of a series. */
-export function chunkCount(chunks: usize, reference: u32): u32 {
-  if (reference >= LINES_PER_PAGE * MAX_PAGES) return 0;
-  const line = lineAt(chunks, reference);
-  return line == 0 ? 0 : load<u32>(line, COUNT);
-}
-
-/** Copies the samples of a series to columns and returns how many, or TOO_LARGE. */
-export function readChunk(chunks: usize, reference: u32, times: usize, values: usize, capacity: u32): i32 {
-  const count = chunkCount(chunks, reference);
-  if (count == 0) return 0;
-  if (count > capacity) return TOO_LARGE;
-  const line = lineAt(chunks, reference);
-  const step = load<i64>(line, STEP);
-  let piece = load<usize>(line, FIRST_PIECE);
-  const stepped = min(load<u32>(piece, STEPPED), count);
-  let time = load<i64>(piece, FIRST_TIME);
-  let size = FIRST_SIZE;
-  let at = piece + FIRST_HEAD;
+/** The same for `count` samples that have a reference each. */
+export function appendRows(
+  chunks: usize,
+  count: u32,
+  references: usize,
+  times: usize,
+  values: usize,
+  version: i64,
+): u32 {
+  startAppending();
+  const before = load<u32>(chunks, ORDERED_SAMPLES);
+  let stepped: u32 = 0;
   for (let i: u32 = 0; i < count; i++) {
-    const timed = i >= stepped;
-    const need: usize = timed ? 16 : 8;
-    if (at + need > piece + size) {
-      piece = load<usize>(piece);
-      size = larger(size);
-      at = piece + PIECE_HEAD;
-    }
-    if (timed) time = load<i64>(at, 8);
-    else if (i > 0) time += step;
-    store<i64>(times + (<usize>i << 3), time);
-    store<u64>(values + (<usize>i << 3), load<u64>(at));
-    at += need;
+    const reference = load<u32>(references + (<usize>i << 2));
+    if (reference >= LINES_PER_PAGE * MAX_LINE_PAGES) continue;
+    const time = load<i64>(times + (<usize>i << 3));
+    const value = load<u64>(values + (<usize>i << 3));
+    if (step(chunks, reference, time, value)) stepped++;
+    else append(chunks, reference, time, value, version);
   }
-  return count;
+  return endAppending(chunks, stepped, before);
 }

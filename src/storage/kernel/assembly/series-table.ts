@@ -101,6 +101,11 @@ function freeSlots(table: usize, slots: u32): void {
   }
 }
 
+/** Changes how many series the table takes; those that are there stay. */
+export function limitSeries(table: usize, maxSeries: u32): void {
+  store<u32>(table, min(maxSeries, RECORDS_PER_PAGE * MAX_PAGES), MAX_SERIES);
+}
+
 export function seriesCount(table: usize): u32 {
   return load<u32>(table, COUNT);
 }
@@ -184,7 +189,7 @@ function textRoom(table: usize, size: u32): usize {
 
 function insert(table: usize, labels: usize, size: u32, hash: u32): i32 {
   const reference = load<u32>(table, COUNT);
-  if (reference == load<u32>(table, MAX_SERIES)) return TOO_LARGE;
+  if (reference >= load<u32>(table, MAX_SERIES)) return TOO_LARGE;
   if (size > MAX_LABELS) return TOO_LARGE;
   const slots = load<u32>(table, SLOT_MASK) + 1;
   if ((reference + 1) * 3 > slots * 2 && !growSlots(table)) return OUT_OF_MEMORY;
@@ -285,6 +290,23 @@ export function resolveNew(table: usize, entries: usize, count: u32, references:
  * 32-bit numbers to `references`. `after` is the last series of the same sender before, or -1. Returns the last.
  */
 export function resolveSeries(table: usize, entries: usize, count: u32, references: usize, after: i32): i32 {
+  return resolveEntries(table, entries, count, references, after, true);
+}
+
+/** The same without making any: what is not known is left UNRESOLVED for `resolveNew`. */
+export function findSeries(table: usize, entries: usize, count: u32, references: usize, after: i32): i32 {
+  return resolveEntries(table, entries, count, references, after, false);
+}
+
+@inline
+function resolveEntries(
+  table: usize,
+  entries: usize,
+  count: u32,
+  references: usize,
+  after: i32,
+  creates: bool,
+): i32 {
   let record: usize = after >= 0 ? seriesRecord(table, after) : 0;
   let last = after;
   for (let i: u32 = 0; i < count; i++) {
@@ -307,9 +329,12 @@ export function resolveSeries(table: usize, entries: usize, count: u32, referenc
         }
       }
     }
-    reference = resolveLabels(table, labels, size, true);
-    store<i32>(references + (i << 2), reference);
-    if (reference < 0) continue;
+    reference = creates ? resolveLabels(table, labels, size, true) : findLabels(table, labels, size);
+    store<i32>(references + (i << 2), !creates && reference < 0 ? UNRESOLVED : reference);
+    if (reference < 0) {
+      if (!creates) record = 0;
+      continue;
+    }
     if (record != 0) store<u32>(record, reference + 1, SUCCESSOR);
     record = recordAt(table, reference);
     last = reference;
