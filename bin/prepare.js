@@ -39,12 +39,15 @@ export async function run(main) {
 
 /** Installs and builds what is missing or out of date. `dev`: with what the tests need. */
 export async function prepare({ dev }) {
-  if (isInstalled(dev) && isBuilt() && (!dev || kernelsAreBuilt(root))) return;
+  if (isInstalled(dev) && isBuilt() && kernelsAreBuilt(root)) return;
   const release = await lock();
   try {
     if (!isInstalled(dev)) install(dev);
     if (!isBuilt()) build();
-    if (dev) buildKernels(root);
+    if (!kernelsAreBuilt(root)) {
+      say('compiling the storage kernels ...');
+      buildKernels(root);
+    }
   } finally {
     release();
   }
