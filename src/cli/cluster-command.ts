@@ -85,7 +85,7 @@ export async function cluster(context: CliContext, flags: Flags, given: readonly
   const [action = '', ...rest] = given;
   const run = ACTIONS[action];
   if (!run) throw usage(`"${action}" is no action: ${Object.keys(ACTIONS).join(', ')}`);
-  const urls = options.url?.split(',') ?? (await SystemAccess.find(options.dir)).accessUrls();
+  const urls = options.member?.split(',') ?? (await SystemAccess.find(options.dir)).accessUrls();
   using signals = stopSignals();
   const group = new GroupClient(urls, userInfo().username);
   return await run({ context, options, group, rest, stop: signals.stop });

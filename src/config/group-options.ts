@@ -101,10 +101,10 @@ export const GROUP_OPTIONS = {
     help: 'Certificate by which etcd knows this node, PEM; with `coordinatorKeyFile`.',
   }),
   coordinatorKeyFile: option(path, { commands: ['node', 'doctor'], help: 'Its key, PEM.' }),
-  url: option(httpUrls, {
-    commands: ['cluster'],
-    defaultText: 'an access node of the system in --dir',
-    help: 'HTTP address of any member of the group.',
+  member: option(httpUrls, {
+    commands: ['cluster', 'storage', 'namespace'],
+    defaultText: 'an access node of the system in --dir; with storage and namespace a data node',
+    help: 'HTTP address of any member of the group, or of the storage node to ask.',
     flagOnly: true,
   }),
   yes: option(flag, {

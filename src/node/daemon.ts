@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import type { Registry } from 'prom-client';
 import type { Clock } from '../core/clock.ts';
 import { isAbort, messageOf, VarveError } from '../core/errors.ts';
+import { openCoordinator } from '../coordination/open-coordinator.ts';
 import { applyEvent, emptyBoard, type Board } from '../run/board.ts';
 import { RunEvents } from '../run/events.ts';
 import { runSteps } from '../run/run.ts';
@@ -17,6 +18,7 @@ import { currentStep, runStatuses, type NodeState, type NodeStatus } from './nod
 import { nodeContext, nodeSteps, runningPostgres } from './node-steps.ts';
 import { PostgresService, type RunningPostgres } from './postgres-service.ts';
 import { keepRegistered } from './registration.ts';
+import { SystemView } from './system-view.ts';
 import type { Report } from './supervision.ts';
 
 export interface DaemonDeps {
@@ -35,8 +37,15 @@ export async function runNode(deps: DaemonDeps, options: NodeOptions, signal: Ab
   await using _lock = await lockFolder(options.folder);
   const daemon = new Daemon(deps, options);
   using _feed = daemon.feed;
+  const coordinator = options.coordinator && openCoordinator(options.coordinator, deps);
+  await using _coordinator = coordinator;
+  const view = new SystemView(
+    { clock: deps.clock, coordinator, own: () => daemon.status() },
+    `http://127.0.0.1:${options.httpPort}`,
+  );
   const app = httpApp({
     status: () => daemon.status(),
+    system: () => view.read(),
     feed: daemon.feed,
     metrics: daemon.metrics,
     onBug: (error) => deps.log.error({ error }, 'an HTTP request met a bug'),

@@ -5,7 +5,7 @@ import { EventFeed } from './event-feed.ts';
 import { httpApp } from './http-app.ts';
 import { serveHttp, type HttpServer } from './http-server.ts';
 import { nodeMetrics } from './node-metrics.ts';
-import type { NodeStatus } from './node-status.ts';
+import { systemStatus, type NodeStatus } from './node-status.ts';
 
 const base: NodeStatus = {
   name: 'dn1',
@@ -46,6 +46,7 @@ beforeEach(async () => {
   bugs = [];
   const app = httpApp({
     status: () => status,
+    system: () => Promise.resolve(systemStatus([])),
     feed,
     metrics: nodeMetrics(events, () => status),
     onBug: (error) => bugs.push(error),
@@ -121,10 +122,25 @@ describe('errors', () => {
     expect(code).toBe(400);
   });
 
+  test('the dashboard is served with what it needs, and nothing from outside of its folder', async () => {
+    const page = await fetch(`${server.url}/`);
+    expect(page.headers.get('content-type')).toContain('text/html');
+    const text = await page.text();
+    for (const [, path = ''] of text.matchAll(/(?:src|href)="(\/web\/[^"]+)"/g)) {
+      expect((await fetch(`${server.url}${path}`)).status).toBe(200);
+    }
+    expect(text).toContain('/web/main.js');
+    for (const path of ['/web/../package.json', '/web/%2e%2e/package.json', '/web/..%2fpackage.json']) {
+      expect((await fetch(`${server.url}${path}`)).status).toBe(404);
+    }
+    expect(await (await fetch(`${server.url}/api/system`)).json()).toMatchObject({ nodes: [] });
+  });
+
   test('a port in use is refused by its number', async () => {
     const port = Number(new URL(server.url).port);
     const app = httpApp({
       status: () => status,
+      system: () => Promise.resolve(systemStatus([])),
       feed,
       metrics: nodeMetrics(events, () => status),
       onBug: () => {},

@@ -1,12 +1,19 @@
+import { fileURLToPath } from 'node:url';
+import { serveStatic } from '@hono/node-server/serve-static';
 import { Hono, type Context } from 'hono';
 import { streamSSE } from 'hono/streaming';
 import type { Registry } from 'prom-client';
 import { messageOf, VarveError } from '../core/errors.ts';
 import type { EventFeed } from './event-feed.ts';
-import type { NodeStatus } from './node-status.ts';
+import type { NodeStatus, SystemStatus } from './node-status.ts';
+
+/** The dashboard; `web/` stands beside both `src/` and `dist/`. */
+const WEB_FOLDER = fileURLToPath(new URL('../../web/', import.meta.url));
 
 export interface HttpDeps {
   readonly status: () => NodeStatus;
+  /** Of all nodes that this one knows. */
+  readonly system: () => Promise<SystemStatus>;
   readonly feed: EventFeed;
   readonly metrics: Registry;
   readonly onBug: (error: unknown) => void;
@@ -26,7 +33,11 @@ export function httpApp(deps: HttpDeps): Hono {
     refuseForeignHost(context);
     await next();
   });
-  app.get('/', (context) => context.html(indexPage(deps.status())));
+  app.get('/', serveStatic({ root: WEB_FOLDER, path: 'index.html' }));
+  app.get(
+    '/web/*',
+    serveStatic({ root: WEB_FOLDER, rewriteRequestPath: (path) => path.slice('/web'.length) }),
+  );
   app.get('/healthz', (context) => context.json({ status: 'alive' }));
   app.get('/readyz', (context) => {
     const { state, reasons } = deps.status();
@@ -36,10 +47,11 @@ export function httpApp(deps: HttpDeps): Hono {
     context.body(await deps.metrics.metrics(), 200, { 'content-type': deps.metrics.contentType }),
   );
   app.get('/api/status', (context) => context.json(deps.status()));
+  app.get('/api/system', async (context) => context.json(await deps.system()));
   app.get('/api/events', (context) => events(context, deps));
   app.notFound((context) => {
     throw new VarveError('NOT_FOUND', `there is no ${context.req.method} ${context.req.path} here`, {
-      hint: 'There are GET /healthz, /readyz, /metrics, /api/status and /api/events.',
+      hint: 'There are GET /, /healthz, /readyz, /metrics, /api/status, /api/system and /api/events.',
     });
   });
   app.onError((error, context) => {
@@ -47,13 +59,6 @@ export function httpApp(deps: HttpDeps): Hono {
     return context.json(known.toJSON(), known.httpStatus as 400);
   });
   return app;
-}
-
-/** What there is to see on this node. The name is checked by its option, so it needs no escaping. */
-function indexPage({ name, kind }: NodeStatus): string {
-  const links = ['/api/status', '/api/events', '/metrics', '/readyz'];
-  const list = links.map((path) => `<li><a href="${path}">${path}</a></li>`).join('');
-  return `<!doctype html><html lang="en"><meta charset="utf-8"><title>Varve ${name}</title><h1>${name}, ${kind} node</h1><ul>${list}</ul></html>`;
 }
 
 function internal(error: unknown, deps: HttpDeps): VarveError {
