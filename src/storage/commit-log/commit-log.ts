@@ -296,6 +296,8 @@ export class CommitLog {
     };
     try {
       this.#active = await ActiveSegment.begin(spare.file, identity, this.#options.segmentBytes);
+      // In the same turn: between the two the place of the next append would be a segment too far.
+      this.#spares.begun();
     } catch (error) {
       throw await this.#spares.giveBack(spare, error);
     }

@@ -54,7 +54,7 @@ export class SpareSegments {
     this.#segment = segment;
   }
 
-  /** The number that the next segment has. */
+  /** The number of the next segment that is begun; of one that was taken, until it is. */
   get segment(): number {
     return this.#segment;
   }
@@ -93,14 +93,18 @@ export class SpareSegments {
     const file = this.#ready;
     if (!file) throw this.#full();
     this.#ready = undefined;
-    return { segment: this.#segment++, file };
+    return { segment: this.#segment, file };
+  }
+
+  /** The one that was taken is in use: the next one has another number. */
+  begun(): void {
+    this.#segment++;
   }
 
   /** A segment that could not be begun: its number is used again. */
   async giveBack(spare: SpareSegment, error: unknown): Promise<VarveError> {
     await spare.file.close();
     await this.#deps.fs.remove(segmentPath(this.#options.folder, spare.segment)).catch(() => {});
-    this.#segment = spare.segment;
     this.#failed(error);
     this.prepare();
     return this.#full();
