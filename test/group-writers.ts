@@ -4,6 +4,8 @@ export interface WriterOptions {
   /** There before the writing begins. */
   readonly rows: number;
   readonly clients: number;
+  /** On which servers; the first alone by default. */
+  readonly on?: readonly number[];
 }
 
 /** Clients of the write master that insert, change and delete rows of table `public.w` in database `varve`. */
@@ -21,7 +23,10 @@ export class Writers implements AsyncDisposable {
     this.#servers = servers;
   }
 
-  static async start(servers: TestGroupServers, { rows, clients }: WriterOptions): Promise<Writers> {
+  static async start(
+    servers: TestGroupServers,
+    { rows, clients, on = [0] }: WriterOptions,
+  ): Promise<Writers> {
     const writers = new Writers(servers);
     await using connection = await servers.connect(0, 'varve');
     await connection.query(
@@ -31,7 +36,12 @@ export class Writers implements AsyncDisposable {
       `insert into public.w select -i, 0, i, repeat('x', 50) from generate_series(1, $1) i`,
       [rows],
     );
-    writers.#running = Promise.all(Array.from({ length: clients }, (_, i) => writers.#write(i + 1)));
+    const sources = Array.from({ length: clients }, (_, i) => ({
+      client: i + 1,
+      on: on[i % on.length] ?? 0,
+    }));
+    for (const index of on) await untilTable(servers, index);
+    writers.#running = Promise.all(sources.map((source) => writers.#write(source)));
     return writers;
   }
 
@@ -64,15 +74,15 @@ export class Writers implements AsyncDisposable {
     await this.#running;
   }
 
-  async #write(client: number): Promise<void> {
+  async #write({ client, on }: { readonly client: number; readonly on: number }): Promise<void> {
     try {
-      await using connection = await this.#servers.connect(0, 'varve');
+      await using connection = await this.#servers.connect(on, 'varve');
       for (let i = 1; !this.#stopping.signal.aborted; i += 1) {
         const id = client * 1_000_000 + i;
         const beganMs = performance.now();
         await connection.query(
           `insert into public.w values (${id}, ${client}, ${i}, 'new');
-           update public.w set v = v + 1 where id = ${-((i % 1000) + 1)};
+           update public.w set v = v + 1 where id = ${-((i % 100) * 10 + client)};
            delete from public.w where id = ${id - 10}`,
         );
         this.slowestMs = Math.max(this.slowestMs, performance.now() - beganMs);
@@ -81,5 +91,14 @@ export class Writers implements AsyncDisposable {
     } catch (error) {
       this.errors.push(error);
     }
+  }
+}
+
+async function untilTable(servers: TestGroupServers, index: number): Promise<void> {
+  await using connection = await servers.connect(index, 'varve');
+  while (
+    !(await connection.one<{ there: boolean }>(`select to_regclass('public.w') is not null as there`)).there
+  ) {
+    await new Promise((resolve) => setTimeout(resolve, 10));
   }
 }

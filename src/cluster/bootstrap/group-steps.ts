@@ -121,6 +121,8 @@ async function joinComplete(context: GroupContext, work: StepWork): Promise<Look
     const again = error instanceof VarveError && RETRIED.has(error.code);
     if (!again) throw error;
     context.deps.log.warn({ node: context.options.node, error }, 'the join is tried again');
+    // Meanwhile somebody may have to leave, for which the lock is needed.
+    await context.releaseLock();
     return waitsFor(messageOf(error));
   }
 }
@@ -136,6 +138,7 @@ async function joinOrTakeOver(context: GroupContext, work: StepWork, group: Grou
     if (!(error instanceof VarveError) || error.code !== 'GROUP_MEMBER_AWAY') throw error;
     const roster = await readRoster(context.keys);
     if (ownerIsGone(context, group, roster)) await takeOver(context, work);
+    else await context.releaseLock();
     return waitsFor(messageOf(error));
   }
 }

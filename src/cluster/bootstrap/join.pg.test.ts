@@ -2,6 +2,8 @@ import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { bootstrap, GroupStage } from '../../../test/group-nodes.ts';
 import { Writers } from '../../../test/group-writers.ts';
 import type { GroupContext } from './context.ts';
+import { leaveGroup, reinitialise } from './leave.ts';
+import { askMembers, tendMembership } from './requests.ts';
 
 let stage: GroupStage;
 const contexts: GroupContext[] = [];
@@ -31,26 +33,124 @@ async function group(count: number, cluster: string): Promise<GroupContext[]> {
   return nodes;
 }
 
-test('a node that joins while the group takes writes has every row', async () => {
-  const nodes = await group(3, 'joins');
-  const first = nodes[0] as GroupContext;
-  await using writers = await Writers.start(stage.servers, { rows: 5000, clients: 3 });
-  const joiner = node(3, { cluster: 'joins', size: 3 });
-  const t0 = performance.now();
-  await bootstrap(joiner);
-  console.log('join took', Math.round(performance.now() - t0));
-  await writers.moreRows(200);
-  await writers.stop();
-  const all = [...nodes, joiner];
-  for (const from of all) {
-    await first.mesh.barrier(
+/** Resolves when what was committed anywhere is everywhere. */
+async function caughtUp(nodes: readonly GroupContext[]): Promise<void> {
+  const [first] = nodes;
+  for (const from of nodes) {
+    await first?.mesh.barrier(
       from.self,
-      all.filter((to) => to !== from).map(({ self }) => self),
+      nodes.filter((to) => to !== from).map(({ self }) => self),
       { database: 'varve', timeoutMs: 20_000 },
     );
   }
+}
+
+const work = { signal: new AbortController().signal, report: () => {} };
+
+test('a node that joins while the group takes writes has every row', async () => {
+  const nodes = await group(3, 'joins');
+  await using writers = await Writers.start(stage.servers, { rows: 5000, clients: 2 });
+  const joiner = node(3, { cluster: 'joins', size: 3 });
+  await bootstrap(joiner);
+  await writers.moreRows(100);
+  await writers.stop();
+  await caughtUp([...nodes, joiner]);
   const digests = await Promise.all([0, 1, 2, 3].map((i) => writers.digest(i)));
   expect(new Set(digests).size).toBe(1);
-  expect(writers.written).toBeGreaterThan(200);
-  expect(await first.keys.joinJournal.read()).toBeUndefined();
+  expect(await joiner.keys.joinJournal.read()).toBeUndefined();
+});
+
+test('a joiner loses nothing of what others than its donor write', async () => {
+  const nodes = await group(2, 'everybody');
+  await using writers = await Writers.start(stage.servers, { rows: 5000, clients: 3, on: [0, 1] });
+  const joiner = node(2, { cluster: 'everybody', size: 2 });
+  await bootstrap(joiner);
+  await writers.moreRows(100);
+  await writers.stop();
+  await caughtUp([...nodes, joiner]);
+  const digests = await Promise.all([0, 1, 2].map((i) => writers.digest(i)));
+  expect(new Set(digests).size).toBe(1);
+});
+
+test('a member leaves and keeps its content; a node with content is not joined until that was asked for', async () => {
+  const nodes = await group(3, 'leaves');
+  const [n1, n2, n3] = nodes as [GroupContext, GroupContext, GroupContext];
+  await using writers = await Writers.start(stage.servers, { rows: 10, clients: 1 });
+  await leaveGroup(n2, 'n3', work);
+  expect([...(await n1.keys.members.list()).keys()]).toEqual(['n1', 'n2']);
+  await writers.moreRows(10);
+  await writers.stop();
+  await caughtUp([n1, n2]);
+  expect(await writers.digest(1)).toBe(await writers.digest(0));
+  expect(await writers.digest(2)).not.toBe(await writers.digest(0));
+  for (const i of [0, 1]) {
+    await using connection = await stage.servers.connect(i, 'varve');
+    const { rows } = await connection.query<{ name: string }>(
+      `select slot_name as name from pg_replication_slots where database = 'varve' and slot_name not like '%gap%'`,
+    );
+    expect(rows.map(({ name }) => name)).toEqual([`varve_n${2 - i}_varve`]);
+  }
+
+  await n3[Symbol.asyncDispose]();
+  const returning = node(2, { cluster: 'leaves' });
+  await expect(bootstrap(returning)).rejects.toMatchObject({ code: 'GROUP_NOT_EMPTY' });
+  expect(await writers.digest(2)).not.toMatch(/^0:/);
+
+  // And now it is asked for.
+  await returning.releaseLock();
+  await reinitialise(returning, work);
+  await caughtUp([n1, n2, returning]);
+  expect(await writers.digest(2)).toBe(await writers.digest(0));
+  expect((await n1.keys.members.at('n3').read())?.value.state).toBe('member');
+});
+
+test('a member that was away for too long is told to rejoin, and reinit has it join anew', async () => {
+  const [n1, n2] = (await group(2, 'away')) as [GroupContext, GroupContext];
+  await using writers = await Writers.start(stage.servers, { rows: 10, clients: 1 });
+  await writers.moreRows(10);
+  // As the server does when a slot is too far behind.
+  await n2[Symbol.asyncDispose]();
+  const edge = { from: n1.self, to: n2.self, database: 'varve' };
+  await n1.mesh.disable(edge);
+  await n1.servers.withConnection(n1.self, 'varve', (connection) =>
+    n1.mesh.dropSlots(connection, ['varve_n2_varve']),
+  );
+  const back = node(1, { cluster: 'away', size: 2 });
+  await bootstrap(back);
+  expect((await n1.keys.members.at('n2').read())?.value).toMatchObject({
+    state: 'rejoin-needed',
+    reason: 'n1 has not kept the changes of varve that n2 lacks',
+  });
+  const id = await askMembers(n1.keys, { kind: 'reinit', node: 'n2' }, { by: 'test', nowMs: Date.now() });
+  await tendMembership(n1, work);
+  expect((await n1.keys.requests.at(id).read())?.value.state).toBe('asked');
+  await tendMembership(back, work);
+  expect((await n1.keys.requests.at(id).read())?.value).toMatchObject({ state: 'done', worker: 'n2' });
+  await writers.stop();
+  await caughtUp([n1, back]);
+  expect(await writers.digest(1)).toBe(await writers.digest(0));
+});
+
+test('a dead member is replaced by another node', async () => {
+  const nodes = await group(3, 'replaced');
+  const [n1, , n3] = nodes as [GroupContext, GroupContext, GroupContext];
+  await using writers = await Writers.start(stage.servers, { rows: 10, clients: 1 });
+  await n3[Symbol.asyncDispose]();
+  // Nothing listens where it was.
+  await n1.keys.members.at('n3').update((record) => record && { ...record, port: 1 });
+  const successor = node(3, { cluster: 'replaced' });
+  const request = { kind: 'replace', node: 'n3', successor: 'n4' } as const;
+  const id = await askMembers(n1.keys, request, { by: 'test', nowMs: Date.now() });
+  await Promise.all([bootstrap(successor), tendMembership(n1, work)]);
+  expect((await n1.keys.requests.at(id).read())?.value.state).toBe('done');
+  expect([...(await n1.keys.members.list()).keys()]).toEqual(['n1', 'n2', 'n4']);
+  await writers.stop();
+  await caughtUp([n1, nodes[1] as GroupContext, successor]);
+  expect(await writers.digest(3)).toBe(await writers.digest(0));
+});
+
+test('the write master cannot leave or be reinitialised', async () => {
+  const [n1, n2] = (await group(2, 'master')) as [GroupContext, GroupContext];
+  await expect(leaveGroup(n2, 'n1', work)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+  await expect(reinitialise(n1, work)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
 });

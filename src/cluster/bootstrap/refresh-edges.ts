@@ -1,5 +1,6 @@
 import { messageOf } from '../../core/errors.ts';
 import { done, todo, type Step } from '../../run/step.ts';
+import type { MemberRecord } from '../group-keys.ts';
 import type { GroupContext } from './context.ts';
 import { linksWith } from './form-group.ts';
 import { isMarked, unmark } from './joiner-databases.ts';
@@ -24,6 +25,7 @@ export const refreshEdges: Step<GroupContext> = {
     const databases = own?.value.databases ?? context.databases;
     // A join that was done but for this.
     if (await isMarked(context, databases)) await unmark(context, databases);
+    await detectLoss(context, members, databases);
     for (const link of linksWith(context, members, databases)) {
       await mesh.readdress(link).catch((error: unknown) => {
         if (link.to.node === options.node) throw error;
@@ -37,3 +39,24 @@ export const refreshEdges: Step<GroupContext> = {
     for (const database of databases) await mesh.sweep(context.self, database, company);
   },
 };
+
+/** A member that has been away for longer than the others kept its changes is told so, and does not diverge. */
+async function detectLoss(
+  context: GroupContext,
+  members: readonly MemberRecord[],
+  databases: readonly string[],
+): Promise<void> {
+  const { keys, options, mesh, deps } = context;
+  const incoming = linksWith(context, members, databases).filter(({ to }) => to.node === options.node);
+  const states = await mesh.status(incoming);
+  const lost = states.find(({ state }) => state === 'lost' || state === 'missing');
+  if (!lost) return;
+  const reason = `${lost.edge.from} has not kept the changes of ${lost.edge.database} that ${options.node} lacks`;
+  await keys.members
+    .at(options.node)
+    .update((record) => record && { ...record, state: 'rejoin-needed', reason });
+  deps.log.error(
+    { node: options.node, edge: lost.edge, hint: `varve cluster reinit ${options.node}` },
+    reason,
+  );
+}

@@ -1,0 +1,178 @@
+import { messageOf, VarveError } from '../../core/errors.ts';
+import { held } from '../../coordination/coordinator.ts';
+import { quoteIdent } from '../../postgres/sql.ts';
+import type { StepWork } from '../../run/step.ts';
+import { GROUP_SCHEMA, PUBLICATION } from '../mesh/edge.ts';
+import type { MemberRecord } from '../group-keys.ts';
+import { addressOf, type GroupContext } from './context.ts';
+import { thaw } from './freeze.ts';
+import { joinRunning } from './join-running.ts';
+import { markForJoining } from './joiner-databases.ts';
+import { membersOf, readRoster } from './members.ts';
+import { met, waitsFor, waitUntil } from './wait.ts';
+
+/**
+ * A member leaves for good; carried out by any member, also when the leaving one is dead. Its content stays with it.
+ * What it made has reached the others before, if it lives. May be repeated after a crash at any point.
+ * @throws INVALID_ARGUMENT for the write master, or a node that is no member
+ */
+export async function leaveGroup(context: GroupContext, node: string, work: StepWork): Promise<void> {
+  await context.takeLock(work.signal);
+  try {
+    // A join that died may have frozen edges of the one who leaves.
+    await thaw(context);
+    const record = await memberToRemove(context, node);
+    if (!record) return;
+    const others = membersOf(await readRoster(context.keys)).filter((member) => member.node !== node);
+    const alive = await answers(context, record);
+    if (alive && record.state === 'member') await handOver(context, record, others, work);
+    await setState(context, { ...record, state: 'leaving' });
+    await forgetEverywhere(context, record, others);
+    if (alive) await detach(context, record);
+    const mine = context.keys.members.at(node);
+    await context.keys.coordinator.txn([held(context.heldLock())], [mine.remove()]);
+  } finally {
+    await context.releaseLock();
+  }
+}
+
+/**
+ * Another node takes a member's place: it has been started and joins by itself, here its predecessor is made to leave,
+ * after it is in where the predecessor still lives, else before.
+ */
+export async function replaceMember(
+  context: GroupContext,
+  { former, successor }: { readonly former: string; readonly successor: string },
+  work: StepWork,
+): Promise<void> {
+  const { keys, deps, options } = context;
+  const wait = { what: `the join of ${successor}`, timeoutMs: options.waitTimeoutMs };
+  const isIn = () =>
+    waitUntil(deps.clock, work, wait, async () => {
+      const record = await keys.members.at(successor).read();
+      if (record?.value.state === 'member') return met;
+      return waitsFor(record ? `${successor} (${record.value.state})` : `${successor}, to be started`);
+    });
+  const record = await memberToRemove(context, former);
+  const alive = record !== undefined && (await answers(context, record));
+  if (alive) await isIn();
+  await leaveGroup(context, former, work);
+  if (!alive) await isIn();
+}
+
+/**
+ * This node's content is dropped and copied anew from the group. Only when somebody asked for it.
+ * @throws INVALID_ARGUMENT for the write master
+ */
+export async function reinitialise(context: GroupContext, work: StepWork): Promise<void> {
+  const { keys, options, mesh } = context;
+  await context.takeLock(work.signal);
+  try {
+    await thaw(context);
+    const group = await keys.group.read();
+    const record = await memberToRemove(context, options.node);
+    if (!group || !record) {
+      throw new VarveError('INVALID_ARGUMENT', `${options.node} is no member of group ${keys.cluster}`);
+    }
+    const others = membersOf(await readRoster(keys)).filter(({ node }) => node !== options.node);
+    if (others.length === 0) {
+      throw new VarveError('INVALID_ARGUMENT', `${options.node} has the only copy of group ${keys.cluster}`, {
+        hint: 'Nothing was changed. Restore from a backup instead.',
+      });
+    }
+    // The mark says that it was asked for; a crash behind it carries on at the next start.
+    await markForJoining(context, group.value.uuid, record.databases);
+    await setState(context, { ...record, state: 'joining', reason: 'reinitialised on request' });
+    for (const database of record.databases) await mesh.sweep(context.self, database, []);
+    await joinRunning(context, work);
+  } finally {
+    await context.releaseLock();
+  }
+}
+
+async function memberToRemove({ keys }: GroupContext, node: string): Promise<MemberRecord | undefined> {
+  const [record, master] = await Promise.all([keys.members.at(node).read(), keys.master.read()]);
+  if (master?.value.node === node) {
+    throw new VarveError('INVALID_ARGUMENT', `${node} is the write master of group ${keys.cluster}`, {
+      hint: 'Switch over first: varve cluster switchover. Nothing was changed.',
+    });
+  }
+  return record?.value;
+}
+
+async function answers({ servers }: GroupContext, member: MemberRecord): Promise<boolean> {
+  try {
+    await servers.withConnection(addressOf(member), 'postgres', (connection) => connection.query('select 1'));
+    return true;
+  } catch (error) {
+    if (error instanceof VarveError && error.code.startsWith('CONNECTION_')) return false;
+    throw error;
+  }
+}
+
+/** What the leaving member has made reaches the others. */
+async function handOver(
+  context: GroupContext,
+  record: MemberRecord,
+  others: readonly MemberRecord[],
+  { signal }: StepWork,
+): Promise<void> {
+  const { timeoutMs } = { timeoutMs: context.options.waitTimeoutMs };
+  const reachable: MemberRecord[] = [];
+  for (const other of others) if (await answers(context, other)) reachable.push(other);
+  await Promise.all(
+    record.databases.map((database) =>
+      context.mesh.barrier(addressOf(record), reachable.map(addressOf), { database, timeoutMs, signal }),
+    ),
+  );
+}
+
+async function setState(context: GroupContext, record: MemberRecord): Promise<void> {
+  const { keys } = context;
+  const { committed } = await keys.coordinator.txn(
+    [held(context.heldLock())],
+    [keys.members.at(record.node).put(record)],
+  );
+  if (!committed) {
+    throw new VarveError(
+      'SESSION_LOST',
+      `the bootstrap lock of group ${keys.cluster} was lost in the middle`,
+    );
+  }
+}
+
+/** A member that cannot be reached does its part when it starts. */
+async function forgetEverywhere(
+  context: GroupContext,
+  record: MemberRecord,
+  others: readonly MemberRecord[],
+): Promise<void> {
+  const company = others.map(({ node }) => node);
+  await Promise.all(
+    others.flatMap((other) =>
+      record.databases.map((database) =>
+        context.mesh.sweep(addressOf(other), database, company).catch((error: unknown) => {
+          context.deps.log.warn(
+            { member: other.node, gone: record.node, error: messageOf(error) },
+            'a former member is not forgotten yet',
+          );
+        }),
+      ),
+    ),
+  );
+}
+
+/** Its databases become ordinary ones again. */
+async function detach(context: GroupContext, record: MemberRecord): Promise<void> {
+  for (const database of record.databases) {
+    await context.mesh.sweep(addressOf(record), database, []);
+    await context.servers.withConnection(addressOf(record), database, async (connection) => {
+      await connection.transaction(async () => {
+        await connection.query(`set local client_min_messages = warning`);
+        await connection.query(`select pg_catalog.set_config('varve_group.ddl', 'off', true)`);
+        await connection.query(`drop publication if exists ${quoteIdent(PUBLICATION)}`);
+        await connection.query(`drop schema if exists ${quoteIdent(GROUP_SCHEMA)} cascade`);
+      });
+    });
+  }
+}
