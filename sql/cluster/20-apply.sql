@@ -38,6 +38,7 @@ begin
       case when (role ->> 'login')::boolean then 'login' else 'nologin' end,
       case when (role ->> 'replication')::boolean then 'replication' else 'noreplication' end,
       case when (role ->> 'bypassrls')::boolean then 'bypassrls' else 'nobypassrls' end);
+    execute 'insert into varve_group.copied_role (role) values ($1) on conflict do nothing' using role ->> 'name';
   end loop;
   for role in select e from jsonb_array_elements(roles) e loop
     for parent in

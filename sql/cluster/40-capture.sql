@@ -308,6 +308,11 @@ begin
     perform varve_group._publish_rows(objects[1]);
     return;
   end if;
+  if tg_tag = 'DROP OWNED' then
+    -- REASSIGN OWNED, which usually comes before it, tells no event trigger: elsewhere it would drop what was kept here.
+    perform varve_group._refuse(tg_tag, 'Which objects the role owns may differ from member to member, because REASSIGN OWNED is not replicated.',
+      'ALTER … OWNER TO, DROP and REVOKE for each object, then DROP ROLE.');
+  end if;
   perform varve_group._require(tg_tag, found_text.statement, found_text.obstacle);
   if tg_tag in ('GRANT', 'REVOKE') and varve_group._is_on_temporary(found_text.statement) then
     return;
