@@ -188,6 +188,7 @@ class Recovery implements Recovered {
 
   constructor(deps: CommitLogSourceDeps, loaded: LoadedSnapshots) {
     this.#deps = deps;
+    for (const { createdAtNs } of loaded.manifests) deps.clock.observe(createdAtNs);
     this.#ids = loaded.manifests.map(({ annotation }) => decodeIds(annotation));
     for (const { file, offset, reason } of loaded.damagedManifests) {
       deps.onFinding({ kind: 'manifest', file, offset, reason });

@@ -112,7 +112,8 @@ export class FsSource implements BootstrapSource {
   }
 
   /** Everything into memory, the newest blocks first, as far as its budget goes. Returns what is damaged. */
-  async #load(namespace: Namespace, { atNs, signal, report }: BootstrapContext): Promise<FilesetInfo[]> {
+  async #load(namespace: Namespace, context: BootstrapContext): Promise<FilesetInfo[]> {
+    const { atNs, signal } = context;
     const { filesets, cache } = namespace;
     const damaged: FilesetInfo[] = [];
     const readers = filesets
@@ -122,7 +123,7 @@ export class FsSource implements BootstrapSource {
     for (const [done, reader] of readers.entries()) {
       signal.throwIfAborted();
       if (!cache.hasRoom(reader.info.payloadBytes)) break;
-      report({ done, total: readers.length, unit: 'filesets', detail: `loading ${namespace.name}` });
+      context.report({ done, total: readers.length, unit: 'filesets', detail: `loading ${namespace.name}` });
       try {
         for await (const { id, payload } of reader.series()) cache.put(reader.info, id, payload, atNs);
       } catch (error) {

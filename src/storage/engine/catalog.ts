@@ -17,6 +17,8 @@ export interface CatalogContent {
   /** Of the next namespace: numbers are not used again. */
   readonly nextId: number;
   readonly namespaces: readonly CatalogEntry[];
+  /** This node was ready once: its shards are not new, and what it has lost cannot be taken for nothing. */
+  readonly everAvailable: boolean;
   /** Deleted, but their files may not be gone yet. */
   readonly deleted: readonly { readonly id: number; readonly name: string }[];
 }
@@ -58,6 +60,7 @@ export class Catalog {
         shardCount,
         nextId: 1,
         namespaces: [],
+        everAvailable: false,
         deleted: [],
       });
       await catalog.change(catalog.content);

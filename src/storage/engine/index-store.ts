@@ -13,7 +13,7 @@ import { FileDamageError, type FileDamage } from '../fileset/fileset-damage.ts';
 import { removeIfThere } from '../fileset/remove-fileset.ts';
 import { IndexBlock } from '../index/index-block.ts';
 import type { IndexSegment } from '../index/index-segment.ts';
-import { MutableSegment } from '../index/mutable-segment.ts';
+import type { MutableSegment } from '../index/mutable-segment.ts';
 import { SealedSegment } from '../index/sealed-segment.ts';
 import { inMemory } from '../index/segment-source.ts';
 import { segmentBytes } from '../index/segment-writer.ts';

@@ -193,7 +193,7 @@ export class Maintenance {
 
   #flushDeps(): Parameters<typeof flushBlock>[0] {
     const { fs, folder, clock, codec } = this.#deps;
-    return { fs, folder, codec: codec(), createdAtNs: clock.nowNs(), version: clock.last };
+    return { fs, folder, codec: codec(), createdAtNs: clock.nowNs(), version: clock.next() };
   }
 
   #fail(

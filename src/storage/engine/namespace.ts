@@ -1,6 +1,6 @@
 import type { FileSystem } from '../../core/file-system.ts';
 import type { BufferMemory } from '../buffer/buffer-memory.ts';
-import { NamespaceBuffer, type BufferOptions } from '../buffer/namespace-buffer.ts';
+import { NamespaceBuffer, type AppendToLog, type BufferOptions } from '../buffer/namespace-buffer.ts';
 import type { FilesetId } from '../fileset/fileset-id.ts';
 import type { CoveredFileset } from './index-cover.ts';
 import { IndexStore } from './index-store.ts';
@@ -20,6 +20,7 @@ export interface NamespaceDeps {
   readonly fs: FileSystem;
   readonly memory: BufferMemory;
   readonly codec: () => ColumnCodec;
+  readonly appenderOf: (id: number) => AppendToLog;
 }
 
 export interface NamespacePlace {
@@ -35,6 +36,8 @@ export class Namespace {
   readonly id: number;
   readonly shardCount: number;
   readonly buffer: NamespaceBuffer;
+  /** Of the buffer's payloads. */
+  readonly append: AppendToLog;
   readonly filesets: FilesetStore;
   readonly index: IndexStore;
   readonly tombstones: TombstoneSet;
@@ -61,6 +64,7 @@ export class Namespace {
     const { folder } = place;
     const { name: namespace, indexBlockSizeNs } = options;
     this.id = place.id;
+    this.append = deps.appenderOf(place.id);
     this.shardCount = place.shardCount;
     this.#options = options;
     this.filesets = new FilesetStore({ fs, codec }, folder, namespace);

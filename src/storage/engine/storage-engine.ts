@@ -315,7 +315,7 @@ export interface MemoryStatus {
 
 export interface LogStatus {
   readonly mode: 'sync' | 'behind';
-  readonly state: 'writing' | 'full' | 'poisoned' | 'closed';
+  readonly state: 'reading' | 'writing' | 'full' | 'poisoned' | 'closed';
   readonly reason: string | undefined;
   /** Behind the newest snapshot. */
   readonly bytes: number;

@@ -50,10 +50,7 @@ export class Snapshots {
     const position = log.position();
     for (const { buffer } of namespaces) buffer.beginLogEpoch();
     const root = await makeFolders(fs, folder, [SNAPSHOT_FOLDER]);
-    const run = await SnapshotRun.begin(
-      { fs },
-      { root, kind: 'cycle', position, createdAtNs: clock.nowNs() },
-    );
+    const run = await SnapshotRun.begin({ fs }, { root, kind: 'cycle', position, createdAtNs: clock.next() });
     const kept = new Map<string, KeptBlock>();
     let snapshots = 0;
     for (const namespace of namespaces) {

@@ -38,6 +38,11 @@ export class TombstoneSet {
     return this.#tombstones;
   }
 
+  /** 0 when there is none. */
+  get newestVersion(): bigint {
+    return this.#tombstones.at(-1)?.version ?? 0n;
+  }
+
   /** @throws FILESET_DAMAGED: deleted data would come back, so nobody may go on without knowing */
   async load(): Promise<void> {
     const file = this.#path;

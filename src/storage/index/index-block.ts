@@ -18,7 +18,6 @@ export interface BlockFilter {
 }
 
 export interface SeriesQuery extends BlockFilter {
-  readonly selectors: readonly Selector[];
   /** In the order of the labels, as remote read wants them; without it, in no particular order. */
   readonly ordered?: boolean | undefined;
 }

@@ -1,0 +1,439 @@
+import { readFileSync } from 'node:fs';
+import type { Clock } from '../../core/clock.ts';
+import { assert, isAbort, messageOf, VarveError } from '../../core/errors.ts';
+import type { FileSystem } from '../../core/file-system.ts';
+import type { RunEvents } from '../../run/events.ts';
+import { singleNodeTopology, type TopologySnapshot } from '../bootstrap/topology-snapshot.ts';
+import { BufferMemory } from '../buffer/buffer-memory.ts';
+import type { AppendToLog } from '../buffer/namespace-buffer.ts';
+import type { WriteBatch } from '../buffer/write-batch.ts';
+import type { Log } from '../commit-log/spare-segments.ts';
+import type { IndexBlock } from '../index/index-block.ts';
+import type { LabelPair } from '../index/labels.ts';
+import { KERNEL_FILE, Kernel } from '../kernel/kernel.ts';
+import { Catalog } from './catalog.ts';
+import { applyTombstone } from './delete-series.ts';
+import { EngineBootstrap } from './engine-bootstrap.ts';
+import { EngineLog } from './engine-log.ts';
+import { HybridClock } from './hybrid-clock.ts';
+import { encodeDelete } from './log-records.ts';
+import type { Namespace } from './namespace.ts';
+import { NamespaceRegistry } from './namespace-registry.ts';
+import { ColumnCodec } from './sealed-series.ts';
+import { indexOf, SeriesReader } from './series-reader.ts';
+import { inspectFolder, verifyFolder } from './storage-check.ts';
+import type * as api from './storage-engine.ts';
+import { Upkeep } from './upkeep.ts';
+
+export interface EngineDeps {
+  readonly fs: FileSystem;
+  readonly clock: Clock;
+  /** Uniform in [0, 1): for waits. */
+  readonly random: () => number;
+  /** Any 32 bits, not to be known to those who write. */
+  readonly randomUint32: () => number;
+  readonly log: Log;
+  readonly events?: RunEvents;
+  /** The node's name, for events and the placement; `local` unless given. */
+  readonly node?: string;
+  /** The placement; a node that is alone has all shards. */
+  readonly topology?: (single: TopologySnapshot) => TopologySnapshot;
+  /** The kernels; those of this build unless given. */
+  readonly wasm?: Uint8Array;
+}
+
+type CompleteOptions = api.EngineOptions & Required<Omit<api.EngineOptions, 'logSegmentBytes'>>;
+
+const MIB = 1024 * 1024;
+const CODEC_LIMIT_BYTES = 2048 * MIB;
+const FINDINGS = 200;
+
+/** A storage node's engine. Single-threaded; everything from outside comes through its ports. */
+export class Engine implements api.StorageEngine {
+  readonly #deps: EngineDeps;
+  readonly #options: CompleteOptions;
+  readonly #hybridClock: HybridClock;
+  readonly #catalog: Catalog;
+  readonly #memory: BufferMemory;
+  readonly #registry: NamespaceRegistry;
+  readonly #engineLog: EngineLog;
+  readonly #bootstrap: EngineBootstrap;
+  readonly #stop = new AbortController();
+  readonly #upkeep: Upkeep;
+  readonly #findings: api.Finding[] = [];
+  readonly #codec: () => ColumnCodec;
+  #everReady = false;
+  #bootstrapped: Promise<void> = Promise.resolve();
+  #ticking: Promise<void> = Promise.resolve();
+
+  private constructor(
+    deps: EngineDeps,
+    options: CompleteOptions,
+    parts: { catalog: Catalog; memory: BufferMemory },
+  ) {
+    this.#deps = deps;
+    this.#options = options;
+    this.#catalog = parts.catalog;
+    this.#memory = parts.memory;
+    this.#hybridClock = new HybridClock(deps.clock);
+    this.#codec = lazily(
+      () =>
+        new ColumnCodec(
+          new Kernel(deps.wasm ?? readFileSync(KERNEL_FILE), { limitBytes: CODEC_LIMIT_BYTES }),
+        ),
+    );
+    const { fs, clock, log, randomUint32, random, events, node = 'local' } = deps;
+    const { folder } = options;
+    this.#engineLog = new EngineLog(
+      { fs, clock, hybridClock: this.#hybridClock, randomUint32, log },
+      options,
+    );
+    const appenderOf = (id: number): AppendToLog => this.#engineLog.appenderOf(id);
+    const registryDeps = {
+      fs,
+      log,
+      memory: parts.memory,
+      codec: this.#codec,
+      catalog: parts.catalog,
+      appenderOf,
+    };
+    this.#registry = new NamespaceRegistry(registryDeps, folder);
+    this.#bootstrap = new EngineBootstrap(
+      {
+        fs,
+        clock,
+        hybridClock: this.#hybridClock,
+        random,
+        events,
+        node,
+        codec: this.#codec,
+        registry: this.#registry,
+        engineLog: this.#engineLog,
+        topology: () => this.#topology(),
+        onFinding: (finding) => this.#find(finding),
+        onDone: () => this.#becomeReady(),
+      },
+      folder,
+    );
+    this.#upkeep = new Upkeep(
+      {
+        fs,
+        clock,
+        log,
+        hybridClock: this.#hybridClock,
+        codec: this.#codec,
+        memory: parts.memory,
+        registry: this.#registry,
+        engineLog: this.#engineLog,
+        isBootstrapping: () => this.#bootstrap.running,
+        onFinding: (finding) => this.#find(finding),
+      },
+      options,
+    );
+  }
+
+  /**
+   * Opens what is in the folder, which exists and is nobody else's. Resolves at once: the bootstrap goes on; writes are
+   * taken meanwhile, and reads refused until it is done.
+   * @throws STORAGE_FOLDER_MISMATCH, FILESET_DAMAGED when nobody can tell which namespaces there are
+   */
+  static async open(deps: EngineDeps, options: api.EngineOptions): Promise<Engine> {
+    const complete = {
+      shardCount: 32,
+      memoryMb: 512,
+      snapshotIntervalMs: 300_000,
+      maxLogBytes: 512 * MIB,
+      imageLogBytes: 64 * MIB,
+      tickMs: 10_000,
+      keepFreeBytes: 64 * MIB,
+      ...options,
+    };
+    const { fs, wasm } = deps;
+    const { folder, shardCount, memoryMb } = complete;
+    assert(
+      Number.isInteger(shardCount) && shardCount > 0 && shardCount <= 65_536,
+      'shardCount is 1 to 65,536',
+    );
+    const catalog = await Catalog.open(fs, folder, shardCount);
+    const memory = new BufferMemory({ limitBytes: memoryMb * MIB, ...(wasm === undefined ? {} : { wasm }) });
+    const engine = new Engine(deps, complete, { catalog, memory });
+    await engine.#registry.finishDeletions();
+    for (const { tombstones } of engine.#registry.all) {
+      await tombstones.load();
+      engine.#hybridClock.observe(tombstones.newestVersion);
+    }
+    engine.#beginBootstrap();
+    engine.#ticking = engine.#upkeep.run(engine.#stop.signal);
+    return engine;
+  }
+
+  /** Resolves when everything that was asked for so far is bootstrapped. @throws what ended the bootstrap */
+  ready(): Promise<void> {
+    return this.#bootstrapped;
+  }
+
+  /** Damage that was found since the start, the newest last. */
+  get findings(): readonly api.Finding[] {
+    return this.#findings;
+  }
+
+  status(): api.EngineStatus {
+    const { usedBytes, limitBytes, refusing } = this.#memory.use;
+    const log = this.#engineLog.status();
+    return {
+      state: this.#state(),
+      shardCount: this.#options.shardCount,
+      namespaces: this.#registry.all.map((namespace) => namespace.status()),
+      bootstrapRuns: [...this.#bootstrap.history],
+      memory: { usedBytes, limitBytes, refusing },
+      log,
+      snapshots: this.#upkeep.snapshotStatus,
+      disk: { freeBytes: this.#upkeep.freeBytes, full: log.state === 'full' || this.#upkeep.outOfSpace },
+    };
+  }
+
+  namespaces(): readonly api.NamespaceOptions[] {
+    return this.#registry.all.map(({ options }) => options).sort((a, b) => (a.name < b.name ? -1 : 1));
+  }
+
+  async applyNamespaces(wanted: readonly api.NamespaceOptions[]): Promise<void> {
+    await this.#upkeep.serially(async () => {
+      this.#throwIfClosed();
+      const before = new Set(this.#registry.all);
+      await this.#registry.apply(wanted);
+      const after = new Set(this.#registry.all);
+      for (const namespace of before) if (!after.has(namespace)) this.#bootstrap.forget(namespace.name);
+      if ([...after].some((namespace) => !before.has(namespace))) this.#beginBootstrap();
+    });
+  }
+
+  writeRemote(name: string, version: api.RemoteWriteVersion, body: Uint8Array): Promise<api.WriteOutcome> {
+    if (this.#engineLog.isOpen) return this.#writeRemote(name, version, body);
+    // It may be used again as soon as this returns.
+    const kept = Uint8Array.from(body);
+    return this.#engineLog.ready(kept.length).then(() => this.#writeRemote(name, version, kept));
+  }
+
+  async writeSeries(name: string, series: readonly api.SeriesSamples[]): Promise<api.WriteOutcome> {
+    await this.#engineLog.ready(0);
+    const namespace = this.#writable(name);
+    return await this.#commit(namespace, namespace.buffer.prepare(series, this.#hybridClock.nowNs()));
+  }
+
+  async *read(name: string, query: api.ReadQuery): AsyncIterable<api.SeriesRead> {
+    const namespace = this.#readable(name);
+    const reader = new SeriesReader(
+      {
+        nowNs: () => this.#hybridClock.nowNs(),
+        onDamage: (where, info, error) => this.#upkeep.salvage(where, info, error),
+      },
+      namespace,
+      query,
+    );
+    try {
+      yield* reader.series();
+    } catch (error) {
+      if (error instanceof VarveError && error.code === 'INDEX_SEGMENT_DAMAGED')
+        this.#upkeep.healIndex(namespace);
+      throw error;
+    }
+  }
+
+  async series(name: string, query: api.MetadataQuery): Promise<api.LimitedResult<readonly LabelPair[]>> {
+    const index = await this.#index(name, query);
+    const found = index.series({ ...filterOf(query), ordered: true });
+    const count = Math.min(found.count, query.limit ?? found.count);
+    const values = Array.from({ length: count }, (_, place) => found.labels(place));
+    return { values, truncated: count < found.count };
+  }
+
+  async labelNames(name: string, query: api.MetadataQuery): Promise<api.LimitedResult<string>> {
+    return limited((await this.#index(name, query)).labelNames(filterOf(query)), query.limit);
+  }
+
+  async labelValues(
+    name: string,
+    label: string,
+    query: api.MetadataQuery,
+  ): Promise<api.LimitedResult<string>> {
+    return limited((await this.#index(name, query)).labelValues(label, filterOf(query)), query.limit);
+  }
+
+  async cardinality(name: string, query: api.MetadataQuery): Promise<api.Cardinality> {
+    const index = await this.#index(name, query);
+    const filter = filterOf(query);
+    const labels = index.cardinality(filter);
+    return { seriesCount: index.seriesCount(filter), labels: labels.slice(0, query.limit ?? labels.length) };
+  }
+
+  async deleteSeries(name: string, query: api.DeleteQuery): Promise<{ readonly series: number }> {
+    return await this.#upkeep.serially(async () => {
+      const namespace = this.#readable(name);
+      const { selectors, startNs, endNs } = query;
+      const index = await indexOf(namespace, query);
+      const series = index.seriesCount({ selectors });
+      const tombstone = { version: this.#hybridClock.next(), selectors, startNs, endNs };
+      // In one turn: what the log has after it was written after it.
+      const logged = this.#engineLog.append(encodeDelete(namespace.id, tombstone));
+      logged.catch(() => {});
+      applyTombstone(namespace, tombstone);
+      this.#upkeep.forgetSnapshots();
+      await logged;
+      await namespace.tombstones.save();
+      return { series };
+    });
+  }
+
+  async flush(
+    options: { readonly namespace?: string; readonly force?: boolean } = {},
+  ): Promise<api.FlushReport> {
+    this.#throwIfClosed();
+    return await this.#upkeep.flush(options);
+  }
+
+  async snapshot(): Promise<api.SnapshotReport> {
+    this.#throwIfClosed();
+    return await this.#upkeep.snapshot();
+  }
+
+  async cleanUp(): Promise<api.CleanUpReport> {
+    this.#throwIfClosed();
+    return await this.#upkeep.cleanUp();
+  }
+
+  verify(signal?: AbortSignal): AsyncIterable<api.Finding> {
+    return verifyFolder({ fs: this.#deps.fs, codec: this.#codec }, this.#options.folder, signal);
+  }
+
+  inspect(namespace?: string): AsyncIterable<api.StoredFileset> {
+    return inspectFolder({ fs: this.#deps.fs }, this.#options.folder, namespace);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#stop.signal.aborted) return;
+    this.#stop.abort(new VarveError('CANCELLED', 'the storage engine is being closed'));
+    await this.#bootstrapped.catch(() => {});
+    await this.#ticking;
+    await this.#upkeep.serially(async () => {});
+    await this.#engineLog.close();
+    await this.#registry.close();
+  }
+
+  #state(): api.EngineStatus['state'] {
+    if (this.#stop.signal.aborted) return 'closed';
+    if (!this.#everReady) return this.#bootstrap.running ? 'bootstrapping' : 'starting';
+    return this.#bootstrap.running ? 'bootstrapping' : 'ready';
+  }
+
+  #topology(): TopologySnapshot {
+    const { topology, node: origin = 'local' } = this.#deps;
+    const { shardCount } = this.#options;
+    const single = singleNodeTopology({
+      origin,
+      shardCount,
+      everAvailable: this.#catalog.content.everAvailable,
+    });
+    return topology?.(single) ?? single;
+  }
+
+  #beginBootstrap(): void {
+    this.#bootstrapped = this.#bootstrap.run(this.#stop.signal);
+    this.#bootstrapped.catch((error: unknown) => {
+      if (this.#stop.signal.aborted || isAbort(error)) return;
+      this.#deps.log.error({ reason: messageOf(error) }, 'the bootstrap of the storage engine ended');
+    });
+  }
+
+  async #becomeReady(): Promise<void> {
+    const { content } = this.#catalog;
+    if (!content.everAvailable) await this.#catalog.change({ ...content, everAvailable: true });
+    this.#upkeep.begin(this.#engineLog.commitLog);
+    this.#everReady = true;
+  }
+
+  #writeRemote(name: string, version: api.RemoteWriteVersion, body: Uint8Array): Promise<api.WriteOutcome> {
+    try {
+      const namespace = this.#writable(name);
+      return this.#commit(namespace, namespace.buffer.decodeRemote(version, body, this.#hybridClock.nowNs()));
+    } catch (error) {
+      return Promise.reject(error);
+    }
+  }
+
+  async #commit(namespace: Namespace, batch: WriteBatch): Promise<api.WriteOutcome> {
+    const version = this.#hybridClock.next();
+    const { writesToCommitLog } = namespace.options;
+    const committed = namespace.buffer.commit(
+      batch,
+      version,
+      writesToCommitLog ? namespace.append : undefined,
+    );
+    if (this.#memory.use.pressing) this.#upkeep.relieve();
+    const outcome = await committed;
+    namespace.count(outcome);
+    return outcome;
+  }
+
+  #writable(name: string): Namespace {
+    this.#throwIfClosed();
+    const namespace = this.#registry.get(name);
+    if (!namespace.frozen) return namespace;
+    throw new VarveError(
+      'STORAGE_OVERLOADED',
+      `memory is short: blocks of namespace ${name} are moved to files`,
+      {
+        hint: 'Repeat it in a moment.',
+      },
+    );
+  }
+
+  #readable(name: string): Namespace {
+    this.#throwIfClosed();
+    const namespace = this.#registry.get(name);
+    if (namespace.bootstrapped && this.#engineLog.isOpen) return namespace;
+    const open = namespace.shardStates.filter((state) => state !== 'bootstrapped').length;
+    throw new VarveError(
+      'SHARD_NOT_READY',
+      `${open} of ${namespace.shardCount} shards of namespace ${name} are not bootstrapped yet`,
+      { hint: 'Repeat it in a moment.' },
+    );
+  }
+
+  async #index(name: string, query: api.MetadataQuery): Promise<IndexBlock> {
+    const namespace = this.#readable(name);
+    try {
+      return await indexOf(namespace, query);
+    } catch (error) {
+      if (error instanceof VarveError && error.code === 'INDEX_SEGMENT_DAMAGED')
+        this.#upkeep.healIndex(namespace);
+      throw error;
+    }
+  }
+
+  #throwIfClosed(): void {
+    this.#stop.signal.throwIfAborted();
+  }
+
+  #find(finding: api.Finding): void {
+    this.#findings.push(finding);
+    if (this.#findings.length > FINDINGS) this.#findings.shift();
+    this.#deps.log.error({ ...finding }, 'damage was found in the storage engine');
+  }
+}
+
+function filterOf({ selectors }: api.MetadataQuery): { selectors?: api.MetadataQuery['selectors'] } {
+  return selectors?.length ? { selectors } : {};
+}
+
+function limited<T>(values: readonly T[], limit: number | undefined): api.LimitedResult<T> {
+  if (limit === undefined || values.length <= limit) return { values, truncated: false };
+  return { values: values.slice(0, limit), truncated: true };
+}
+
+function lazily<T>(make: () => T): () => T {
+  let made: { readonly value: T } | undefined;
+  return () => {
+    made ??= { value: make() };
+    return made.value;
+  };
+}

@@ -1,0 +1,229 @@
+import type { Clock } from '../../core/clock.ts';
+import { assert, messageOf, VarveError } from '../../core/errors.ts';
+import type { FileSystem } from '../../core/file-system.ts';
+import type { BufferMemory } from '../buffer/buffer-memory.ts';
+import type { CommitLog } from '../commit-log/commit-log.ts';
+import type { Log } from '../commit-log/spare-segments.ts';
+import type { FileDamageError } from '../fileset/fileset-damage.ts';
+import { filesetPath } from '../fileset/fileset-id.ts';
+import type { FilesetInfo } from '../fileset/info-file.ts';
+import type { EngineLog } from './engine-log.ts';
+import type { HybridClock } from './hybrid-clock.ts';
+import { Maintenance } from './maintenance.ts';
+import type { Namespace } from './namespace.ts';
+import type { NamespaceRegistry } from './namespace-registry.ts';
+import { rebuildIndex, uncovered } from './rebuild-index.ts';
+import { salvageFileset } from './salvage-fileset.ts';
+import type { ColumnCodec } from './sealed-series.ts';
+import { Serial } from './serial.ts';
+import type {
+  CleanUpReport,
+  EngineOptions,
+  Finding,
+  FlushReport,
+  SnapshotReport,
+  SnapshotStatus,
+} from './storage-engine.ts';
+import { Snapshots } from './take-snapshot.ts';
+
+export interface UpkeepDeps {
+  readonly fs: FileSystem;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly hybridClock: HybridClock;
+  readonly codec: () => ColumnCodec;
+  readonly memory: BufferMemory;
+  readonly registry: NamespaceRegistry;
+  readonly engineLog: EngineLog;
+  readonly isBootstrapping: () => boolean;
+  readonly onFinding: (finding: Finding) => void;
+}
+
+export type UpkeepOptions = Pick<
+  Required<EngineOptions>,
+  'folder' | 'tickMs' | 'snapshotIntervalMs' | 'maxLogBytes'
+>;
+
+/** So many series are indexed in one round, so that a query finds little left to do. */
+const INDEX_AT_ONCE = 50_000;
+
+/**
+ * What is done to files beside writes and reads, one work after the other: flushes, snapshots, clean-up, deletions,
+ * changes of namespaces, repair. Nothing of it happens while the engine bootstraps.
+ */
+export class Upkeep {
+  readonly #deps: UpkeepDeps;
+  readonly #options: UpkeepOptions;
+  readonly #work = new Serial();
+  #parts: { readonly maintenance: Maintenance; readonly snapshots: Snapshots } | undefined;
+  #lastSnapshotMs: number;
+  #relieving = false;
+  snapshotStatus: SnapshotStatus = { lastAtNs: undefined, failures: 0, lastFailure: undefined };
+  freeBytes = 0;
+
+  constructor(deps: UpkeepDeps, options: UpkeepOptions) {
+    this.#deps = deps;
+    this.#options = options;
+    this.#lastSnapshotMs = deps.clock.monotonicMs();
+  }
+
+  get outOfSpace(): boolean {
+    return this.#parts?.maintenance.outOfSpace ?? false;
+  }
+
+  serially<T>(work: () => Promise<T>): Promise<T> {
+    return this.#work.run(work);
+  }
+
+  /** The engine is bootstrapped, and its log can be written. */
+  begin(commitLog: CommitLog): void {
+    if (this.#parts) return;
+    const { fs, log, hybridClock: clock, codec, memory } = this.#deps;
+    const { folder } = this.#options;
+    const onDamage = (namespace: Namespace, error: FileDamageError): void =>
+      this.#salvageFile(namespace, error);
+    this.#parts = {
+      maintenance: new Maintenance({ fs, folder, clock, codec, memory, commitLog, log, onDamage }),
+      snapshots: new Snapshots({ fs, folder, log: commitLog, clock }),
+    };
+  }
+
+  /** Rounds until the signal. */
+  async run(signal: AbortSignal): Promise<void> {
+    const { clock, log, fs } = this.#deps;
+    const { tickMs, folder } = this.#options;
+    this.freeBytes = await fs.freeBytes(folder).catch(() => 0);
+    if (tickMs === 0) return;
+    while (!signal.aborted) {
+      await clock.sleep(tickMs, signal).catch(() => {});
+      if (signal.aborted) return;
+      await this.tick().catch((error: unknown) => {
+        log.warn({ reason: messageOf(error) }, 'storage maintenance failed; it is repeated');
+      });
+    }
+  }
+
+  /** One round of whatever is due. */
+  async tick(): Promise<void> {
+    await this.serially(async () => {
+      const { fs, registry, isBootstrapping } = this.#deps;
+      this.freeBytes = await fs.freeBytes(this.#options.folder);
+      if (!this.#parts || isBootstrapping()) return;
+      const { maintenance } = this.#parts;
+      await maintenance.flush(registry.all, { force: false });
+      if (this.#snapshotIsDue(maintenance)) await this.#takeSnapshot();
+      await maintenance.cleanUp(registry.all);
+      for (const { buffer } of registry.all) buffer.indexSome(INDEX_AT_ONCE);
+    });
+  }
+
+  async flush(options: { readonly namespace?: string; readonly force?: boolean }): Promise<FlushReport> {
+    return await this.serially(async () => {
+      const { registry } = this.#deps;
+      const { namespace, force = false } = options;
+      const due = namespace === undefined ? registry.all : [registry.get(namespace)];
+      return await this.#ready().maintenance.flush(due, { force });
+    });
+  }
+
+  async snapshot(): Promise<SnapshotReport> {
+    return await this.serially(() => this.#takeSnapshot());
+  }
+
+  async cleanUp(): Promise<CleanUpReport> {
+    return await this.serially(() => this.#ready().maintenance.cleanUp(this.#deps.registry.all));
+  }
+
+  /** Nothing that a snapshot has may be kept by the next: something was deleted. */
+  forgetSnapshots(): void {
+    this.#parts?.snapshots.forget();
+  }
+
+  /** Memory is short: moves blocks to files, soon. */
+  relieve(): void {
+    if (this.#relieving || !this.#parts || this.#deps.isBootstrapping()) return;
+    const { maintenance } = this.#parts;
+    this.#relieving = true;
+    void this.serially(async () => {
+      await maintenance.relieve(this.#deps.registry.all);
+      if (maintenance.flushedSinceSnapshot) await this.#takeSnapshot();
+    })
+      .catch((error: unknown) => {
+        this.#deps.log.warn(
+          { reason: messageOf(error) },
+          'memory is short, but blocks could not be moved to files',
+        );
+      })
+      .finally(() => {
+        this.#relieving = false;
+      });
+  }
+
+  /** A read found a fileset damaged. */
+  salvage(namespace: Namespace, info: FilesetInfo, error: FileDamageError): void {
+    const { fs, hybridClock, onFinding } = this.#deps;
+    onFinding({ kind: 'fileset', ...error.damage });
+    this.#repair(() => salvageFileset({ fs, createdAtNs: hybridClock.nowNs() }, namespace, info));
+  }
+
+  /** A read found a segment of the index damaged. */
+  healIndex(namespace: Namespace): void {
+    for (const damage of namespace.index.damages.splice(0))
+      this.#deps.onFinding({ kind: 'index', ...damage });
+    this.#repair(() => rebuildIndex(namespace, uncovered(namespace)));
+  }
+
+  #salvageFile(namespace: Namespace, error: FileDamageError): void {
+    const { root } = namespace.filesets;
+    for (const { info } of namespace.filesets.all()) {
+      const path = filesetPath(root, { ...info, namespace: namespace.name }, 'data');
+      const prefix = path.slice(0, path.lastIndexOf('-') + 1);
+      if (error.damage.file.startsWith(prefix)) this.salvage(namespace, info, error);
+    }
+  }
+
+  #repair(work: () => Promise<unknown>): void {
+    void this.serially(work).catch((error: unknown) => {
+      this.#deps.log.error({ reason: messageOf(error) }, 'damage could not be repaired');
+    });
+  }
+
+  /** @throws STORAGE_BUSY */
+  #ready(): { readonly maintenance: Maintenance; readonly snapshots: Snapshots } {
+    if (this.#parts && !this.#deps.isBootstrapping()) return this.#parts;
+    throw new VarveError('STORAGE_BUSY', 'the storage engine is bootstrapping', {
+      hint: 'Neither flush, snapshot nor clean-up happens meanwhile. Repeat it when it is ready.',
+    });
+  }
+
+  #snapshotIsDue(maintenance: Maintenance): boolean {
+    const { registry, clock, engineLog } = this.#deps;
+    const { snapshotIntervalMs, maxLogBytes } = this.#options;
+    const { bytes } = engineLog;
+    if (bytes === 0) return false;
+    if (bytes > maxLogBytes) return true;
+    if (!registry.all.some(({ options }) => options.snapshotEnabled)) return false;
+    return (
+      maintenance.flushedSinceSnapshot || clock.monotonicMs() - this.#lastSnapshotMs >= snapshotIntervalMs
+    );
+  }
+
+  async #takeSnapshot(): Promise<SnapshotReport> {
+    const { maintenance, snapshots } = this.#ready();
+    const { engineLog, clock, hybridClock, registry } = this.#deps;
+    const bytesBefore = engineLog.bytes;
+    this.#lastSnapshotMs = clock.monotonicMs();
+    const { lastAtNs, failures } = this.snapshotStatus;
+    try {
+      const report = await snapshots.take(registry.all);
+      engineLog.truncated(bytesBefore);
+      maintenance.flushedSinceSnapshot = false;
+      this.snapshotStatus = { lastAtNs: hybridClock.nowNs(), failures, lastFailure: undefined };
+      return report;
+    } catch (error) {
+      assert(error instanceof Error, 'errors are thrown');
+      this.snapshotStatus = { lastAtNs, failures: failures + 1, lastFailure: messageOf(error) };
+      throw error;
+    }
+  }
+}
