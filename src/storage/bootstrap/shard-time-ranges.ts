@@ -5,7 +5,8 @@ import { TimeRanges, type TimeRange } from './time-ranges.ts';
  * `TimeRanges` is; shards without any instant are not in it.
  */
 export class ShardTimeRanges implements Iterable<readonly [shard: number, ranges: TimeRanges]> {
-  static readonly EMPTY = new ShardTimeRanges(new Map());
+  /** `this`: the compiler gives a class that is named in its own methods another name, too late for this line. */
+  static readonly EMPTY: ShardTimeRanges = new this(new Map());
   readonly #shards: ReadonlyMap<number, TimeRanges>;
 
   private constructor(shards: ReadonlyMap<number, TimeRanges>) {
