@@ -17,6 +17,7 @@ import { EngineBootstrap } from './engine-bootstrap.ts';
 import { EngineLog } from './engine-log.ts';
 import { HybridClock } from './hybrid-clock.ts';
 import { encodeDelete } from './log-records.ts';
+import { earliest } from './maintenance.ts';
 import type { Namespace } from './namespace.ts';
 import { NamespaceRegistry } from './namespace-registry.ts';
 import { ColumnCodec } from './sealed-series.ts';
@@ -222,13 +223,16 @@ export class Engine implements api.StorageEngine {
 
   async *read(name: string, query: api.ReadQuery): AsyncIterable<api.SeriesRead> {
     const namespace = this.#readable(name);
+    // What is out of retention goes bit by bit, first from the memory: half of it would be the wrong half.
+    const keptFromNs = earliest(namespace, this.#hybridClock.nowNs());
+    const startNs = query.startNs > keptFromNs ? query.startNs : keptFromNs;
     const reader = new SeriesReader(
       {
         nowNs: () => this.#hybridClock.nowNs(),
         onDamage: (where, info, error) => this.#upkeep.salvage(where, info, error),
       },
       namespace,
-      query,
+      { ...query, startNs },
     );
     try {
       yield* reader.series();
