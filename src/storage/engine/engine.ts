@@ -349,8 +349,11 @@ export class Engine implements api.StorageEngine {
   }
 
   async #becomeReady(): Promise<void> {
-    const { content } = this.#catalog;
-    if (!content.everAvailable) await this.#catalog.change({ ...content, everAvailable: true });
+    // Namespaces may be created meanwhile, which writes the same files.
+    await this.#fileWork.run(async () => {
+      const { content } = this.#catalog;
+      if (!content.everAvailable) await this.#catalog.change({ ...content, everAvailable: true });
+    });
     this.#upkeep.begin(this.#engineLog.commitLog);
     this.#everReady = true;
   }
