@@ -350,7 +350,7 @@ export class Engine implements api.StorageEngine {
 
   async #becomeReady(): Promise<void> {
     // Namespaces may be created meanwhile, which writes the same files.
-    await this.#fileWork.run(async () => {
+    await this.#upkeep.serially(async () => {
       const { content } = this.#catalog;
       if (!content.everAvailable) await this.#catalog.change({ ...content, everAvailable: true });
     });
