@@ -18,6 +18,8 @@ const RUNS: Readonly<Record<CommandName, () => Promise<Run>>> = {
   sql: async () => (await import('./sql-command.ts')).sql,
   'data-node': async () => (await import('./data-node-command.ts')).dataNode,
   cluster: async () => (await import('./cluster-command.ts')).cluster,
+  storage: async () => (await import('./storage-command.ts')).storage,
+  namespace: async () => (await import('./namespace-command.ts')).namespace,
   doctor: async () => (await import('./doctor-command.ts')).doctor,
 };
 

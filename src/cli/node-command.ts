@@ -1,6 +1,6 @@
 import { systemClock } from '../core/clock.ts';
-import { runNode } from '../node/daemon.ts';
-import { nodeOptions } from '../node/node-options.ts';
+import type { Options } from '../config/options.ts';
+import type { DaemonDeps } from '../node/daemon.ts';
 import type { NodeMessage } from '../node/supervision.ts';
 import { settings, type CliContext, type Flags } from './context.ts';
 import { ExitCode } from './exit-codes.ts';
@@ -9,14 +9,14 @@ import { stopSignals } from './stop-signals.ts';
 
 export async function node(context: CliContext, flags: Flags): Promise<number> {
   const given = settings(context, 'node', flags);
-  const options = nodeOptions(given);
+  const { name, folder, run } = await runnerOf(given);
   using signals = stopSignals();
   // The supervisor is gone, in whatever way: nobody would start us again, or stop us.
   process.once('disconnect', () => signals.request());
-  const log = logger({ level: given.logLevel, node: options.name });
-  log.info({ kind: options.kind, folder: options.folder }, 'the node starts');
+  const log = logger({ level: given.logLevel, node: name });
+  log.info({ kind: given.kind, folder }, 'the node starts');
   try {
-    await runNode({ log, clock: systemClock, report }, options, signals.stop);
+    await run({ log, clock: systemClock, report }, signals.stop);
     log.info({}, 'the node has stopped');
     return ExitCode.ok;
   } catch (error) {
@@ -25,6 +25,26 @@ export async function node(context: CliContext, flags: Flags): Promise<number> {
   } finally {
     if (process.connected) process.disconnect();
   }
+}
+
+interface Runner {
+  readonly name: string;
+  readonly folder: string;
+  readonly run: (deps: DaemonDeps, signal: AbortSignal) => Promise<void>;
+}
+
+/** A node loads what its kind needs, and no more. */
+async function runnerOf(given: Options<'node'>): Promise<Runner> {
+  if (given.kind === 'storage') {
+    const { storageNodeOptions } = await import('../node/storage-settings.ts');
+    const { runStorageNode } = await import('../node/storage-daemon.ts');
+    const options = storageNodeOptions(given);
+    return { ...options, run: (deps, signal) => runStorageNode(deps, options, signal) };
+  }
+  const { nodeOptions } = await import('../node/node-options.ts');
+  const { runNode } = await import('../node/daemon.ts');
+  const options = nodeOptions(given);
+  return { ...options, run: (deps, signal) => runNode(deps, options, signal) };
 }
 
 function report(message: NodeMessage): void {

@@ -8,6 +8,9 @@ export const COMMANDS = {
   'data-node': 'List, add and remove data nodes: the SQL functions for those who are at a shell.',
   cluster:
     'Look at the group of access nodes and act on it: who is write master, who waits for whom; switch over, pause, take members out and in, change settings, back up and restore.',
+  storage:
+    'The storage engine for metrics: serve one without PostgreSQL, look at the files of one, check them byte by byte, or take the samples out.',
+  namespace: 'List, create, change and delete the namespaces that metrics are kept in.',
   doctor: 'Check whether this machine, or an existing server, is fit for a node.',
 } as const;
 
@@ -16,6 +19,8 @@ export type Command = keyof typeof COMMANDS;
 /** What stands behind a command without a flag. */
 export const ARGUMENTS: Partial<Readonly<Record<Command, readonly string[]>>> = {
   'data-node': ['<list|plan|add|remove>', '[name]', '[host]'],
+  storage: ['<serve|inspect|verify|export>'],
+  namespace: ['<list|create|change|delete>', '[name]'],
   cluster: [
     '<plan|status|switchover|pause|resume|leave|replace|reinit|config|backup|restore>',
     '[name]',

@@ -14,9 +14,31 @@ import {
 import type { Command } from './commands.ts';
 import { GROUP_OPTIONS } from './group-options.ts';
 import { option, type OptionSpec } from './option.ts';
+import { STORAGE_OPTIONS } from './storage-options.ts';
 
-const ALL = ['up', 'node', 'status', 'plan', 'sql', 'data-node', 'cluster', 'doctor'] as const;
-const SYSTEM = ['up', 'status', 'plan', 'sql', 'data-node', 'cluster', 'doctor'] as const;
+const ALL = [
+  'up',
+  'node',
+  'status',
+  'plan',
+  'sql',
+  'data-node',
+  'cluster',
+  'storage',
+  'namespace',
+  'doctor',
+] as const;
+const SYSTEM = [
+  'up',
+  'status',
+  'plan',
+  'sql',
+  'data-node',
+  'cluster',
+  'storage',
+  'namespace',
+  'doctor',
+] as const;
 
 /**
  * Every setting of Varve, once. Flags, environment names, keys of the configuration file, `--help` and
@@ -31,7 +53,7 @@ export const OPTIONS = {
   dir: option(path, {
     commands: SYSTEM,
     default: 'varve-data',
-    help: 'Folder that holds all of a system started by `varve up`.',
+    help: 'Folder that holds all of a system started by `varve up`; with storage also that of one engine.',
   }),
   access: option(count(1, 64), {
     commands: ['up'],
@@ -60,7 +82,7 @@ export const OPTIONS = {
     help: "Write this machine's metrics to the distributed table public.host_metrics.",
   }),
   json: option(flag, {
-    commands: ['up', 'status', 'plan', 'cluster', 'doctor'],
+    commands: ['up', 'status', 'plan', 'cluster', 'storage', 'namespace', 'doctor'],
     default: false,
     help: 'Print JSON instead of text.',
     flagOnly: true,
@@ -79,15 +101,15 @@ export const OPTIONS = {
   }),
   command: option(text, { commands: ['sql'], short: 'c', help: 'Run this SQL and end.', flagOnly: true }),
   node: option(nodeName, {
-    commands: ['sql', 'data-node'],
+    commands: ['sql', 'data-node', 'storage', 'namespace'],
     help: 'Node to connect to.',
-    defaultText: 'the first access node',
+    defaultText: 'the access node that takes writes; with storage and namespace the first data node',
     flagOnly: true,
   }),
   port: option(port, {
-    commands: ['data-node'],
-    defaultText: 'that of the access node',
-    help: 'Port of the PostgreSQL server to add.',
+    commands: ['data-node', 'storage'],
+    defaultText: 'that of the access node; with storage 9201',
+    help: 'With data-node: port of the PostgreSQL server to add. With storage serve: port for HTTP.',
     flagOnly: true,
   }),
   nodeDatabase: option(text, {
@@ -127,7 +149,7 @@ export const OPTIONS = {
     flagOnly: true,
   }),
   name: option(nodeName, { commands: ['node'], help: 'Name of the node, unique within its system.' }),
-  kind: option(choice('access', 'data'), { commands: ['node'], help: 'What the node is for.' }),
+  kind: option(choice('access', 'data', 'storage'), { commands: ['node'], help: 'What the node is for.' }),
   folder: option(path, { commands: ['node'], help: "The node's own folder." }),
   pgPort: option(port, { commands: ['node'], help: 'Port of the PostgreSQL server that the node runs.' }),
   httpPort: option(port, { commands: ['node'], help: 'Port for HTTP on 127.0.0.1.' }),
@@ -197,6 +219,7 @@ export const OPTIONS = {
     help: 'URL of the coordinator; of etcd those of its members, separated by commas.',
   }),
   ...GROUP_OPTIONS,
+  ...STORAGE_OPTIONS,
   startTimeout: option(duration, {
     commands: ['up', 'node'],
     default: 120_000,
@@ -208,7 +231,7 @@ export const OPTIONS = {
     help: 'How long a node may take to stop before it is ended by force.',
   }),
   logLevel: option(choice('debug', 'info', 'warn', 'error'), {
-    commands: ['up', 'node'],
+    commands: ['up', 'node', 'storage'],
     default: 'info',
     help: 'How much the nodes write to their logs.',
   }),

@@ -22,11 +22,12 @@ export interface SystemLayout {
   readonly nodes: readonly NodeLayout[];
 }
 
-export type NodeKind = 'access' | 'data';
+/** `storage` is a storage engine without PostgreSQL; `varve up` makes none. */
+export type NodeKind = 'access' | 'data' | 'storage';
 
 export interface NodeLayout {
   readonly name: string;
-  readonly kind: NodeKind;
+  readonly kind: Exclude<NodeKind, 'storage'>;
   readonly pgPort: number;
   readonly httpPort: number;
   /** Where an access node's SQL functions reach its daemon; reserved on data nodes. */

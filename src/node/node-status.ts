@@ -1,5 +1,6 @@
 import type { Board, BoardRow } from '../run/board.ts';
 import type { NodeKind } from './layout.ts';
+import type { StorageStatus } from './storage-status.ts';
 
 /** What a node says of itself under `/api/status`. */
 export interface NodeStatus {
@@ -21,6 +22,8 @@ export interface NodeStatus {
   readonly runs: readonly RunStatus[];
   /** What the data node layer says, on access nodes. */
   readonly dataNode: Readonly<Record<string, unknown>> | null;
+  /** Its storage engine, on nodes that have one. */
+  readonly storage?: StorageStatus | null;
 }
 
 export type NodeState = 'starting' | 'ready' | 'recovering' | 'stopping';

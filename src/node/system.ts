@@ -170,6 +170,9 @@ class RunningNode {
       case 'recovering':
         note('warn', name, `${message.why}; it is brought up again`);
         break;
+      case 'note':
+        note(message.level, name, message.text);
+        break;
       case 'failed':
         this.#lastError = message.error;
         break;

@@ -1,0 +1,128 @@
+import { choice, count, duration, flag, httpUrls, path, text } from './kinds.ts';
+import { option } from './option.ts';
+
+/** Settings of the storage engine that data nodes and storage nodes have, and of those who look after one. */
+export const STORAGE_OPTIONS = {
+  storage: option(flag, {
+    commands: ['up', 'node'],
+    default: true,
+    help: 'Run the storage engine for metrics on data nodes, beside their PostgreSQL.',
+  }),
+  httpHost: option(text, {
+    commands: ['node', 'storage'],
+    default: '127.0.0.1',
+    help: 'Address on which HTTP is served. Beyond this machine it needs `storageTokenFile`.',
+  }),
+  storageTokenFile: option(path, {
+    commands: ['up', 'node', 'storage', 'namespace'],
+    help: 'File with the bearer token that requests to the storage engine have to carry. Without it there is none, and HTTP is served on this machine only.',
+  }),
+  logMode: option(choice('behind', 'sync'), {
+    commands: ['up', 'node', 'storage'],
+    default: 'behind',
+    help: 'When a write is acknowledged: `behind`, once it is with the operating system (survives kill -9, is on the disk soon after); `sync`, once the disk has it (survives power loss).',
+  }),
+  shardCount: option(count(1, 4096), {
+    commands: ['up', 'node', 'storage'],
+    default: 32,
+    help: 'Number of shards of a new storage engine; kept from then on.',
+  }),
+  memoryMb: option(count(64, 4000), {
+    commands: ['up', 'node', 'storage'],
+    default: 512,
+    help: 'Memory of the storage engine for series and open blocks. When it is used up, writes that need more are told to come back later.',
+  }),
+  snapshotInterval: option(duration, {
+    commands: ['up', 'node', 'storage'],
+    default: 300_000,
+    help: 'How often what is only in memory and log is written to snapshots, after which the log is shortened.',
+  }),
+  maxLogMb: option(count(16, 1_000_000), {
+    commands: ['up', 'node', 'storage'],
+    default: 512,
+    help: 'A snapshot is taken early when the log is larger than this.',
+  }),
+  maxBodyMb: option(count(1, 1024), {
+    commands: ['up', 'node', 'storage'],
+    default: 32,
+    help: 'The largest body of a request to the storage engine, also when decompressed from gzip.',
+  }),
+  maxReadSamples: option(count(1000, 100_000_000_000), {
+    commands: ['up', 'node', 'storage'],
+    default: 50_000_000,
+    help: 'The most samples that one read may give.',
+  }),
+  maxReads: option(count(1, 1000), {
+    commands: ['up', 'node', 'storage'],
+    default: 10,
+    help: 'Reads that run at the same time; others wait for their turn.',
+  }),
+  readTimeout: option(duration, {
+    commands: ['up', 'node', 'storage'],
+    default: 120_000,
+    help: 'How long a read may take, waiting included.',
+  }),
+  url: option(httpUrls, {
+    commands: ['storage', 'namespace'],
+    defaultText: 'that of a data node of the system in `--dir`',
+    help: 'HTTP address of the storage node to ask.',
+    flagOnly: true,
+  }),
+  namespace: option(text, {
+    commands: ['storage'],
+    help: 'With export: the namespace, `default` unless given. With inspect: only this one.',
+    flagOnly: true,
+  }),
+  match: option(text, {
+    commands: ['storage'],
+    default: '{__name__!=""}',
+    help: 'With export: the selector of the series, as PromQL has them.',
+    flagOnly: true,
+  }),
+  start: option(text, {
+    commands: ['storage'],
+    help: 'With export: the first instant, in seconds since 1970 or RFC 3339.',
+    flagOnly: true,
+  }),
+  end: option(text, { commands: ['storage'], help: 'With export: the last instant.', flagOnly: true }),
+  retention: option(text, {
+    commands: ['namespace'],
+    help: 'How long samples are kept (`48h`, `30d`). Settings that are left out stay as they are; of a new namespace they are: 48h, blocks of 2h, samples up to 10m late and 2m early.',
+    flagOnly: true,
+  }),
+  blockSize: option(text, {
+    commands: ['namespace'],
+    help: 'The span of one block; cannot change once there is data.',
+    flagOnly: true,
+  }),
+  indexBlockSize: option(text, {
+    commands: ['namespace'],
+    help: 'The span of one block of the index, a multiple of the block size; cannot change once there is data.',
+    flagOnly: true,
+  }),
+  bufferPast: option(text, {
+    commands: ['namespace'],
+    help: 'How late a sample may come.',
+    flagOnly: true,
+  }),
+  bufferFuture: option(text, {
+    commands: ['namespace'],
+    help: 'How far ahead of the clock a sample may be.',
+    flagOnly: true,
+  }),
+  coldWrites: option(choice('on', 'off'), {
+    commands: ['namespace'],
+    help: 'Take samples that come later than that, as far as the retention goes.',
+    flagOnly: true,
+  }),
+  cachePolicy: option(choice('none', 'all', 'recentlyRead', 'lru'), {
+    commands: ['namespace'],
+    help: 'What of the files is kept in memory.',
+    flagOnly: true,
+  }),
+  maxSeries: option(count(1, 2_147_483_647), {
+    commands: ['namespace'],
+    help: 'New series beyond this many are refused.',
+    flagOnly: true,
+  }),
+} as const;

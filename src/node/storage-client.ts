@@ -1,0 +1,88 @@
+import { messageOf, VarveError, type ErrorCode } from '../core/errors.ts';
+import { ERROR_CODES } from '../core/error-codes.ts';
+
+/** One namespace as a storage node tells it. */
+export type ListedNamespace = Readonly<Record<string, string | number | boolean>> & { readonly name: string };
+
+/** Asks a storage node over HTTP, as any client could. */
+export class StorageClient {
+  readonly url: string;
+  readonly #headers: Readonly<Record<string, string>>;
+
+  constructor(url: string, token: string | undefined) {
+    this.url = url.replace(/\/+$/, '');
+    this.#headers = token === undefined ? {} : { authorization: `Bearer ${token}` };
+  }
+
+  async namespaces(): Promise<readonly ListedNamespace[]> {
+    return (await this.#data('/api/v1/namespaces')) as ListedNamespace[];
+  }
+
+  async putNamespace(name: string, settings: object): Promise<ListedNamespace> {
+    const body = JSON.stringify(settings);
+    return (await this.#data(namespacePath(name), { method: 'PUT', body })) as ListedNamespace;
+  }
+
+  async deleteNamespace(name: string): Promise<void> {
+    await this.#data(namespacePath(name), { method: 'DELETE' });
+  }
+
+  /** Lines of JSON, in pieces as they come. @throws what the node answers, and when it ends too early */
+  async *export(query: {
+    readonly namespace: string;
+    readonly match: string;
+    readonly start: string | undefined;
+    readonly end: string | undefined;
+  }): AsyncGenerator<Uint8Array> {
+    const params = new URLSearchParams({ 'match[]': query.match });
+    if (query.start !== undefined) params.set('start', query.start);
+    if (query.end !== undefined) params.set('end', query.end);
+    const path = `/ns/${encodeURIComponent(query.namespace)}/api/v1/export?${params.toString()}`;
+    const response = await this.#ask(path);
+    yield* response.body ?? [];
+  }
+
+  /** Sends a remote write 1.0 body, compressed. @throws what the node answers */
+  async write(body: Uint8Array, signal: AbortSignal): Promise<void> {
+    const headers = { 'content-type': 'application/x-protobuf', 'content-encoding': 'snappy' };
+    await this.#ask('/api/v1/write', { method: 'POST', body, headers, signal });
+  }
+
+  async #data(path: string, init: RequestInit = {}): Promise<unknown> {
+    const answer = (await (await this.#ask(path, init)).json()) as { data?: unknown };
+    return answer.data;
+  }
+
+  async #ask(path: string, init: RequestInit = {}): Promise<Response> {
+    let response: Response;
+    try {
+      const headers = { ...this.#headers, ...(init.headers as Record<string, string> | undefined) };
+      response = await fetch(`${this.url}${path}`, { ...init, headers });
+    } catch (error) {
+      init.signal?.throwIfAborted();
+      const cause = error instanceof Error && error.cause !== undefined ? error.cause : error;
+      throw new VarveError('STORAGE_NOT_READY', `${this.url} does not answer: ${messageOf(cause)}`, {
+        hint: 'Check that the node runs there, or name another with --url.',
+      });
+    }
+    if (response.ok) return response;
+    throw answeredError(response.status, await response.text());
+  }
+}
+
+function namespacePath(name: string): string {
+  return `/api/v1/namespaces/${encodeURIComponent(name)}`;
+}
+
+function answeredError(status: number, text: string): VarveError {
+  let message = text.trim();
+  let code: ErrorCode = status === 503 ? 'STORAGE_NOT_READY' : 'INVALID_ARGUMENT';
+  try {
+    const body = JSON.parse(text) as { error?: string; code?: string };
+    if (body.error !== undefined) message = body.error;
+    if (body.code !== undefined && body.code in ERROR_CODES) code = body.code as ErrorCode;
+  } catch {
+    // Some answers are plain text.
+  }
+  return new VarveError(code, message === '' ? `the node answered ${status}` : message);
+}

@@ -1,0 +1,158 @@
+import { mkdir } from 'node:fs/promises';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { Registry } from 'prom-client';
+import type { Clock } from '../core/clock.ts';
+import { messageOf, VarveError } from '../core/errors.ts';
+import { applyEvent, emptyBoard, type Board } from '../run/board.ts';
+import { RunEvents } from '../run/events.ts';
+import { answerError, exchangeOf, JSON_TYPE } from '../storage/http/exchange.ts';
+import { listen, type HttpServer } from './listen.ts';
+import type { Log } from './log.ts';
+import { nodeMetrics } from './node-metrics.ts';
+import { currentStep, runStatuses, type NodeStatus } from './node-status.ts';
+import { StorageService } from './storage-service.ts';
+import { isLoopback, type StorageNodeOptions } from './storage-settings.ts';
+import type { Report } from './supervision.ts';
+
+export interface StorageDaemonDeps {
+  readonly log: Log;
+  readonly clock: Clock;
+  readonly report: Report;
+  /** Where it can be reached, once it listens. */
+  readonly onListening?: (url: string) => void;
+}
+
+/**
+ * Runs a node that is nothing but a storage engine until the signal fires. It loads little: how soon it is ready is
+ * what it is looked at for.
+ * @throws FOLDER_IN_USE, PORT_IN_USE, and what keeps the engine from being opened
+ */
+export async function runStorageNode(
+  deps: StorageDaemonDeps,
+  options: StorageNodeOptions,
+  signal: AbortSignal,
+): Promise<void> {
+  await mkdir(options.folder, { recursive: true, mode: 0o700 });
+  const daemon = new StorageDaemon(deps, options);
+  try {
+    await using http = await daemon.listen();
+    deps.onListening?.(http.url);
+    await daemon.service.run(signal);
+  } catch (error) {
+    if (signal.aborted) return;
+    deps.report({ type: 'failed', error: knownError(error).toJSON() });
+    throw error;
+  }
+}
+
+function knownError(error: unknown): VarveError {
+  return error instanceof VarveError ? error : new VarveError('INTERNAL', messageOf(error), { cause: error });
+}
+
+class StorageDaemon {
+  readonly service: StorageService;
+  readonly #options: StorageNodeOptions;
+  readonly #registry = new Registry();
+  readonly #events = new RunEvents();
+  readonly #startedAtMs: number;
+  #board: Board = emptyBoard;
+  #metrics: Registry | undefined;
+
+  constructor(deps: StorageDaemonDeps, options: StorageNodeOptions) {
+    this.#options = options;
+    this.#startedAtMs = deps.clock.nowMs();
+    this.#events.subscribe((event) => {
+      this.#board = applyEvent(this.#board, event);
+      deps.report({ type: 'event', event });
+    });
+    const { log, clock, report } = deps;
+    this.service = new StorageService(
+      {
+        log,
+        clock,
+        registry: this.#registry,
+        events: this.#events,
+        note: (level, text) => {
+          log[level]({}, text);
+          report({ type: 'note', level, text });
+        },
+        onReady: () => report({ type: 'ready', postgresPid: null }),
+      },
+      {
+        node: options.name,
+        settings: options.storage,
+        coordinator: options.coordinator,
+        isLoopback: isLoopback(options.httpHost),
+        retries: false,
+      },
+    );
+  }
+
+  listen(): Promise<HttpServer> {
+    const { httpHost: host, httpPort: port } = this.#options;
+    return listen(
+      (request, response) => {
+        if (!this.service.handle(request, response)) void this.#answer(request, response);
+      },
+      { host, port },
+    );
+  }
+
+  /** What every node has. */
+  async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const exchange = exchangeOf(request, response);
+    try {
+      const isOpen = exchange.path === '/healthz' || exchange.path === '/readyz';
+      if (!isOpen) this.service.admit(request);
+      const { status, type = JSON_TYPE, text } = await this.#page(exchange.path);
+      response.writeHead(status, { 'content-type': type, 'content-length': Buffer.byteLength(text) });
+      response.end(text);
+    } catch (error) {
+      request.resume();
+      answerError(exchange, knownError(error), 'prometheus');
+    }
+  }
+
+  async #page(path: string): Promise<{ status: number; type?: string; text: string }> {
+    const why = this.service.notReady();
+    switch (path) {
+      case '/healthz':
+        return { status: 200, text: '{"status":"alive"}' };
+      case '/readyz':
+        return {
+          status: why === undefined ? 200 : 503,
+          text: JSON.stringify({ ready: why === undefined, reasons: why === undefined ? [] : [why] }),
+        };
+      case '/metrics': {
+        this.#metrics ??= Registry.merge([nodeMetrics(this.#events, () => this.status()), this.#registry]);
+        return { status: 200, type: this.#metrics.contentType, text: await this.#metrics.metrics() };
+      }
+      case '/api/status':
+        return { status: 200, text: JSON.stringify(this.status()) };
+      default:
+        throw new VarveError('NOT_FOUND', `there is no ${path.slice(0, 100)} here`, {
+          hint: 'There are /healthz, /readyz, /metrics, /api/status, and what docs/prometheus.md lists.',
+        });
+    }
+  }
+
+  status(): NodeStatus {
+    const runs = runStatuses(this.#board);
+    const why = this.service.notReady();
+    return {
+      name: this.#options.name,
+      kind: 'storage',
+      role: null,
+      term: null,
+      state: why === undefined ? 'ready' : 'starting',
+      ...currentStep(runs),
+      reasons: why === undefined ? [] : [why],
+      pid: process.pid,
+      startedAt: new Date(this.#startedAtMs).toISOString(),
+      postgres: null,
+      runs,
+      dataNode: null,
+      storage: this.service.status(),
+    };
+  }
+}

@@ -1,0 +1,219 @@
+import { randomBytes, randomUUID } from 'node:crypto';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { join } from 'node:path';
+import type { Registry } from 'prom-client';
+import { Backoff } from '../core/backoff.ts';
+import type { Clock } from '../core/clock.ts';
+import { messageOf, VarveError } from '../core/errors.ts';
+import { lockFolder } from '../core/folder-lock.ts';
+import { NodeFileSystem } from '../core/node-file-system.ts';
+import { openCoordinator, type CoordinatorOptions } from '../coordination/open-coordinator.ts';
+import type { RunEvents } from '../run/events.ts';
+import { Engine } from '../storage/engine/engine.ts';
+import type { NamespaceOptions, StorageEngine } from '../storage/engine/storage-engine.ts';
+import { admit } from '../storage/http/exchange.ts';
+import { HttpFigures } from '../storage/http/http-figures.ts';
+import type { NamespaceRegistry } from '../storage/http/namespace-handlers.ts';
+import { ReadGate } from '../storage/http/read-gate.ts';
+import { RequestBodies } from '../storage/http/request-body.ts';
+import { StorageHttp } from '../storage/http/storage-http.ts';
+import { NamespaceDirectory } from '../storage/namespaces/namespace-directory.ts';
+import { ProtocolKernel } from '../storage/protocol/protocol-kernel.ts';
+import type { Log } from './log.ts';
+import { storageMetrics } from './storage-metrics.ts';
+import type { StorageSettings } from './storage-settings.ts';
+import { recoveryText, storageStatus, type StorageStatus } from './storage-status.ts';
+
+export interface StorageServiceDeps {
+  readonly log: Log;
+  readonly clock: Clock;
+  readonly registry: Registry;
+  readonly events: RunEvents | undefined;
+  /** For those who look at a terminal. */
+  readonly note: (level: 'info' | 'warn', text: string) => void;
+  /** Everything that was there is there again. */
+  readonly onReady?: () => void;
+}
+
+export interface StorageServiceOptions {
+  readonly node: string;
+  readonly settings: StorageSettings;
+  readonly coordinator: CoordinatorOptions | undefined;
+  /** Only this machine reaches the port. */
+  readonly isLoopback: boolean;
+  /** Open it again when that fails; otherwise `run` throws. */
+  readonly retries: boolean;
+}
+
+/** The list of namespaces that was in force last, beside what the engine keeps. */
+const LIST_FILE = 'namespaces.list';
+const RETRY = { firstMs: 500, maxMs: 30_000 } as const;
+/** Bodies under way, in bodies of the largest size. */
+const WAITING_BODIES = 8;
+
+/** A node's storage engine with its HTTP side: opened beside everything else, and again when that fails. */
+export class StorageService {
+  readonly #deps: StorageServiceDeps;
+  readonly #options: StorageServiceOptions;
+  readonly #http: StorageHttp;
+  #engine: Engine | undefined;
+  #directory: NamespaceDirectory | undefined;
+  #reason: string | undefined = 'the storage engine is starting';
+
+  constructor(deps: StorageServiceDeps, options: StorageServiceOptions) {
+    this.#deps = deps;
+    this.#options = options;
+    this.#http = this.#makeHttp();
+    storageMetrics(deps.registry, () => this.#engine?.status());
+  }
+
+  /** @throws what keeps a request of anybody out */
+  admit(request: IncomingMessage): void {
+    admit(request, { token: this.#options.settings.token, isLoopback: this.#options.isLoopback });
+  }
+
+  /** True when the request is one of the engine's. */
+  handle(request: IncomingMessage, response: ServerResponse): boolean {
+    return this.#http.handle(request, response);
+  }
+
+  status(): StorageStatus {
+    return storageStatus({
+      engine: this.#engine?.status(),
+      reason: this.notReady(),
+      problems: this.#directory?.problems ?? new Map(),
+    });
+  }
+
+  /** Why it does not serve everything; undefined when it does. */
+  notReady(): string | undefined {
+    if (this.#reason !== undefined) return this.#reason;
+    const state = this.#engine?.status().state;
+    return state === 'ready' ? undefined : `the storage engine is ${state ?? 'closed'}`;
+  }
+
+  /** Until the signal fires; everything is closed when it resolves. */
+  async run(signal: AbortSignal): Promise<void> {
+    const { log, clock, note } = this.#deps;
+    const backoff = new Backoff(RETRY);
+    let said: string | undefined;
+    while (!signal.aborted) {
+      try {
+        await this.#runEngine(signal);
+      } catch (error) {
+        if (signal.aborted) return;
+        if (!this.#options.retries) throw error;
+        const delayMs = backoff.nextMs();
+        const why = messageOf(error);
+        this.#reason = `the storage engine cannot be opened: ${why}`;
+        log.error({ error, delayMs }, 'the storage engine has ended; it is opened again');
+        if (why !== said) note('warn', `the storage engine has ended: ${why}; it is opened again`);
+        said = why;
+        await clock.sleep(delayMs, signal).catch(() => {});
+      }
+    }
+  }
+
+  async #runEngine(signal: AbortSignal): Promise<void> {
+    const { log, clock, events } = this.#deps;
+    const { settings, node, coordinator: coordinatorAt } = this.#options;
+    await using _lock = await lockFolder(settings.engine.folder);
+    const fs = new NodeFileSystem();
+    await using engine = await Engine.open(
+      {
+        fs,
+        clock,
+        random: Math.random,
+        randomUint32: () => randomBytes(4).readUInt32LE(),
+        log,
+        node,
+        ...(events ? { events } : {}),
+      },
+      settings.engine,
+    );
+    await using coordinator = coordinatorAt ? openCoordinator(coordinatorAt, { clock, log }) : undefined;
+    this.#engine = engine;
+    try {
+      const file = join(settings.engine.folder, LIST_FILE);
+      const newId = randomUUID;
+      const directory = await NamespaceDirectory.open(
+        { log, clock, fs, coordinator, newId },
+        { file, engine },
+      );
+      this.#directory = directory;
+      this.#reason = undefined;
+      await Promise.all([this.#announce(engine, signal), directory.run(signal), untilAborted(signal)]);
+    } finally {
+      this.#reason = 'the storage engine is closing';
+      this.#engine = undefined;
+      this.#directory = undefined;
+    }
+  }
+
+  async #announce(engine: Engine, signal: AbortSignal): Promise<void> {
+    await engine.ready();
+    if (signal.aborted) return;
+    const status = engine.status();
+    const text = recoveryText(status);
+    if (text !== '') this.#deps.note('info', text);
+    this.#deps.log.info({ filesWereRead: text }, 'the storage engine is ready');
+    this.#deps.onReady?.();
+  }
+
+  #makeHttp(): StorageHttp {
+    const { clock, log, registry } = this.#deps;
+    const { settings, isLoopback } = this.#options;
+    const {
+      maxBodyBytes: maxBytes,
+      maxReads,
+      readTimeoutMs: timeoutMs,
+      maxReadSamples: maxSamples,
+    } = settings;
+    const bodies = new RequestBodies({ maxBytes, maxWaitingBytes: WAITING_BODIES * maxBytes });
+    const reads = new ReadGate({ maxReads, timeoutMs });
+    const figures = new HttpFigures(registry);
+    figures.watch(registry, { reads: () => reads.running, bodyBytes: () => bodies.waitingBytes });
+    return new StorageHttp({
+      clock,
+      engine: (namespace) => this.#engineFor(namespace),
+      notReady: () => this.notReady(),
+      namespaces: this.#registry(),
+      kernel: new ProtocolKernel(),
+      bodies,
+      reads,
+      figures,
+      door: { token: settings.token, isLoopback },
+      limits: { read: { maxSamples } },
+      onBug: (error) => log.error({ error }, 'a request to the storage engine met a bug'),
+    });
+  }
+
+  #engineFor(namespace: string): StorageEngine {
+    const engine = this.#engine;
+    if (!engine) throw this.#unready(this.#reason ?? 'the storage engine is starting');
+    const isThere = this.#directory?.isKnown || engine.namespaces().some(({ name }) => name === namespace);
+    if (!isThere) throw this.#unready('the namespaces are not known yet: the coordinator has not told');
+    return engine;
+  }
+
+  #unready(why: string): VarveError {
+    return new VarveError('STORAGE_NOT_READY', why, { hint: 'Repeat the request in a moment.' });
+  }
+
+  #registry(): NamespaceRegistry {
+    const directory = (): NamespaceDirectory => {
+      if (this.#directory) return this.#directory;
+      throw this.#unready(this.#reason ?? 'the storage engine is starting');
+    };
+    return {
+      list: () => directory().list(),
+      put: async (options: NamespaceOptions) => directory().put(options),
+      remove: async (name) => directory().remove(name),
+    };
+  }
+}
+
+function untilAborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
+  return new Promise((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
+}

@@ -1,0 +1,152 @@
+import type {
+  BootstrapRunStatus,
+  EngineStatus,
+  NamespaceStatus,
+  ShardState,
+} from '../storage/engine/storage-engine.ts';
+import { namespaceSettings, type NamespaceSettings } from '../storage/protocol/namespace-json.ts';
+import { formatTime } from '../storage/protocol/time-text.ts';
+import { bytesText, durationText } from '../run/figures.ts';
+
+/** What a node says of its storage engine under `/api/status`. */
+export interface StorageStatus {
+  readonly state: 'closed' | EngineStatus['state'];
+  /** Why it is not ready; null when it is. */
+  readonly reason: string | null;
+  readonly namespaces: readonly StoredNamespace[];
+  readonly bootstrap: BootstrapSummary | null;
+  readonly memory: EngineStatus['memory'] | null;
+  readonly log: EngineStatus['log'] | null;
+  readonly disk: EngineStatus['disk'] | null;
+  readonly lastSnapshot: string | null;
+}
+
+export interface StoredNamespace {
+  readonly name: string;
+  readonly settings: NamespaceSettings;
+  readonly series: number;
+  readonly samplesWritten: number;
+  readonly rejected: NamespaceStatus['rejected'];
+  readonly openSamples: number;
+  readonly openBlocks: readonly {
+    readonly start: string;
+    readonly samples: number;
+    readonly cold: boolean;
+  }[];
+  readonly filesets: number;
+  readonly filesetBytes: number;
+  readonly quarantined: number;
+  /** Why it is not what was asked for. */
+  readonly problem: string | null;
+  readonly shards: readonly {
+    readonly id: number;
+    readonly state: ShardState;
+    readonly source: string | null;
+  }[];
+}
+
+export interface BootstrapSummary {
+  readonly attempts: number;
+  readonly state: BootstrapRunStatus['state'];
+  readonly tookMs: number | null;
+  readonly sources: readonly {
+    readonly source: string;
+    readonly namespace: string;
+    readonly fulfilledBlocks: number;
+    readonly detail: string;
+    readonly tookMs: number;
+  }[];
+  readonly error: string | null;
+}
+
+export interface StorageFacts {
+  readonly engine: EngineStatus | undefined;
+  readonly reason: string | undefined;
+  readonly problems: ReadonlyMap<string, string>;
+}
+
+export function storageStatus({ engine, reason, problems }: StorageFacts): StorageStatus {
+  const run = engine?.bootstrapRuns.at(-1);
+  return {
+    state: engine?.state ?? 'closed',
+    reason: reason ?? null,
+    namespaces: engine?.namespaces.map((namespace) => storedNamespace(namespace, { run, problems })) ?? [],
+    bootstrap: engine && run ? bootstrapSummary(run, engine.bootstrapRuns.length) : null,
+    memory: engine?.memory ?? null,
+    log: engine?.log ?? null,
+    disk: engine?.disk ?? null,
+    lastSnapshot: engine?.snapshots.lastAtNs === undefined ? null : formatTime(engine.snapshots.lastAtNs),
+  };
+}
+
+function storedNamespace(
+  namespace: NamespaceStatus,
+  { run, problems }: { run: BootstrapRunStatus | undefined; problems: ReadonlyMap<string, string> },
+): StoredNamespace {
+  const { options, openBlocks, shards } = namespace;
+  // What a bootstrap tells it tells of a namespace as a whole.
+  const sources =
+    run?.sources.filter((one) => one.namespace === options.name && one.fulfilledBlocks > 0) ?? [];
+  const names = [...new Set(sources.map(({ source }) => source))];
+  const source = names.length > 0 ? names.join('+') : null;
+  return {
+    name: options.name,
+    settings: namespaceSettings(options),
+    series: namespace.series,
+    samplesWritten: Number(namespace.samplesWritten),
+    rejected: namespace.rejected,
+    openSamples: openBlocks.reduce((sum, { samples }) => sum + samples, 0),
+    openBlocks: openBlocks.map(({ blockStartNs, samples, cold }) => ({
+      start: formatTime(blockStartNs),
+      samples,
+      cold,
+    })),
+    filesets: namespace.filesets,
+    filesetBytes: namespace.filesetBytes,
+    quarantined: namespace.quarantined,
+    problem: problems.get(options.name) ?? null,
+    shards: shards.map(({ shard, state }) => ({
+      id: shard,
+      state,
+      source: state === 'bootstrapped' ? source : null,
+    })),
+  };
+}
+
+function bootstrapSummary(run: BootstrapRunStatus, attempts: number): BootstrapSummary {
+  return {
+    attempts,
+    state: run.state,
+    tookMs: run.tookMs ?? null,
+    sources: run.sources.map(({ source, namespace, fulfilledBlocks, detail, tookMs }) => ({
+      source,
+      namespace,
+      fulfilledBlocks,
+      detail,
+      tookMs,
+    })),
+    error: run.error ?? null,
+  };
+}
+
+/**
+ * What a start found, in a line: what is there now, and what each source had to say. Empty for an engine in which
+ * nothing was ever written.
+ */
+export function recoveryText(status: EngineStatus): string {
+  const run = status.bootstrapRuns.at(-1);
+  const sum = (read: (namespace: NamespaceStatus) => number): number =>
+    status.namespaces.reduce((total, namespace) => total + read(namespace), 0);
+  const filesets = sum((namespace) => namespace.filesets);
+  const open = sum(({ openBlocks }) => openBlocks.reduce((total, { samples }) => total + samples, 0));
+  if (!run || (filesets === 0 && open === 0)) return '';
+  const bytes = bytesText(sum(({ filesetBytes }) => filesetBytes));
+  const took = run.tookMs === undefined ? '' : ` in ${durationText(run.tookMs)}`;
+  const sources = run.sources
+    .filter(({ detail, source }) => detail !== '' && source !== 'uninitialized')
+    .map(({ source, namespace, detail }) => `${source} (${namespace}): ${detail}`);
+  return [
+    `metrics are there again${took}: ${filesets} filesets (${bytes}), ${open} samples of open blocks`,
+    ...new Set(sources),
+  ].join('; ');
+}
