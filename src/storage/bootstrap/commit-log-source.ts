@@ -45,6 +45,8 @@ interface Recovered {
   readonly detail: ReadonlyMap<number, NamespaceRecovery>;
   /** What was lost, by namespace: may be got from other replicas. */
   readonly lost: ReadonlyMap<string, readonly Lost[]>;
+  /** Of any namespace and shard. */
+  readonly lostRecords: readonly Lost[];
 }
 
 interface Lost {
@@ -113,11 +115,11 @@ export class CommitLogSource implements BootstrapSource {
     context: BootstrapContext,
   ): Promise<ReadonlyMap<string, BootstrapResult>> {
     this.#recovered ??= this.#recover(context);
-    const { detail, lost } = await this.#recovered;
+    const { detail, lost, lostRecords } = await this.#recovered;
     return new Map(
       [...requests].map(([name, request]) => {
         const id = this.#deps.lookup(name)?.id ?? 0;
-        const data = this.#lostRanges(request, lost.get(name) ?? [], context);
+        const data = this.#lostRanges(request, [...(lost.get(name) ?? []), ...lostRecords], context);
         const nothing = { ranges: ShardTimeRanges.EMPTY, reasons: [] };
         // Series of the memory are in its index as soon as they have samples.
         return [
@@ -183,6 +185,7 @@ export class CommitLogSource implements BootstrapSource {
 class Recovery implements Recovered {
   readonly detail = new Map<number, NamespaceRecovery>();
   readonly lost = new Map<string, Lost[]>();
+  readonly lostRecords: Lost[] = [];
   readonly #deps: CommitLogSourceDeps;
   readonly #ids: readonly Readonly<Record<string, number>>[];
 
@@ -279,10 +282,7 @@ class Recovery implements Recovered {
       if (damage.kind === 'torn') continue;
       const { message } = logDamageError(damage);
       this.#deps.onFinding({ kind: 'log', file: damage.file, offset: damage.offset, reason: message });
-      for (const id of this.detail.keys()) {
-        const name = this.#deps.lookupId(id)?.name;
-        if (name !== undefined) this.#lose(name, { id: undefined, detail: message });
-      }
+      this.lostRecords.push({ id: undefined, detail: message });
     }
   }
 
