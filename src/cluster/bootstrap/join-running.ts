@@ -1,6 +1,6 @@
 import { messageOf, VarveError } from '../../core/errors.ts';
 import { held } from '../../coordination/coordinator.ts';
-import { Connection } from '../../postgres/connection.ts';
+import type { Connection } from '../../postgres/connection.ts';
 import type { StepWork } from '../../run/step.ts';
 import type { MasterRecord, MemberRecord, Versioned } from '../group-keys.ts';
 import type { ServerAddress } from '../mesh/group-servers.ts';
@@ -100,10 +100,7 @@ async function holdDdl({ deps, servers }: GroupContext, { donor, databases }: Jo
   };
   try {
     for (const database of databases) {
-      const session = await Connection.open(servers.endpoint(addressOf(donor), database), {
-        connectTimeoutMs: 5_000,
-        applicationName: 'varve join',
-      });
+      const session = await servers.session(addressOf(donor), database);
       sessions.push(session);
       await deps.groupSchema.holdDdl(session);
     }

@@ -1,4 +1,4 @@
-import { PLAIN_SESSION, type Connection, type Endpoint, type TlsOptions } from '../../postgres/connection.ts';
+import { Connection, PLAIN_SESSION, type Endpoint, type TlsOptions } from '../../postgres/connection.ts';
 import { Pool } from '../../postgres/pool.ts';
 
 /** Where a member's PostgreSQL is reached by its peers. */
@@ -33,6 +33,13 @@ const SESSION: Readonly<Record<string, string>> = {
   log_min_duration_statement: '-1',
 };
 
+const CONNECT = {
+  connectTimeoutMs: CONNECT_TIMEOUT_MS,
+  statementTimeoutMs: STATEMENT_TIMEOUT_MS,
+  applicationName: 'varve group',
+  settings: SESSION,
+};
+
 /** Connections of this node's daemon to the servers of all members, as the group's role. */
 export class GroupServers implements AsyncDisposable {
   readonly #login: GroupLogin;
@@ -59,6 +66,11 @@ export class GroupServers implements AsyncDisposable {
     signal?: AbortSignal,
   ): Promise<T> {
     return this.#pool(server, database).withConnection(work, signal);
+  }
+
+  /** A session of its own, for what lasts as long as it does. */
+  session(server: ServerAddress, database: string): Promise<Connection> {
+    return Connection.open(this.endpoint(server, database), CONNECT);
   }
 
   /**
@@ -105,12 +117,7 @@ export class GroupServers implements AsyncDisposable {
     if (known) return known;
     const pool = new Pool({
       endpoint: this.endpoint(server, database),
-      connect: {
-        connectTimeoutMs: CONNECT_TIMEOUT_MS,
-        statementTimeoutMs: STATEMENT_TIMEOUT_MS,
-        applicationName: 'varve group',
-        settings: SESSION,
-      },
+      connect: CONNECT,
       maxCount: 6,
       idleTimeoutMs: 5_000,
       waitTimeoutMs: 30_000,
