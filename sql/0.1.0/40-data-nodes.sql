@@ -2,10 +2,41 @@
 -- are plain SQL run as the caller (SQL lets an argument and a result column share a name, PL/pgSQL does not);
 -- they tell the inner ones, which run as the owner, who calls.
 
+-- In a group only one access node takes changes. Its name; null outside of groups, or where none is known.
+create function varve._write_master() returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  master text;
+begin
+  if to_regprocedure('varve_group.write_master()') is not null then
+    execute 'select varve_group.write_master()' into master;
+  end if;
+  return master;
+end
+$$;
+
+create function varve._is_write_master() returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  is_master boolean := true;
+begin
+  if to_regprocedure('varve_group.is_write_master()') is not null then
+    execute 'select varve_group.is_write_master()' into is_master;
+  end if;
+  return is_master;
+end
+$$;
+
 create function varve._refuse_read_only(what text) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 begin
+  if not varve._is_write_master() then
+    raise exception 'cannot execute %() on an access node that is not the write master', what using errcode = '25006',
+      hint = format('The write master is "%s": call it there, or through the group''s write port.', varve._write_master());
+  end if;
   if current_setting('transaction_read_only')::boolean then
     raise exception 'cannot execute %() in a read-only transaction', what using errcode = '25006',
       hint = 'A standby, a fenced node or a READ ONLY transaction cannot change the registry: call it on the write master.';
@@ -51,7 +82,7 @@ $$;
 -- The foreign server and the caller's user mapping of a node, made or brought up to date. `login` holds the
 -- options by which sessions of this server log in: {"server": {option: value}, "user": {option: value}}.
 create function varve._derive_server(node varve.data_node, role name, login jsonb) returns void
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set varve_group.ddl = 'local'
 as $$
 declare
   wanted jsonb := jsonb_build_object('host', node.host, 'port', node.port::text, 'dbname', node.database,
@@ -89,7 +120,7 @@ revoke execute on function varve._derive_server(varve.data_node, name, jsonb) fr
 
 -- What nobody else uses goes silently; anything that hangs on the server besides its user mappings is an error.
 create function varve._drop_server(name name) returns void
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set varve_group.ddl = 'local'
 as $$
 declare
   mapped name;

@@ -83,7 +83,8 @@ as $$
     or exists (select from pg_policy p where p.polrelid = relation))
   union all
   select format('publication "%s"', p.pubname), 'take the table out of it: its rows are on other servers'
-  from pg_publication_rel r join pg_publication p on p.oid = r.prpubid where r.prrelid = relation
+  from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
+  where r.prrelid = relation and p.pubname <> 'varve'
   union all
   select case c.relpersistence when 't' then 'temporary table' else 'unlogged table' end, 'use an ordinary table'
   from pg_class c where c.oid = relation and c.relpersistence <> 'p'

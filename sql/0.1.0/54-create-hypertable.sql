@@ -80,17 +80,23 @@ begin
     or hypertable.relation is distinct from p_relation and hypertable.relation is not null then
     raise exception 'hypertable % is not being changed in this transaction', p_hypertable using errcode = '55000';
   end if;
-  update varve.shard s set partition = null, state = 'LEAVING', only_empty = true
+  update varve.shard s set state = 'LEAVING', only_empty = true
     where s.hypertable = p_hypertable and s.state = 'AVAILABLE' and exists (
       select from varve.shard t where t.hypertable = p_hypertable and t.number = s.number and t.state = 'INITIALIZING');
-  update varve.shard s set partition = p.oid, state = 'AVAILABLE'
+  delete from varve.shard_partition sp using varve.shard s
+    where s.id = sp.shard_id and s.hypertable = p_hypertable and s.state = 'LEAVING';
+  with adopted as (
+    update varve.shard s set state = 'AVAILABLE'
     from pg_inherits i join pg_class p on p.oid = i.inhrelid join pg_foreign_table f on f.ftrelid = p.oid
       join pg_foreign_server v on v.oid = f.ftserver
     where s.hypertable = p_hypertable and s.state = 'INITIALIZING' and i.inhparent = p_relation
       and v.srvname = s.node_name
       and f.ftoptions @> array['schema_name=' || s.schema_name, 'table_name=' || s.table_name]
       and pg_get_expr(p.relpartbound, p.oid)
-        = format('FOR VALUES WITH (modulus %s, remainder %s)', hypertable.shard_count, s.number);
+        = format('FOR VALUES WITH (modulus %s, remainder %s)', hypertable.shard_count, s.number)
+    returning s.id, p.oid as partition
+  )
+  insert into varve.shard_partition (shard_id, partition) select a.id, a.partition from adopted a;
   select count(*) into count from varve.shard s where s.hypertable = p_hypertable and s.state = 'AVAILABLE';
   if count <> hypertable.shard_count
     or exists (select from varve.shard s where s.hypertable = p_hypertable and s.state = 'INITIALIZING') then
@@ -210,9 +216,9 @@ begin
 end
 $$;
 
--- The foreign table for one shard. `shard` is an element of the daemon's list.
+-- The foreign table for one shard. `shard` is an element of the daemon's list. Access nodes of a group have one each.
 create function varve._create_partition(relation regclass, hypertable varve.hypertable, shard jsonb) returns void
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+language plpgsql volatile set search_path = pg_catalog, pg_temp set varve_group.ddl = 'local'
 as $$
 declare
   number text := shard ->> 'number';

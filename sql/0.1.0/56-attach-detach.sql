@@ -79,8 +79,8 @@ declare
   place jsonb;
 begin
   for place in select * from jsonb_array_elements(made -> 'shards') loop
-    execute (select format('drop foreign table %s', s.partition) from varve.shards s
-      where s.hypertable_uuid = p_hypertable.uuid and s.state = 'AVAILABLE' and s.shard = (place ->> 'number')::integer);
+    perform varve._drop_partition(s.partition) from varve.shards s
+      where s.hypertable_uuid = p_hypertable.uuid and s.state = 'AVAILABLE' and s.shard = (place ->> 'number')::integer;
     perform varve._create_partition(p_hypertable.relation, p_hypertable, place);
   end loop;
   moved := jsonb_array_length(made -> 'shards');
@@ -92,6 +92,10 @@ begin
   return next;
 end
 $$;
+
+create function varve._drop_partition(partition regclass) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp set varve_group.ddl = 'local'
+as $$ begin execute format('drop foreign table %s', partition); end $$;
 
 create function varve._attach_data_node(
   caller name, p_node name, p_relation regclass, p_if_not_attached boolean, p_repartition boolean)

@@ -25,8 +25,8 @@ create function varve._forget_hypertable(p_hypertable varve.hypertable) returns 
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-  update varve.shard s set state = 'LEAVING', partition = null
-    where s.hypertable = p_hypertable.uuid and s.state <> 'LEAVING';
+  delete from varve.shard_partition sp using varve.shard s where s.id = sp.shard_id and s.hypertable = p_hypertable.uuid;
+  update varve.shard s set state = 'LEAVING' where s.hypertable = p_hypertable.uuid and s.state <> 'LEAVING';
   delete from varve.hypertable h where h.id = p_hypertable.id;
 end
 $$;
@@ -91,7 +91,7 @@ revoke execute on function varve._follow_grants(varve.hypertable) from public;
 
 -- The foreign tables belong to the owner of the table.
 create function varve._follow_owner(p_hypertable varve.hypertable) returns void
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set varve_group.ddl = 'local'
 as $$
 declare
   change record;
@@ -183,8 +183,9 @@ begin
     is_lost := true;
   end loop;
   for lost in
-    select s.partition, o.object_identity, h.relation
-    from pg_event_trigger_dropped_objects() o join varve.shard s on s.partition = o.objid
+    select o.object_identity, h.relation
+    from pg_event_trigger_dropped_objects() o join varve.shard_partition sp on sp.partition = o.objid
+      join varve.shard s on s.id = sp.shard_id
       join varve.hypertable h on h.uuid = s.hypertable
     where o.classid = 'pg_class'::regclass and o.objsubid = 0 and h.changing is distinct from pg_current_xact_id()
   loop

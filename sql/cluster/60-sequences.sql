@@ -140,9 +140,8 @@ begin
     perform varve_group.advance_sequences();
   end if;
   update varve_group.local set master = set_write_master.master;
-  -- The members of the first hour have each an identity of their own: this one's becomes that of all.
-  if before.node = set_write_master.master and to_regclass('varve.identity') is not null then
-    execute 'update varve.identity set uuid = uuid';
+  if before.node = set_write_master.master and to_regprocedure('varve._become_write_master()') is not null then
+    execute 'select varve._become_write_master()';
   end if;
   return true;
 end
