@@ -315,4 +315,33 @@ export const ERROR_CODES = {
     manual:
       'What a restore made is not what the backup says: columns differ, or rows did not arrive; the detail names them. All of it was rolled back. The usual reason is an extension of another version than the original’s.',
   },
+  DATABASE_UNKNOWN: {
+    sqlstate: '3D000',
+    http: 404,
+    manual: 'The service group has no database of that name in its table `cfsb.instances`.',
+  },
+  DATABASE_UNAVAILABLE: {
+    sqlstate: '55000',
+    http: 409,
+    manual:
+      'The database is not in a state for this: it is not assigned to anybody, or was given back already. Nothing was changed.',
+  },
+  DATABASE_NOT_DROPPED: {
+    sqlstate: '55006',
+    http: 503,
+    manual:
+      'A database could not be taken away from all members; the detail says from which, and why. Nobody can log in to it any more. It is tried again until all members are there.',
+  },
+  SERVICE_CLUSTER_UNREACHABLE: {
+    sqlstate: '08006',
+    http: 502,
+    manual:
+      'A service group did not answer, or answered what a service group does not. The detail says which and what. What its databases are is asked again at the next time; nothing was changed.',
+  },
+  ADMIN_TOKEN_WRONG: {
+    sqlstate: '28000',
+    http: 401,
+    manual:
+      'A request for the administration of a service group’s databases had no token, or a wrong one. Manager and service groups share it in a file of mode 0600: compare the files.',
+  },
 } as const satisfies Record<string, ErrorEntry>;

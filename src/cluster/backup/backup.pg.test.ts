@@ -257,17 +257,17 @@ test('all of a backup is of one moment, however many write meanwhile', async () 
   await connection.query(
     `insert into a select generate_series(1, 20000); insert into b select generate_series(1, 20000)`,
   );
-  let stop = false;
+  const stop = new AbortController();
   const writing = (async () => {
     await using writer = await database.connect();
-    for (let i = 20_001; !stop; i += 1) {
+    for (let i = 20_001; !stop.signal.aborted; i += 1) {
       // In one transaction: no backup may have one without the other.
       await writer.query(`insert into a values (${i}); insert into b values (${i})`);
     }
   })();
   const files = [];
   for (let i = 0; i < 3; i += 1) files.push(await backup(database, `${i}.varvebackup`));
-  stop = true;
+  stop.abort();
   await writing;
   for (const { path } of files) {
     await using target = await groupDatabase();
@@ -287,10 +287,10 @@ test('a table that is changed while the backup begins does not get in between', 
   await using connection = await database.connect();
   for (let i = 0; i < 20; i += 1)
     await connection.query(`create table t${i} (n int); insert into t${i} values (1)`);
-  let stop = false;
+  const stop = new AbortController();
   const changing = (async () => {
     await using writer = await database.connect();
-    for (let i = 0; !stop; i += 1) {
+    for (let i = 0; !stop.signal.aborted; i += 1) {
       await writer.query(`alter table t${i % 20} add column c${i} int default ${i}`);
       await new Promise((resolve) => setTimeout(resolve, 15));
     }
@@ -306,7 +306,7 @@ test('a table that is changed while the backup begins does not get in between', 
       await restoreDatabase({ path: result.value.path, target: target.endpoint });
     }
   } finally {
-    stop = true;
+    stop.abort();
     await changing;
   }
 });

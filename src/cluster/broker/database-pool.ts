@@ -1,0 +1,279 @@
+import { randomUUID } from 'node:crypto';
+import { VarveError } from '../../core/errors.ts';
+import { quoteIdent } from '../../postgres/sql.ts';
+import { clusterServiceOf, type ClusterService, type GroupShape } from '../schema/default-rows.ts';
+import { readConfig } from '../tasks/config.ts';
+import type { ControlDatabase } from '../tasks/control-database.ts';
+import { TaskQueue } from '../tasks/task-queue.ts';
+import type { WorkLog } from '../tasks/task.ts';
+import { INSTANCE_COLUMNS, readInstance, type Assignment, type InstanceRecord } from './instances.ts';
+import { createBindingRole, type PoolDatabases } from './pool-databases.ts';
+import type { ServiceAddress, ServiceCluster } from './service-cluster.ts';
+
+export interface DatabasePoolDeps {
+  readonly control: ControlDatabase;
+  readonly databases: PoolDatabases;
+  readonly log: WorkLog;
+  /** Resolves when what was committed in the control database survives the loss of its server. */
+  readonly waitForQuorum?: () => Promise<void>;
+}
+
+/** Names of roles that bindings get: nothing else is ever dropped or shut out here. */
+const BINDING_ROLE = /^b[0-9a-f]{32}$/;
+
+/**
+ * The databases of a service group. `cfsb.instances` has one row for each, whose times tell where it stands:
+ * `created_at` when its making began, `effective_at` when it can be assigned, `assigned_at`, `ineffective_at`
+ * when it was given back, `decommissioned_at` when it is dropped on all members.
+ */
+export class DatabasePool implements ServiceCluster {
+  readonly cluster: string;
+  readonly service: ClusterService;
+  readonly #deps: DatabasePoolDeps;
+  readonly #queue: TaskQueue;
+
+  constructor(deps: DatabasePoolDeps, shape: GroupShape) {
+    this.#deps = deps;
+    this.cluster = shape.cluster;
+    this.service = clusterServiceOf(shape);
+    this.#queue = new TaskQueue(deps.control, shape);
+  }
+
+  async databases(): Promise<readonly InstanceRecord[]> {
+    return this.#deps.control.withConnection(async (connection) => {
+      const { rows } = await connection.query<InstanceRecord>(
+        `select ${INSTANCE_COLUMNS} from cfsb.instances where cluster_id = $1 order by created_at, id`,
+        [this.cluster],
+      );
+      return rows;
+    });
+  }
+
+  async available(): Promise<readonly InstanceRecord[]> {
+    return this.#deps.control.withConnection(async (connection) => {
+      const { rows } = await connection.query<InstanceRecord>(
+        `select ${INSTANCE_COLUMNS} from cfsb.instances
+          where cluster_id = $1 and effective_at is not null and instance_id is null and ineffective_at is null
+          order by effective_at, id`,
+        [this.cluster],
+      );
+      return rows;
+    });
+  }
+
+  database(name: string): Promise<InstanceRecord | undefined> {
+    return this.#deps.control.withConnection((connection) => readInstance(connection, { database: name }));
+  }
+
+  async assign(wanted: Assignment): Promise<InstanceRecord | undefined> {
+    const record = await this.#deps.control.transaction(async (connection) => {
+      const own = await readInstance(connection, { instanceId: wanted.instanceId });
+      if (own && own.decommissionedAt === null) return own;
+      // The oldest that nobody else is taking at this moment: no two get one, and nobody waits.
+      return connection.maybeOne<InstanceRecord>(
+        `with free as (
+           select id from cfsb.instances
+            where cluster_id = $1 and effective_at is not null and instance_id is null and ineffective_at is null
+            order by effective_at, id limit 1
+              for update skip locked
+         )
+         update cfsb.instances set instance_id = $2, service_id = $3, plan_id = $4, organization_id = $5,
+                space_id = $6, request = $7::jsonb, assigned_at = now()
+           from free where cfsb.instances.id = free.id returning ${INSTANCE_COLUMNS}`,
+        [
+          this.cluster,
+          wanted.instanceId,
+          wanted.serviceId,
+          wanted.planId,
+          wanted.organizationId,
+          wanted.spaceId,
+          JSON.stringify(wanted.request),
+        ],
+      );
+    });
+    if (record) await this.#deps.waitForQuorum?.();
+    return record;
+  }
+
+  async bind(database: string, role: string, verifier: string): Promise<ServiceAddress> {
+    checkRole(role);
+    if (!/^SCRAM-SHA-256\$\d+:[A-Za-z0-9+/=]+\$[A-Za-z0-9+/=]+:[A-Za-z0-9+/=]+$/.test(verifier)) {
+      throw new VarveError('INVALID_ARGUMENT', 'the verifier of a binding is no SCRAM-SHA-256 verifier');
+    }
+    const { owner } = await this.#assigned(database);
+    const failed = await this.#deps.databases.onEach('rdpg', (connection) =>
+      connection.transaction(async () => {
+        const present = await connection.maybeOne('select 1 from pg_roles where rolname = $1', [role]);
+        if (!present) await connection.query(createBindingRole(role, verifier));
+        await connection.query(`grant ${quoteIdent(owner)} to ${quoteIdent(role)}`);
+        // What it makes belongs to the owner, so that the next binding can work with it and unbinding loses nothing.
+        await connection.query(
+          `alter role ${quoteIdent(role)} in database ${quoteIdent(database)} set role = ${quoteIdent(owner)}`,
+        );
+      }),
+    );
+    const master = await this.#deps.databases.master();
+    const fatal = failed.find(({ node }) => node === master.node);
+    if (fatal) throw fatal.error;
+    for (const { node } of failed) this.#deps.log.warn({ node, database }, 'a member gets the role later');
+    return this.#address(master);
+  }
+
+  async unbind(database: string, role: string): Promise<void> {
+    checkRole(role);
+    const record = await this.database(database);
+    const { databases, log } = this.#deps;
+    await this.#shutOut([role]);
+    if (record?.decommissionedAt === null) {
+      const { owner } = record;
+      await databases.onMaster(database, async (connection) => {
+        if (!(await connection.maybeOne('select 1 from pg_roles where rolname = $1', [role]))) return;
+        await connection.query(`reassign owned by ${quoteIdent(role)} to ${quoteIdent(owner)}`);
+        await connection.query(`drop owned by ${quoteIdent(role)}`);
+      });
+      // Elsewhere these two statements come with the stream, and name the role.
+      await databases.barrier(database).catch(() => {
+        log.warn({ database }, 'a member is behind: it drops the role later');
+      });
+    }
+    const master = await databases.master();
+    const failed = await databases.onEach('rdpg', async (connection) => {
+      await connection.query(`drop role if exists ${quoteIdent(role)}`);
+    });
+    const fatal = failed.find(({ node }) => node === master.node);
+    if (fatal) throw fatal.error;
+  }
+
+  async release(database: string): Promise<InstanceRecord> {
+    const record = await this.#deps.control.transaction(async (connection) => {
+      await connection.query(
+        `update cfsb.instances set ineffective_at = now() where dbname = $1 and cluster_id = $2
+            and ineffective_at is null`,
+        [database, this.cluster],
+      );
+      const row = await readInstance(connection, { database });
+      if (!row || row.cluster !== this.cluster) throw unknownDatabase(database);
+      if (row.decommissionedAt === null) {
+        await this.#queue.addIn(connection, {
+          action: 'DecommissionDatabase',
+          data: database,
+          nodeType: 'write',
+          ttlSeconds: 86_400,
+          maxAttempts: 20,
+        });
+      }
+      return row;
+    });
+    await this.#deps.waitForQuorum?.();
+    if (record.decommissionedAt === null) await this.shutOutAll(record);
+    return record;
+  }
+
+  /** No binding of the database logs in any more. */
+  async shutOutAll(record: InstanceRecord): Promise<void> {
+    const roles = await this.#deps.databases.onMaster('rdpg', async (connection) => {
+      const { rows } = await connection.query<{ name: string }>(
+        `select m.rolname as name from pg_roles r join pg_auth_members a on a.roleid = r.oid
+           join pg_roles m on m.oid = a.member where r.rolname = $1`,
+        [record.owner],
+      );
+      return rows.map(({ name }) => name).filter((name) => BINDING_ROLE.test(name));
+    });
+    await this.#shutOut(roles);
+  }
+
+  /** @throws what the write master says; other members are told to the log */
+  async #shutOut(roles: readonly string[]): Promise<void> {
+    if (roles.length === 0) return;
+    const { databases, log } = this.#deps;
+    const master = await databases.master();
+    const failed = await databases.onEach('rdpg', async (connection) => {
+      for (const role of roles) {
+        const present = await connection.maybeOne('select 1 from pg_roles where rolname = $1', [role]);
+        if (present) await connection.query(`alter role ${quoteIdent(role)} nologin`);
+        await connection.query('select pg_terminate_backend(pid) from pg_stat_activity where usename = $1', [
+          role,
+        ]);
+      }
+    });
+    for (const { node, error } of failed) {
+      if (node === master.node) throw error;
+      log.warn({ node, roles }, 'a member could not be told that roles are gone');
+    }
+  }
+
+  async #assigned(database: string): Promise<InstanceRecord> {
+    const record = await this.database(database);
+    if (!record || record.cluster !== this.cluster) throw unknownDatabase(database);
+    if (record.instanceId !== null && record.ineffectiveAt === null) return record;
+    throw new VarveError('DATABASE_UNAVAILABLE', `database ${database} is not assigned to anybody`);
+  }
+
+  async #address(master: ServiceAddress): Promise<ServiceAddress> {
+    const config = await this.#deps.control.withConnection((connection) =>
+      readConfig(connection, this.cluster),
+    );
+    const match = /^(.+):(\d+)$/.exec(config.serviceAddress);
+    if (match?.[1] !== undefined) return { host: match[1], port: Number(match[2]) };
+    return { host: master.host, port: master.port };
+  }
+
+  /**
+   * Begins as many databases as the pool lacks, and finishes those that were begun: their names. A row comes
+   * first, so that what a crash leaves behind is known.
+   */
+  async begin(): Promise<readonly InstanceRecord[]> {
+    return this.#deps.control.transaction(async (connection) => {
+      await connection.query('select pg_advisory_xact_lock($1, hashtext($2))', [POOL_LOCK, this.cluster]);
+      const config = await readConfig(connection, this.cluster);
+      const counts = await connection.one<{ waiting: number; all: number }>(
+        `select count(*) filter (where instance_id is null and ineffective_at is null)::int as waiting,
+                count(*)::int as all
+           from cfsb.instances where cluster_id = $1 and decommissioned_at is null`,
+        [this.cluster],
+      );
+      const room = Math.min(config.instanceLimit, config.instanceAllowed) - counts.all;
+      for (let missing = Math.min(config.poolSize - counts.waiting, room); missing > 0; missing -= 1) {
+        const id = randomUUID().replaceAll('-', '');
+        await connection.query(
+          'insert into cfsb.instances (cluster_service, cluster_id, dbname, dbuser) values ($1, $2, $3, $4)',
+          [this.service, this.cluster, `d${id}`, `u${id}`],
+        );
+      }
+      const { rows } = await connection.query<InstanceRecord>(
+        `select ${INSTANCE_COLUMNS} from cfsb.instances
+          where cluster_id = $1 and effective_at is null and ineffective_at is null order by created_at, id`,
+        [this.cluster],
+      );
+      return rows;
+    });
+  }
+
+  /** Makes one that was begun; from then on it can be assigned. */
+  async make({ database, owner }: InstanceRecord): Promise<void> {
+    const { control, databases, waitForQuorum } = this.#deps;
+    const config = await control.withConnection((connection) => readConfig(connection, this.cluster));
+    await databases.create(database, owner);
+    await databases.addExtensions(database, config.databaseExtensions);
+    await databases.barrier(database);
+    await control.withConnection((connection) =>
+      connection.query(
+        'update cfsb.instances set effective_at = now() where dbname = $1 and effective_at is null',
+        [database],
+      ),
+    );
+    await waitForQuorum?.();
+  }
+}
+
+/** Makers of the pool wait for each other: "pool". */
+const POOL_LOCK = 0x706f6f6c;
+
+function checkRole(role: string): void {
+  if (BINDING_ROLE.test(role)) return;
+  throw new VarveError('INVALID_ARGUMENT', `${JSON.stringify(role)} is not the name of a binding’s role`);
+}
+
+export function unknownDatabase(database: string): VarveError {
+  return new VarveError('DATABASE_UNKNOWN', `the group has no database ${JSON.stringify(database)}`);
+}
