@@ -3,8 +3,8 @@ import { join } from 'node:path';
 import type { Registry } from 'prom-client';
 import { Gauge } from 'prom-client';
 import { DataNodeService, SOCKET_NAME } from '../data-node/service.ts';
-import { Pool } from '../postgres/pool.ts';
 import type { RunDeps } from '../run/run.ts';
+import { AdminPools } from './admin-pools.ts';
 import type { Log } from './log.ts';
 import type { DataNodeSettings } from './node-options.ts';
 import type { RunningPostgres } from './postgres-service.ts';
@@ -42,7 +42,7 @@ export async function startAccessLayer(
   const { own, credentials } = deps.postgres();
   const socket = own && own.socketDir.length <= SOCKET_FOLDER_MAX_LENGTH ? own : undefined;
   const service = await DataNodeService.start(
-    { ...deps, withAdmin: (database, work, signal) => admins.of(database).withConnection(work, signal) },
+    { ...deps, withAdmin: (database, work, signal) => admins.withConnection(database, work, signal) },
     {
       node: options.node,
       folder: options.folder,
@@ -105,35 +105,3 @@ async function rpcTls({
 
 /** A unix socket's path is at most 107 bytes on Linux, 103 elsewhere, name included. */
 const SOCKET_FOLDER_MAX_LENGTH = 85;
-
-const ADMIN = {
-  maxCount: 8,
-  // Shorter than DROP DATABASE waits for others to leave.
-  idleTimeoutMs: 1_000,
-  waitTimeoutMs: 30_000,
-  connectTimeoutMs: 10_000,
-} as const;
-
-/** The administrator's connections, a pool for each database. */
-class AdminPools implements AsyncDisposable {
-  readonly #pools = new Map<string, Pool>();
-  readonly #postgres: () => RunningPostgres;
-
-  constructor(postgres: () => RunningPostgres) {
-    this.#postgres = postgres;
-  }
-
-  of(database: string): Pool {
-    const known = this.#pools.get(database);
-    if (known) return known;
-    const { connectTimeoutMs, ...limits } = ADMIN;
-    const endpoint = { ...this.#postgres().endpoint, database };
-    const pool = new Pool({ endpoint, connect: { connectTimeoutMs, applicationName: 'varve' }, ...limits });
-    this.#pools.set(database, pool);
-    return pool;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await Promise.all([...this.#pools.values()].map((pool) => pool.close()));
-  }
-}
