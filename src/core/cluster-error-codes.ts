@@ -108,6 +108,24 @@ export const CLUSTER_ERROR_CODES = {
       'A sealed password does not open: it was sealed with another key, or its row was changed by hand. Unbind and bind again to get a new one.',
   },
   // src/cluster/master
+  NOT_WRITE_MASTER: {
+    sqlstate: '25006',
+    http: 409,
+    manual:
+      'What was asked for is done on the group’s write master, and this member is not it, or is it no more. Nothing was changed. The hint names who is; while none is elected, repeat a little later.',
+  },
+  QUORUM_NOT_REACHED: {
+    sqlstate: '57014',
+    http: 503,
+    manual:
+      'A commit is on the write master, but not enough other members confirmed it in time. It may still reach them, or be lost with a fail-over. Look at which members the detail names: are they there, do they follow? In a group with the policy `safety` nobody can commit without them.',
+  },
+  SWITCHOVER_REFUSED: {
+    sqlstate: '55000',
+    http: 409,
+    manual:
+      'A planned change of the write master did not take place; the former one goes on. The message says why: the target is no member, has the tag `nofailover`, does not follow, is too far behind, or did not take over in time.',
+  },
   GAP_NOT_COVERED: {
     sqlstate: '55000',
     http: 409,

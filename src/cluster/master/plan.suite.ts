@@ -30,7 +30,8 @@ interface ModelNode {
   /** Of this process: gone when it is killed. */
   session: boolean;
   lock: string | undefined;
-  planned: Plan | undefined;
+  /** With the record that it was decided by. */
+  planned: { readonly plan: Plan; readonly record: MasterRecord | undefined } | undefined;
   alive: boolean;
   rejoin: boolean;
   /** Commits up to here whose clients were sent away: nobody can tell them anything any more. */
@@ -48,6 +49,7 @@ const DATABASE = 'd';
 export class ModelGroup {
   readonly nodes: ReadonlyMap<string, ModelNode>;
   readonly acknowledged: ModelCommit[] = [];
+  readonly #known = new Set<ModelCommit>();
   readonly states = new Set<MemberState>();
   readonly violations: string[] = [];
   readonly #options: PlanOptions;
@@ -134,9 +136,10 @@ export class ModelGroup {
   #look(node: ModelNode): void {
     if (!node.alive) return;
     if (node.lock !== undefined && !this.#holds(node) && this.#random.chance(0.3)) node.lock = undefined;
-    node.planned = plan(this.#observe(node), this.#options, this.#nowMs);
-    this.states.add(node.planned.state);
-    if (node.planned.wantLock && node.session && node.lock === undefined && !this.#holder) {
+    const planned = plan(this.#observe(node), this.#options, this.#nowMs);
+    node.planned = { plan: planned, record: this.#record };
+    this.states.add(planned.state);
+    if (planned.wantLock && node.session && node.lock === undefined && !this.#holder) {
       this.#token += 1;
       this.#holder = { node: node.name, token: String(this.#token) };
       node.lock = String(this.#token);
@@ -182,8 +185,8 @@ export class ModelGroup {
     const planned = node.planned;
     if (!planned || !node.alive) return;
     node.planned = undefined;
-    const { action } = planned;
-    const record = this.#record;
+    const { record } = planned;
+    const { action } = planned.plan;
     switch (action.do) {
       case 'connect':
         node.session = true;
@@ -200,18 +203,19 @@ export class ModelGroup {
         if (record) this.#fence(node, record);
         return;
       case 'claim':
-        this.#write(node, {
-          state: 'fencing',
-          previous: action.previous,
-          reign: node.lock ?? '',
-          term: node.lock ?? '',
-        });
+        if (record === this.#record)
+          this.#write(node, {
+            state: 'fencing',
+            previous: action.previous,
+            reign: node.lock ?? '',
+            term: node.lock ?? '',
+          });
         return;
       case 'continue':
-        if (record) this.#write(node, { ...record, term: node.lock ?? '' });
+        if (record && record === this.#record) this.#write(node, { ...record, term: node.lock ?? '' });
         return;
       case 'promote':
-        this.#promote(node, action.fill, action.rule);
+        if (record === this.#record) this.#promote(node, action.fill, action.rule);
         return;
       case 'open':
         if (record) [node.open, node.rule, node.reign] = [true, record.rules?.[0], record.reign ?? '0'];
@@ -335,10 +339,11 @@ export class ModelGroup {
     const { rule } = node;
     if (!rule) return;
     for (const commit of node.log) {
-      if (commit.index <= node.abandoned || this.acknowledged.includes(commit)) continue;
+      if (commit.index <= node.abandoned || this.#known.has(commit)) continue;
       const confirmations = rule.others.filter((name) => (node.confirmed.get(name) ?? 0) >= commit.index);
       if (confirmations.length < rule.count) return;
       this.acknowledged.push(commit);
+      this.#known.add(commit);
       const reign = BigInt(commit.reign);
       if (reign < this.#lastAckedReign) {
         this.violations.push(`commit ${commit.id} of reign ${reign} after reign ${this.#lastAckedReign}`);

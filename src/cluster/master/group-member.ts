@@ -1,0 +1,504 @@
+import { randomUUID } from 'node:crypto';
+import { withDeadline } from '../../core/deadline.ts';
+import type { Clock } from '../../core/clock.ts';
+import { messageOf, VarveError } from '../../core/errors.ts';
+import type { Coordinator, CoordinatorLog, Entry } from '../../coordination/coordinator.ts';
+import { held } from '../../coordination/coordinator.ts';
+import { GroupKeys, type GroupRequest, type MasterRecord, type MemberStatus } from '../group-keys.ts';
+import type { GroupServers, ServerAddress } from '../mesh/group-servers.ts';
+import { Mesh } from '../mesh/mesh.ts';
+import { GapUpkeep } from './gap-upkeep.ts';
+import { lastFollowed, readView, type GroupView } from './group-view.ts';
+import { LocalServer } from './local-server.ts';
+import { MasterLock, type SessionMemory } from './master-lock.ts';
+import { MemberActions, reignOf } from './member-actions.ts';
+import { observeLocal, SILENT, takesConnections } from './observe.ts';
+import { plan, type LocalView, type Observed, type Plan } from './plan.ts';
+import type { QuorumOptions } from './quorum.ts';
+import { awaitQuorum } from './quorum-wait.ts';
+import { SettingsFollower } from './settings-follower.ts';
+import { chooseTarget, readReadiness } from './switch-over.ts';
+import type { MemberState } from './states.ts';
+
+export interface GroupMemberDeps {
+  readonly clock: Clock;
+  readonly log: CoordinatorLog;
+  readonly coordinator: Coordinator;
+  /** Connections to all members' servers, as the group's role. */
+  readonly servers: GroupServers;
+  /** Restarts this member's PostgreSQL, for settings that need it; returns when it takes connections again. */
+  readonly restart?: (() => Promise<void>) | undefined;
+  /** Called when this member's state or the write master changes: for services, proxies, watches. */
+  readonly onChange?: ((status: GroupMemberStatus) => void) | undefined;
+  readonly memory?: SessionMemory | undefined;
+}
+
+export interface GroupMemberOptions {
+  readonly cluster: string;
+  /** This member, where its own daemon reaches its server. */
+  readonly address: ServerAddress;
+  /** Where clients write: the access database, or those of the pool. */
+  readonly clientDatabases: readonly string[];
+  /** Whose commits wait for a quorum: one of many members, or `confirm: 'all'`. */
+  readonly quorumDatabases: readonly string[];
+  readonly quorum: QuorumOptions;
+  readonly ttlMs: number;
+  /** How often it looks without being woken; 1 s. */
+  readonly pollMs?: number;
+  /** 500 ms. */
+  readonly graceMs?: number;
+  /** 5 s. */
+  readonly handoverMs?: number;
+}
+
+/** What a member knows about itself and the group's write master. */
+export interface GroupMemberStatus {
+  readonly node: string;
+  readonly state: MemberState;
+  readonly waitingFor: string | undefined;
+  readonly term: string | undefined;
+  readonly reign: string | undefined;
+  /** Of the record, active or about to be. */
+  readonly master: string | undefined;
+  readonly masterState: MasterRecord['state'] | undefined;
+  readonly paused: boolean;
+  /** What went wrong last, and is tried again. */
+  readonly trouble: string | undefined;
+  /** Of the last switch-over or fail-over away from this node: for how long nobody could write; milliseconds. */
+  readonly lastWriteGapMs: number | undefined;
+}
+
+const LOOK_TIMEOUT_MS = 3_000;
+const PROBE_MS = 100;
+const UPKEEP_MS = 1_000;
+const RETRY_MS = 150;
+
+/**
+ * One member's part in there being exactly one write master: follows, stands, fences, takes over, hands over.
+ * `run` looks, plans (plan.ts) and acts, until its signal. All that is durable is at the coordinator and in the
+ * servers: it may be killed at any point and started again.
+ */
+export class GroupMember {
+  readonly #deps: GroupMemberDeps;
+  readonly #options: GroupMemberOptions;
+  readonly #keys: GroupKeys;
+  readonly #local: LocalServer;
+  readonly #lock: MasterLock;
+  readonly #actions: MemberActions;
+  readonly #upkeep: GapUpkeep;
+  readonly #settings: SettingsFollower;
+  #view: GroupView | undefined;
+  #plan: Plan | undefined;
+  #trouble: string | undefined;
+  #answeredAtMs: number;
+  #lastWriteGapMs: number | undefined;
+  #shown = '';
+  #wake = (): void => {};
+  #woken = false;
+
+  constructor(deps: GroupMemberDeps, options: GroupMemberOptions) {
+    this.#deps = deps;
+    this.#options = options;
+    const { clock, log, coordinator, servers } = deps;
+    const { address, clientDatabases, quorumDatabases, quorum, ttlMs } = options;
+    this.#keys = new GroupKeys(coordinator, options.cluster);
+    this.#local = new LocalServer({ clock, servers }, { address, clientDatabases, quorumDatabases });
+    this.#lock = new MasterLock(
+      { clock, log, coordinator, memory: deps.memory, onChange: () => this.#poke() },
+      {
+        key: this.#keys.masterLock,
+        node: address.node,
+        ttlMs,
+        // Quorums fence; where there are none only time does.
+        lockDelayMs: quorum.policy === 'safety' ? 0 : coordinator.bounds.lockDelayMs,
+      },
+    );
+    const mesh = new Mesh({ clock, servers });
+    this.#actions = new MemberActions({
+      clock,
+      log,
+      keys: this.#keys,
+      servers,
+      mesh,
+      local: this.#local,
+      lock: this.#lock,
+    });
+    this.#upkeep = new GapUpkeep({ log, servers }, address);
+    this.#settings = new SettingsFollower({ ...deps, keys: this.#keys }, address);
+    this.#answeredAtMs = clock.monotonicMs();
+  }
+
+  /** Until `signal`; then clients are kept out and the lock is free, so that another takes over at once. */
+  async run(signal: AbortSignal): Promise<void> {
+    const stop = AbortSignal.any([signal]);
+    stop.addEventListener('abort', () => this.#poke(), { once: true });
+    const beside = [this.#watch(stop), this.#keepUp(stop)];
+    try {
+      await this.#prepare(stop);
+      while (!stop.aborted) await this.#turn(stop);
+    } finally {
+      await Promise.allSettled(beside);
+      await this.#leave();
+    }
+  }
+
+  status(): GroupMemberStatus {
+    const record = this.#view?.master?.value;
+    return {
+      node: this.#options.address.node,
+      state: this.#plan?.state ?? 'detached',
+      waitingFor: this.#plan?.waitingFor,
+      term: record?.term,
+      reign: record && reignOf(record),
+      master: record?.node,
+      masterState: record?.state,
+      paused: this.#view?.config?.maintenance?.paused === true,
+      trouble: this.#trouble ?? this.#actions.findings.trouble,
+      lastWriteGapMs: this.#lastWriteGapMs,
+    };
+  }
+
+  /**
+   * Has another member become write master: `to`, or whoever is best; asked of any member.
+   * @throws SWITCHOVER_REFUSED when nobody can take over, or did not
+   * @throws DEADLINE_EXCEEDED when no master answers
+   */
+  async switchover(request: {
+    readonly to?: string;
+    readonly by: string;
+    readonly timeoutMs?: number;
+  }): Promise<string> {
+    const { clock } = this.#deps;
+    const id = `switchover-${randomUUID()}`;
+    const at = new Date(clock.nowMs()).toISOString();
+    const document = this.#keys.requests.at(id);
+    await document.create({
+      id,
+      kind: 'switchover',
+      ...(request.to === undefined ? {} : { node: request.to }),
+      arguments: {},
+      by: request.by,
+      at,
+      state: 'asked',
+    });
+    const timeoutMs = request.timeoutMs ?? 30_000;
+    const untilMs = clock.monotonicMs() + timeoutMs;
+    for (;;) {
+      const answer = (await document.read())?.value;
+      if (answer?.state === 'done') return answer.detail ?? '';
+      if (answer?.state === 'failed') {
+        throw new VarveError('SWITCHOVER_REFUSED', answer.detail ?? 'the switch-over failed');
+      }
+      if (clock.monotonicMs() > untilMs) {
+        await document.update((was) => (was?.state === 'asked' ? { ...was, state: 'failed' } : undefined));
+        throw new VarveError('DEADLINE_EXCEEDED', `the switch-over took longer than ${timeoutMs} ms`, {
+          detail: `It is ${answer?.state ?? 'gone'}.`,
+          hint: 'Look at varve cluster status: is there a write master?',
+        });
+      }
+      await clock.sleep(20);
+    }
+  }
+
+  /** Nobody is elected until `resume`; the write master goes on, also without the coordinator. */
+  async pause(by: string): Promise<void> {
+    await this.#maintenance({ paused: true, by, since: new Date(this.#deps.clock.nowMs()).toISOString() });
+  }
+
+  async resume(by: string): Promise<void> {
+    await this.#maintenance({ paused: false, by, since: new Date(this.#deps.clock.nowMs()).toISOString() });
+  }
+
+  /**
+   * For commits that daemons make in databases whose commits wait for nobody: resolves when as many members have
+   * what was committed before `lsn` on this server as a commit of a client would wait for.
+   * @throws NOT_WRITE_MASTER on any other member: nothing there is the group's
+   * @throws QUORUM_NOT_REACHED when they do not within `timeoutMs`; it may still come to be, or be lost
+   */
+  async waitForQuorum(
+    lsn: string,
+    database: string,
+    wait: { readonly timeoutMs: number; readonly signal?: AbortSignal },
+  ): Promise<void> {
+    const { clock, servers } = this.#deps;
+    await awaitQuorum({ clock, servers }, { server: this.#options.address, database, lsn, ...wait }, () => {
+      const record = this.#view?.master?.value;
+      const mine = record?.node === this.#options.address.node && record.state === 'active';
+      return mine && this.#lock.held ? { rules: record.rules ?? [] } : { master: record?.node };
+    });
+  }
+
+  async #prepare(signal: AbortSignal): Promise<void> {
+    for (;;) {
+      signal.throwIfAborted();
+      try {
+        return await this.#local.prepare();
+      } catch (error) {
+        this.#trouble = messageOf(error);
+        await this.#deps.clock.sleep(RETRY_MS, signal).catch(() => {});
+      }
+    }
+  }
+
+  async #turn(signal: AbortSignal): Promise<void> {
+    const { clock, log } = this.#deps;
+    this.#woken = false;
+    let idle = true;
+    try {
+      await this.#refresh();
+      const local = await this.#look(signal);
+      if (local && this.#view) {
+        const planned = plan(await this.#observe(this.#view, local), this.#planOptions, clock.nowMs());
+        this.#plan = planned;
+        this.#lock.stand(planned.wantLock);
+        this.#show();
+        const databases = this.#databases(this.#view);
+        await this.#actions.act(planned.action, { view: this.#view, local, databases, signal });
+        idle = planned.action.do === 'nothing';
+        if (planned.state === 'active' && idle) await this.#serveRequests(this.#view, databases);
+        await this.#afterwards(planned);
+      } else if (!this.#lock.alive) {
+        // Without a view nothing can be decided but this.
+        await this.#lock.connect();
+      }
+      this.#trouble = undefined;
+    } catch (error) {
+      if (signal.aborted) return;
+      const trouble = messageOf(error);
+      if (trouble !== this.#trouble)
+        log.warn({ error: trouble, action: this.#plan?.action.do }, 'tried again');
+      this.#trouble = trouble;
+      await clock.sleep(RETRY_MS, signal).catch(() => {});
+      return;
+    }
+    if (idle) await this.#rest(signal);
+  }
+
+  /** Undefined while its own server is silent, but not for long yet. */
+  async #look(signal: AbortSignal): Promise<LocalView | undefined> {
+    const { clock, servers } = this.#deps;
+    const { address, ttlMs } = this.#options;
+    const view = this.#view;
+    if (!view) return undefined;
+    const record = view.master?.value;
+    const mine = record?.node === address.node && record.state === 'active' && record.handover === undefined;
+    const paused = view.config?.maintenance?.paused === true;
+    const rule = mine && (this.#lock.held !== undefined || paused) ? record.rules?.at(-1) : undefined;
+    try {
+      const local = await withDeadline('its own PostgreSQL', LOOK_TIMEOUT_MS, signal, () =>
+        observeLocal(
+          { servers, local: this.#local },
+          { rule, databases: this.#databases(view), peers: this.#peers(view).map(({ node }) => node) },
+        ),
+      );
+      this.#answeredAtMs = clock.monotonicMs();
+      return local;
+    } catch (error) {
+      signal.throwIfAborted();
+      this.#trouble = messageOf(error);
+      if (clock.monotonicMs() - this.#answeredAtMs > ttlMs) return SILENT;
+      await clock.sleep(RETRY_MS, signal);
+      return undefined;
+    }
+  }
+
+  async #observe(view: GroupView, local: LocalView): Promise<Observed> {
+    const { node } = this.#options.address;
+    const record = view.master?.value;
+    const reign = record && reignOf(record);
+    const previous = record?.node === node && record.state === 'fencing' ? record.previous?.node : undefined;
+    const former = previous === undefined || previous === node ? undefined : view.members.get(previous);
+    return {
+      self: node,
+      session: this.#lock.alive,
+      lock: this.#lock.held === undefined ? undefined : String(this.#lock.held.token),
+      record,
+      history: view.history,
+      fences: (reign === undefined ? undefined : view.fences.get(reign)) ?? new Map(),
+      followed: lastFollowed(view, node),
+      members: view.members,
+      paused: view.config?.maintenance?.paused === true,
+      local,
+      previousAnswers: former ? await takesConnections(former, PROBE_MS) : false,
+      previousSpent: this.#actions.findings.previousSpent,
+      cleared: this.#actions.findings.cleared,
+    };
+  }
+
+  get #planOptions() {
+    const { quorum, graceMs = 500, handoverMs = 5_000 } = this.#options;
+    return { quorum, graceMs, handoverMs };
+  }
+
+  /** The newest that the coordinator has; without it what was known before. */
+  async #refresh(): Promise<void> {
+    let entries: readonly Entry[];
+    try {
+      entries = await this.#deps.coordinator.list(this.#keys.prefix);
+    } catch (error) {
+      if (this.#view === undefined) throw error;
+      this.#trouble = messageOf(error);
+      return;
+    }
+    this.#view = readView(this.#keys, entries);
+  }
+
+  #databases(view: GroupView): readonly string[] {
+    return view.members.get(this.#options.address.node)?.databases ?? [];
+  }
+
+  #peers(view: GroupView): ServerAddress[] {
+    return [...view.members.values()]
+      .filter(({ node }) => node !== this.#options.address.node)
+      .map(({ node, host, port }) => ({ node, host, port }));
+  }
+
+  /** Also measures for how long nobody could write, where this node was the one before. */
+  async #afterwards({ state }: Plan): Promise<void> {
+    const { closedAtMs } = this.#actions;
+    const record = this.#view?.master?.value;
+    if (closedAtMs === undefined || !record || state === 'handing-over') return;
+    if (record.state === 'active' && record.handover === undefined) {
+      this.#lastWriteGapMs = this.#deps.clock.monotonicMs() - closedAtMs;
+      this.#actions.closedAtMs = undefined;
+      this.#deps.log.info(
+        { master: record.node, gapMs: Math.round(this.#lastWriteGapMs) },
+        'there is a write master again',
+      );
+    }
+    return Promise.resolve();
+  }
+
+  async #serveRequests(view: GroupView, databases: readonly string[]): Promise<void> {
+    const { servers, clock, coordinator } = this.#deps;
+    const { address } = this.#options;
+    const asked = [...view.requests.values()].find(
+      ({ value }) => value.kind === 'switchover' && value.state === 'asked',
+    );
+    const lock = this.#lock.held;
+    if (!asked || !view.master || !lock) return;
+    const request: GroupRequest = asked.value;
+    const document = this.#keys.requests.at(request.id);
+    const nodes = this.#peers(view).map(({ node }) => node);
+    const ready = await readReadiness(servers, address, databases, nodes);
+    const choice = chooseTarget(view, address.node, request.node, ready);
+    if ('refusal' in choice) {
+      await document.write({ ...request, state: 'failed', detail: choice.refusal }, asked.version);
+      return;
+    }
+    const at = new Date(clock.nowMs()).toISOString();
+    await coordinator.txn(
+      [held(lock), this.#keys.master.unchanged(view.master), document.unchanged(asked)],
+      [
+        this.#keys.master.put({
+          ...view.master.value,
+          handover: { to: choice.to, request: request.id, at },
+        }),
+        document.put({ ...request, state: 'running', worker: address.node, node: choice.to }),
+      ],
+    );
+    this.#poke();
+  }
+
+  async #maintenance(maintenance: { paused: boolean; by: string; since: string }): Promise<void> {
+    await this.#keys.config.update((was) => ({
+      version: was?.version ?? 0,
+      settings: was?.settings ?? {},
+      ...was,
+      maintenance,
+    }));
+  }
+
+  async #watch(signal: AbortSignal): Promise<void> {
+    for await (const entries of this.#deps.coordinator.watch(this.#keys.prefix, signal)) {
+      void entries;
+      this.#poke();
+    }
+  }
+
+  /** What can wait a second, and must not hold up a fail-over. */
+  async #keepUp(signal: AbortSignal): Promise<void> {
+    const { clock, log } = this.#deps;
+    while (!signal.aborted) {
+      await clock.sleep(UPKEEP_MS, signal).catch(() => {});
+      const view = this.#view;
+      if (signal.aborted || !view) continue;
+      const state = this.#plan?.state;
+      const member = view.members.get(this.#options.address.node);
+      if (member?.state === 'member') await this.#upkeep.round(this.#databases(view), this.#peers(view));
+      await this.#settings
+        .round(view, {
+          isMaster: state === 'active',
+          follows: state === 'following',
+          switchover: (to) => this.switchover({ to, by: 'configuration' }),
+          signal,
+        })
+        .catch((error: unknown) => {
+          if (!signal.aborted) log.warn({ error: messageOf(error) }, 'settings are tried again');
+        });
+      await this.#publish().catch(() => {});
+    }
+  }
+
+  async #publish(): Promise<void> {
+    const { node, state, reign, waitingFor } = this.status();
+    const { configVersion, pendingRestart } = this.#settings;
+    const status: Omit<MemberStatus, 'at'> = {
+      node,
+      state,
+      ...(reign === undefined ? {} : { reign }),
+      ...(waitingFor === undefined ? {} : { waitingFor }),
+      ...(configVersion === undefined ? {} : { configVersion }),
+      pendingRestart: [...pendingRestart],
+    };
+    const { at, ...present } = this.#view?.status.get(node) ?? { at: '' };
+    if (JSON.stringify(present) === JSON.stringify(status)) return;
+    await this.#keys.status
+      .at(node)
+      .update(() => ({ ...status, at: new Date(this.#deps.clock.nowMs()).toISOString() }));
+  }
+
+  #show(): void {
+    const status = this.status();
+    const shown = JSON.stringify([
+      status.state,
+      status.master,
+      status.masterState,
+      status.term,
+      status.waitingFor,
+    ]);
+    if (shown === this.#shown) return;
+    this.#shown = shown;
+    this.#deps.log.info(
+      { state: status.state, master: status.master, term: status.term, waitingFor: status.waitingFor },
+      'write master',
+    );
+    this.#deps.onChange?.(status);
+  }
+
+  async #leave(): Promise<void> {
+    const record = this.#view?.master?.value;
+    const alone = (this.#view?.members.size ?? 0) < 2;
+    if (record?.node === this.#options.address.node && !alone) {
+      await this.#local.keepOut().catch((error: unknown) => {
+        this.#deps.log.warn({ error: messageOf(error) }, 'clients could not be kept out');
+      });
+    }
+    await this.#lock[Symbol.asyncDispose]();
+  }
+
+  #poke(): void {
+    this.#woken = true;
+    this.#wake();
+  }
+
+  async #rest(signal: AbortSignal): Promise<void> {
+    if (this.#woken || signal.aborted) return;
+    const pause = new AbortController();
+    this.#wake = () => pause.abort();
+    // A session that is about to end unheard of must not be slept through.
+    const ms = Math.min(this.#options.pollMs ?? 1_000, Math.max(20, this.#lock.remainingMs));
+    await this.#deps.clock.sleep(ms, pause.signal).catch(() => {});
+    this.#wake = () => {};
+  }
+}

@@ -1,0 +1,203 @@
+import type { Clock } from '../../core/clock.ts';
+import { VarveError } from '../../core/errors.ts';
+import type { Connection } from '../../postgres/connection.ts';
+import { quoteIdent, quoteLiteral } from '../../postgres/sql.ts';
+import type { QuorumRule } from '../group-keys.ts';
+import { GROUP_SCHEMA } from '../mesh/edge.ts';
+import type { GroupServers, ServerAddress } from '../mesh/group-servers.ts';
+import { parseLsn, type Lsn } from './lsn.ts';
+import { standbyNames } from './quorum.ts';
+
+export interface LocalServerDeps {
+  readonly clock: Clock;
+  readonly servers: GroupServers;
+}
+
+export interface LocalServerOptions {
+  readonly address: ServerAddress;
+  /** Where clients write. */
+  readonly clientDatabases: readonly string[];
+  /** Whose commits wait for a quorum. */
+  readonly quorumDatabases: readonly string[];
+}
+
+const POLL_MS = 10;
+const RELOAD_TIMEOUT_MS = 5_000;
+const END_TIMEOUT_MS = 10_000;
+/** A login under way may have read the former default; it shows up by then. */
+const LATE_LOGIN_MS = 100;
+
+/**
+ * Whether clients may write on this member's server. Kept out, sessions are read-only by default and those that
+ * were there are ended; and should a client say READ WRITE, its commit is acknowledged by nobody.
+ */
+export class LocalServer {
+  readonly #deps: LocalServerDeps;
+  readonly #options: LocalServerOptions;
+
+  constructor(deps: LocalServerDeps, options: LocalServerOptions) {
+    this.#deps = deps;
+    this.#options = options;
+  }
+
+  get address(): ServerAddress {
+    return this.#options.address;
+  }
+
+  /** What the group's own role needs to work on a server that keeps clients out; for apply workers, too. */
+  async prepare(): Promise<void> {
+    const { clientDatabases } = this.#options;
+    const user = quoteIdent(this.#deps.servers.user);
+    await this.#admin(async (connection) => {
+      await connection.query(`alter role ${user} set default_transaction_read_only = off`);
+      await connection.query(`alter role ${user} set synchronous_commit = local`);
+      for (const database of clientDatabases) {
+        await connection.query(`alter database ${quoteIdent(database)} set synchronous_commit = on`);
+      }
+    });
+  }
+
+  /** Whether all is as `letIn` (with a rule) or `keepOut` (without) leaves it. */
+  async isSet(rule: QuorumRule | undefined): Promise<boolean> {
+    const { clientDatabases } = this.#options;
+    return this.#admin(async (connection) => {
+      const { names } = await connection.one<{ names: string }>(
+        `select pg_catalog.current_setting('synchronous_standby_names') as names`,
+      );
+      if (names !== this.#names(rule)) return false;
+      const { rows } = await connection.query<{ name: string }>(
+        `select d.datname as name
+           from pg_catalog.pg_db_role_setting s join pg_catalog.pg_database d on d.oid = s.setdatabase
+          where s.setrole = 0 and 'default_transaction_read_only=on' = any (s.setconfig)`,
+      );
+      const closed = new Set(rows.map(({ name }) => name));
+      return clientDatabases.every((name) => closed.has(name) === (rule === undefined));
+    });
+  }
+
+  /**
+   * Ends what clients do here, and keeps them from writing. Nobody who waits for the confirmation of a commit is
+   * told that it succeeded.
+   */
+  async keepOut(): Promise<void> {
+    await this.#admin(async (connection) => {
+      // First, because it takes effect for those who are here, too.
+      await this.#setNames(connection, this.#names(undefined));
+      for (const database of this.#options.clientDatabases) {
+        await connection.query(
+          `alter database ${quoteIdent(database)} set default_transaction_read_only = on`,
+        );
+      }
+      await this.#endSessions(connection);
+    });
+  }
+
+  /** Commits wait for `rule` from before the first that can be made here. */
+  async letIn(rule: QuorumRule): Promise<void> {
+    await this.#admin(async (connection) => {
+      await this.#setNames(connection, this.#names(rule));
+      for (const database of this.#options.clientDatabases) {
+        await connection.query(`alter database ${quoteIdent(database)} reset default_transaction_read_only`);
+      }
+    });
+  }
+
+  /** For a master whose members change; its sessions go on. */
+  async setRule(rule: QuorumRule): Promise<void> {
+    await this.#admin((connection) => this.#setNames(connection, this.#names(rule)));
+  }
+
+  /** Tells sessions of the replicated databases who may write, for the refusal of DDL and for messages. */
+  async tellMaster(databases: readonly string[], master: string): Promise<void> {
+    await Promise.all(
+      databases.map((database) =>
+        this.#deps.servers.withConnection(this.address, database, async (connection) => {
+          const there = await connection.maybeOne(
+            `select 1 where pg_catalog.to_regclass('${GROUP_SCHEMA}.local') is not null`,
+          );
+          if (!there) return;
+          await connection.query(
+            `update ${GROUP_SCHEMA}.local set master = $1 where master is distinct from $1`,
+            [master],
+          );
+        }),
+      ),
+    );
+  }
+
+  async flushedLsn(): Promise<Lsn> {
+    const { lsn } = await this.#admin((connection) =>
+      connection.one<{ lsn: string }>(`select pg_catalog.pg_current_wal_flush_lsn()::text as lsn`),
+    );
+    return parseLsn(lsn);
+  }
+
+  /** Whether it answers in time; a server that hangs does not. */
+  async answers(timeoutMs: number): Promise<boolean> {
+    return this.#admin((connection) => connection.query('select 1', [], { timeoutMs })).then(
+      () => true,
+      () => false,
+    );
+  }
+
+  #names(rule: QuorumRule | undefined): string {
+    return standbyNames(rule, this.#options.quorumDatabases);
+  }
+
+  #admin<T>(work: (connection: Connection) => Promise<T>): Promise<T> {
+    return this.#deps.servers.withConnection(this.address, 'postgres', work);
+  }
+
+  async #setNames(connection: Connection, names: string): Promise<void> {
+    const read = async (): Promise<string> => {
+      const row = await connection.one<{ names: string }>(
+        `select pg_catalog.current_setting('synchronous_standby_names') as names`,
+      );
+      return row.names;
+    };
+    if ((await read()) === names) return;
+    await connection.query(`alter system set synchronous_standby_names = ${quoteLiteral(names)}`);
+    await connection.query('select pg_catalog.pg_reload_conf()');
+    const untilMs = this.#deps.clock.monotonicMs() + RELOAD_TIMEOUT_MS;
+    while ((await read()) !== names) {
+      if (this.#deps.clock.monotonicMs() > untilMs) {
+        throw new VarveError('DEADLINE_EXCEEDED', 'PostgreSQL did not take its new configuration in time', {
+          detail: `synchronous_standby_names was to become ${names}.`,
+          hint: 'A value on its command line wins over ours; look at pg_file_settings.',
+        });
+      }
+      await this.#deps.clock.sleep(POLL_MS);
+    }
+  }
+
+  async #endSessions(connection: Connection): Promise<void> {
+    const { clock, servers } = this.#deps;
+    const { clientDatabases } = this.#options;
+    const { at } = await connection.one<{ at: string }>('select pg_catalog.clock_timestamp()::text as at');
+    const beganMs = clock.monotonicMs();
+    const end = async (): Promise<number> => {
+      const { rowCount } = await connection.query(
+        `select pg_catalog.pg_terminate_backend(pid)
+           from pg_catalog.pg_stat_activity
+          where backend_type = 'client backend' and datname = any ($1) and usename is distinct from $2
+            and backend_start <= $3::timestamptz`,
+        [clientDatabases, servers.user, at],
+      );
+      return rowCount;
+    };
+    for (let left = await end(); ; left = await end()) {
+      const passedMs = clock.monotonicMs() - beganMs;
+      if (left === 0 && passedMs > LATE_LOGIN_MS) return;
+      if (passedMs > END_TIMEOUT_MS) {
+        throw new VarveError(
+          'DEADLINE_EXCEEDED',
+          `${left} client sessions on ${this.address.node} do not end`,
+          {
+            hint: 'Look at their processes: a disk or an extension may hang.',
+          },
+        );
+      }
+      await clock.sleep(POLL_MS);
+    }
+  }
+}
