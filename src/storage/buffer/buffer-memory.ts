@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { VarveError } from '../../core/errors.ts';
 import { KERNEL_FILE, Kernel, type Address } from '../kernel/kernel.ts';
@@ -36,11 +37,16 @@ export class BufferMemory {
   readonly kernel: Kernel;
   readonly limitBytes: number;
   readonly space: WorkingSpace;
+  /** SHA-256 of the kernels: memory is laid out as they do it. */
+  readonly kernelHash: Buffer;
   #use = 0;
+  #releases = 0;
 
   constructor({ limitBytes, wasm }: BufferMemoryOptions) {
     this.limitBytes = limitBytes;
-    this.kernel = new Kernel(wasm ?? readFileSync(KERNEL_FILE), { limitBytes });
+    const kernels = wasm ?? readFileSync(KERNEL_FILE);
+    this.kernelHash = createHash('sha256').update(kernels).digest();
+    this.kernel = new Kernel(kernels, { limitBytes });
     this.space = new WorkingSpace(this.kernel);
   }
 
@@ -51,6 +57,15 @@ export class BufferMemory {
 
   get currentUse(): number {
     return this.#use;
+  }
+
+  /** How often pages were given back: what was seen before may be something else now. */
+  get releases(): number {
+    return this.#releases;
+  }
+
+  noteRelease(): void {
+    this.#releases++;
   }
 
   get availableBytes(): number {
@@ -118,6 +133,23 @@ export class WorkingSpace {
     this.sealedValues = new Region(kernel);
     this.scratch = new Region(kernel);
   }
+
+  /** Where the regions are. */
+  places(): [address: number, sizeBytes: number][] {
+    return this.#all().map((region) => [region.address, region.sizeBytes]);
+  }
+
+  /** Takes over what `places` said, in memory that is the same. */
+  adopt(places: readonly (readonly [address: number, sizeBytes: number])[]): void {
+    for (const [i, region] of this.#all().entries()) {
+      const [address, sizeBytes] = places[i] ?? [0, 0];
+      region.adopt(address, sizeBytes);
+    }
+  }
+
+  #all(): Region[] {
+    return Object.values(this).filter((value) => value instanceof Region);
+  }
 }
 
 /** Working space of its own for one kind of thing; grows by moving, and what was in it is lost then. */
@@ -137,6 +169,11 @@ export class Region {
 
   get address(): Address {
     return this.#address;
+  }
+
+  adopt(address: Address, sizeBytes: number): void {
+    this.#address = address;
+    this.#sizeBytes = sizeBytes;
   }
 
   /** @throws STORAGE_OVERLOADED */

@@ -1,6 +1,7 @@
 import { checked, KernelFault } from '../kernel/kernel-fault.ts';
 import { MAX_SERIES, type Address } from '../kernel/kernel.ts';
 import { overloaded, type BufferMemory } from './buffer-memory.ts';
+import type { LogReaderState } from './log-writer.ts';
 
 /** A payload in the working space: rows of reference, time and value. */
 export interface ReadPayload {
@@ -40,6 +41,15 @@ export class LogReader {
       calls.breakLogState(this.#state);
       if (error.fault === 'OUT_OF_MEMORY') throw overloaded(this.#memory.limitBytes);
       return undefined;
+    }
+  }
+
+  /** Goes on where a writer was, in memory that is the same. @throws STORAGE_OVERLOADED */
+  adopt({ state, epoch, ordinal }: LogReaderState): void {
+    const { calls } = this.#memory.kernel;
+    this.#state = state;
+    if (calls.becomeReader(state, BigInt(epoch), ordinal, calls.seriesCount(this.#table)) === 0) {
+      throw overloaded(this.#memory.limitBytes);
     }
   }
 

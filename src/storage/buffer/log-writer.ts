@@ -19,6 +19,13 @@ export interface LogTicket {
   readonly ordinal: number;
 }
 
+/** The state of a writer as an image has it. */
+export interface LogReaderState {
+  readonly state: Address;
+  readonly epoch: string;
+  readonly ordinal: number;
+}
+
 /** A restart of values costs a full value for each series that is written: not more than a few percent of this. */
 const LEAST_RESTART_BYTES = 4 * 1024 * 1024;
 const RESTART_BYTES_PER_SERIES = 64;
@@ -92,6 +99,17 @@ export class LogWriter {
   /** Whether all that a payload builds upon is in the log, of those that it has answered. */
   isWhole({ chain, ordinal }: LogTicket): boolean {
     return ordinal < chain.brokenFrom;
+  }
+
+  /** What a reader needs that goes on behind what was written; undefined when that builds upon nothing. */
+  readerState(): LogReaderState | undefined {
+    if (this.#state === 0 || this.#due === 'names') return undefined;
+    return { state: this.#state, epoch: String(this.#epoch), ordinal: this.#ordinal };
+  }
+
+  listPages(out: Address, from: number): number {
+    if (this.readerState() === undefined) return from;
+    return this.#memory.kernel.calls.listLogPages(this.#state, out, from);
   }
 
   dispose(): void {

@@ -6,8 +6,8 @@ import { MAX_SERIES, NO_VERSION, RECORD, type Address } from '../kernel/kernel.t
 import type { BlockColumns, BlockSummary, Overwrite, SealedColumns } from './block-columns.ts';
 import { overloaded, type BufferMemory } from './buffer-memory.ts';
 import { LogReader } from './log-reader.ts';
-import { LogWriter } from './log-writer.ts';
-import { OpenBlocks } from './open-blocks.ts';
+import { LogWriter, type LogReaderState } from './log-writer.ts';
+import { OpenBlocks, type OpenBlockState } from './open-blocks.ts';
 import { SeriesIndex } from './series-index.ts';
 import { WriteAdmission, type Admitted } from './write-admission.ts';
 import { spentBatch, type WriteBatch } from './write-batch.ts';
@@ -25,6 +25,13 @@ export interface BufferOptions {
    * to such a block keeps the version of each sample, for the merge with that volume.
    */
   readonly isFlushed?: (blockStartNs: bigint) => boolean;
+}
+
+/** What an image has of a buffer, beside pages; JSON. */
+export interface BufferState {
+  readonly table: Address;
+  readonly blocks: readonly OpenBlockState[];
+  readonly log: LogReaderState | undefined;
 }
 
 /** What a replayed payload did. */
@@ -62,11 +69,12 @@ export class NamespaceBuffer {
   #options: BufferOptions;
 
   /** @throws STORAGE_OVERLOADED when there is no memory for the least of it */
-  constructor(memory: BufferMemory, options: BufferOptions) {
+  constructor(memory: BufferMemory, options: BufferOptions, state?: Pick<BufferState, 'table'>) {
     const { kernel } = memory;
     this.#memory = memory;
     this.#options = options;
-    this.#table = kernel.calls.createSeriesTable(Math.min(options.maxSeries, MAX_SERIES), TABLE_SEED);
+    this.#table =
+      state?.table ?? kernel.calls.createSeriesTable(Math.min(options.maxSeries, MAX_SERIES), TABLE_SEED);
     if (this.#table === 0) throw overloaded(memory.limitBytes);
     this.#blocks = new OpenBlocks(memory, {
       blockSizeNs: options.blockSizeNs,
@@ -76,6 +84,26 @@ export class NamespaceBuffer {
     this.#reader = new LogReader(memory, this.#table);
     this.#index = new SeriesIndex(kernel, this.#table);
     this.#admission = new WriteAdmission(memory, this.#table);
+  }
+
+  /** A buffer as it was captured, in memory that was restored; replay goes on behind the image. */
+  static restore(memory: BufferMemory, options: BufferOptions, state: BufferState): NamespaceBuffer {
+    const buffer = new NamespaceBuffer(memory, options, state);
+    memory.kernel.calls.limitSeries(state.table, Math.min(options.maxSeries, MAX_SERIES));
+    buffer.#blocks.adopt(state.blocks);
+    if (state.log) buffer.#reader.adopt(state.log);
+    return buffer;
+  }
+
+  /** What `restore` needs beside the pages. */
+  state(): BufferState {
+    return { table: this.#table, blocks: this.#blocks.state(), log: this.#writer.readerState() };
+  }
+
+  /** Lists the pages of all that it holds, as `KernelCalls.listTablePages` does. */
+  listPages(out: Address, from: number): number {
+    const count = this.#memory.kernel.calls.listTablePages(this.#table, out, from);
+    return this.#writer.listPages(out, this.#blocks.listPages(out, count));
   }
 
   get options(): BufferOptions {
@@ -251,6 +279,7 @@ export class NamespaceBuffer {
     this.#writer.dispose();
     this.#reader.dispose();
     this.#memory.kernel.calls.freeSeriesTable(this.#table);
+    this.#memory.noteRelease();
   }
 
   /** The index of all series, complete; `ref` is a reference. Series may have no samples in memory. */

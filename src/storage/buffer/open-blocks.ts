@@ -14,6 +14,15 @@ interface OpenBlock {
   lastVersion: bigint;
 }
 
+/** A block as an image has it; numbers of 64 bits as text. */
+export interface OpenBlockState {
+  readonly startNs: string;
+  readonly chunks: Address;
+  readonly cold: boolean;
+  readonly firstVersion: string;
+  readonly lastVersion: string;
+}
+
 export interface OpenBlocksOptions {
   readonly blockSizeNs: bigint;
   readonly isFlushed?: ((blockStartNs: bigint) => boolean) | undefined;
@@ -42,6 +51,33 @@ export class OpenBlocks {
   constructor(memory: BufferMemory, options: OpenBlocksOptions) {
     this.#memory = memory;
     this.#options = options;
+  }
+
+  state(): OpenBlockState[] {
+    return this.#blocks.map(({ startNs, chunks, cold, firstVersion, lastVersion }) => ({
+      startNs: String(startNs),
+      chunks,
+      cold,
+      firstVersion: String(firstVersion),
+      lastVersion: String(lastVersion),
+    }));
+  }
+
+  /** Takes over what `state` said, in memory that is the same. */
+  adopt(states: readonly OpenBlockState[]): void {
+    this.#blocks = states.map(({ startNs, chunks, cold, firstVersion, lastVersion }) => ({
+      startNs: BigInt(startNs),
+      endNs: BigInt(startNs) + this.#options.blockSizeNs,
+      chunks,
+      cold,
+      firstVersion: BigInt(firstVersion),
+      lastVersion: BigInt(lastVersion),
+    }));
+  }
+
+  listPages(out: Address, from: number): number {
+    const { calls } = this.#memory.kernel;
+    return this.#blocks.reduce((count, { chunks }) => calls.listChunksPages(chunks, out, count), from);
   }
 
   get all(): readonly BlockSummary[] {
@@ -192,6 +228,7 @@ export class OpenBlocks {
     const block = this.#find(blockStartNs);
     if (block === undefined) return;
     this.#memory.kernel.calls.freeChunks(block.chunks);
+    this.#memory.noteRelease();
     this.#blocks = this.#blocks.filter((other) => other !== block);
     if (this.#recent === block) this.#recent = undefined;
   }

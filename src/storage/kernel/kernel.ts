@@ -95,6 +95,20 @@ export interface KernelCalls {
 
   /** Pages of 64 KiB that tables and chunks hold. */
   usedPages(): number;
+  /**
+   * The pages of a table, a set of chunks or a writer's state: 8 bytes each go to `out` from place `from` on, unless it
+   * is 0; returns the place behind them. They are an address, which is odd for a page that will not change any more
+   * until it is given back, and the serial of such a page.
+   */
+  listTablePages(table: Address, out: Address, from: number): number;
+  listChunksPages(chunks: Address, out: Address, from: number): number;
+  listLogPages(state: Address, out: Address, from: number): number;
+  listFreePages(out: Address): number;
+  allocatedEnd(): Address;
+  lastSerial(): number;
+  /** 0 when memory was taken before, or the limit is too low. */
+  restoreAllocator(end: Address, pages: number, serial: number): number;
+  addFreePage(page: Address): void;
   createSeriesTable(maxSeries: number, seed: bigint): Address;
   freeSeriesTable(table: Address): void;
   limitSeries(table: Address, maxSeries: number): void;
@@ -227,6 +241,7 @@ export interface KernelCalls {
   /** Forgets values and successors; with `names`, which is 0 or 1, also which series were named. */
   restartLogState(state: Address, names: number): void;
   breakLogState(state: Address): void;
+  becomeReader(state: Address, epoch: bigint, ordinal: number, series: number): number;
   /** Puts references in the place of the writer's numbers; returns how many have none and are -1 now. */
   mapReferences(state: Address, references: Address, count: number): number;
   maxLogSamplesBytes(samples: number): number;

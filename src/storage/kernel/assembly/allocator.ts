@@ -50,6 +50,47 @@ export function takePage(): usize {
   return page;
 }
 
+let serial: u32 = 0;
+
+/** A number that no other page was ever marked with. */
+export function nextSerial(): u32 {
+  return ++serial;
+}
+
+/** Where memory ends that was ever given out, and the last serial: with the pages in use, all that there is to know. */
+export function allocatedEnd(): usize {
+  return next;
+}
+export function lastSerial(): u32 {
+  return serial;
+}
+
+/** Makes memory as it was when these were read. Only for one from which nothing was taken; false when it is too small. */
+export function restoreAllocator(end: usize, pages: u32, last: u32): bool {
+  if (end < next) return false;
+  if (end > next && allocate(end - next) == 0) return false;
+  pagesInUse = pages;
+  serial = last;
+  return true;
+}
+
+/** Takes a page back that was in no use when memory was restored. */
+export function addFreePage(page: usize): void {
+  store<usize>(page, freePages);
+  freePages = page;
+  pagesFree++;
+}
+
+/** Writes the addresses of all free pages to `out`, if it is not 0; returns how many there are. */
+export function listFreePages(out: usize): u32 {
+  let count: u32 = 0;
+  for (let page = freePages; page != 0; page = load<usize>(page)) {
+    if (out != 0) store<usize>(out + (<usize>count << 2), page);
+    count++;
+  }
+  return count;
+}
+
 export function givePage(page: usize): void {
   store<usize>(page, freePages);
   freePages = page;

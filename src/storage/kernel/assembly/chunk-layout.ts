@@ -4,7 +4,7 @@
 // A series has one open piece of raw samples, which is moved to a larger one when it is full and emptied into a
 // closed piece when it is full at its largest; and a chain of late samples: those that were not behind the last one.
 // Closed pieces lie in pages of their own, which are never written again once they are full.
-import { PAGE_BYTES, takePage } from './allocator';
+import { PAGE_BYTES, nextSerial, takePage } from './allocator';
 
 // The head.
 export const START: usize = 0;
@@ -15,7 +15,7 @@ export const CLOSED_NEXT: usize = 24;
 export const CLOSED_END: usize = 28;
 export const ORDERED_SAMPLES: usize = 32;
 export const LATE_SAMPLES: usize = 36;
-/** The newest page of each kind; each begins with the address of the one before. */
+/** The newest page of each kind; each begins with the address of the one before, and a serial. */
 export const ROOM_PAGES: usize = 40;
 export const CLOSED_PAGES: usize = 44;
 /** The first free room of each class. */
@@ -95,6 +95,7 @@ function chainPage(chunks: usize, chain: usize): usize {
   const page = takePage();
   if (page == 0) return 0;
   store<usize>(page, load<usize>(chunks + chain));
+  store<u32>(page, nextSerial(), 4);
   store<usize>(chunks + chain, page);
   store<u32>(chunks, load<u32>(chunks, PAGES) + 1, PAGES);
   return page;

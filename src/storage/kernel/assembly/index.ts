@@ -19,12 +19,21 @@ export {
   walkedUnresolved,
 } from './remote-write';
 export { canonicalLabels, isPlainlyCanonical } from './label-set';
-export { availablePages, usedPages } from './allocator';
+export {
+  addFreePage,
+  allocatedEnd,
+  availablePages,
+  lastSerial,
+  listFreePages,
+  restoreAllocator,
+  usedPages,
+} from './allocator';
 export { murmur3, xxh64 } from './hash';
 export {
   createSeriesTable,
   freeSeriesTable,
   limitSeries,
+  listTablePages,
   findSeries,
   resolveLabels,
   resolveNew,
@@ -44,6 +53,7 @@ export {
   chunksPages,
   createChunks,
   freeChunks,
+  listChunksPages,
 } from './open-chunks';
 export {
   cutSeries,
@@ -62,6 +72,7 @@ export {
   decodeLogSamples,
   encodeLogSamples,
   freeLogState,
+  listLogPages,
   mapReferences,
   maxLogSamplesBytes,
   restartLogState,
@@ -69,6 +80,7 @@ export {
 export { decodeLogSeries, encodeLogSeries, logFirstReference } from './log-series';
 export { walkWriteRequest2 } from './remote-write-2';
 export {
+  becomeReader,
   breakLogState,
   encodeLogWrite,
   logEpoch,

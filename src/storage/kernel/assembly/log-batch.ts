@@ -2,6 +2,7 @@
 // against what writer and reader both know: which series came after this one last time, the time of the sample
 // before, the last value of the series. That state lasts from one batch with the restart flag to the next.
 import { givePage, takePage } from './allocator';
+import { listPage, listTree } from './page-list';
 import { BAD_HEADER, BAD_REFERENCE, OUT_OF_MEMORY, TOO_LARGE, TRAILING_BYTES, TRUNCATED } from './fault';
 import { cursor, readVarint, readZigzag, setCursor, startReading, varintFault, writeVarint, writeZigzag } from './varint';
 
@@ -46,6 +47,12 @@ export function freeLogState(state: usize): void {
     if (page != 0) givePage(page);
   }
   givePage(state);
+}
+
+/** Lists the pages of a writer's state; `page-list.ts` has the form. */
+export function listLogPages(state: usize, out: usize, from: u32): u32 {
+  const count = listPage(out, from, state);
+  return listTree(out, count, state + PAGES, MAX_PAGES);
 }
 
 /** Forgets last values and successors; with `names` also which series were named, and what for. */

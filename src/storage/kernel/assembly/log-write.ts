@@ -178,3 +178,17 @@ function readNames(state: usize, table: usize, named: u64, end: usize): i32 {
 export function breakLogState(state: usize): void {
   store<u32>(state, u32.MAX_VALUE, EXPECTED_ORDINAL);
 }
+
+/**
+ * Makes of a writer's state that of a reader that has read all that was written: its numbers are the references of
+ * `count` series. False when there is no memory.
+ */
+export function becomeReader(state: usize, epochNow: i64, next: u32, count: u32): bool {
+  for (let reference: u32 = 0; reference < count; reference++) {
+    if (isNamed(state, reference) && !mapSeries(state, reference, reference)) return false;
+  }
+  store<u32>(state, next, EXPECTED_ORDINAL);
+  store<i64>(state, epochNow, EPOCH);
+  store<u32>(state, 1, BEGUN);
+  return true;
+}

@@ -37,6 +37,7 @@ import {
   takeRoom,
 } from './chunk-layout';
 import { closePiece } from './closed-piece';
+import { listChain, listPage, listTree } from './page-list';
 import { FIRST_LATE_LEFT, LATE_NO_MEMORY, LATE_REPEATED, addLate, isCold } from './late-samples';
 
 /** An empty set for timestamps in [start, end), or 0 when there is no memory. In a cold one all samples are late. */
@@ -58,6 +59,14 @@ export function freeChunks(chunks: usize): void {
   freeChain(load<usize>(chunks, ROOM_PAGES));
   freeChain(load<usize>(chunks, CLOSED_PAGES));
   givePage(chunks);
+}
+
+/** Lists the pages of a set; `page-list.ts` has the form. */
+export function listChunksPages(chunks: usize, out: usize, from: u32): u32 {
+  let count = listPage(out, from, chunks);
+  count = listTree(out, count, chunks + LINE_PAGES, MAX_LINE_PAGES);
+  for (let page = load<usize>(chunks, ROOM_PAGES); page != 0; page = load<usize>(page)) count = listPage(out, count, page);
+  return listChain(out, count, load<usize>(chunks, CLOSED_PAGES));
 }
 
 function freeChain(newest: usize): void {

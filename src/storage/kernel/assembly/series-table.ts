@@ -4,7 +4,8 @@
 //
 // Everything is in pages of 64 KiB, so that a table grows without copying records and gives all back at its end.
 // The table itself is a page: a head, then the addresses of the pages of records and of slots.
-import { PAGE_BYTES, givePage, takePage } from './allocator';
+import { PAGE_BYTES, givePage, nextSerial, takePage } from './allocator';
+import { listChain, listPage, listTree } from './page-list';
 import { BAD_REFERENCE, OUT_OF_MEMORY, TOO_LARGE } from './fault';
 import { murmur3, xxh64 } from './hash';
 import { canonicalLabels, isPlainlyCanonical } from './label-set';
@@ -115,6 +116,15 @@ export function seriesRecord(table: usize, reference: u32): usize {
   return reference < load<u32>(table, COUNT) ? recordAt(table, reference) : 0;
 }
 
+/** Lists the pages of a table; `page-list.ts` has the form. */
+export function listTablePages(table: usize, out: usize, from: u32): u32 {
+  let count = listPage(out, from, table);
+  count = listPage(out, count, load<usize>(table, SCRATCH));
+  count = listTree(out, count, table + RECORD_PAGES, (load<u32>(table, COUNT) + RECORDS_PER_PAGE - 1) / RECORDS_PER_PAGE);
+  count = listTree(out, count, table + SLOT_PAGES, (load<u32>(table, SLOT_MASK) + 1) / SLOTS_PER_PAGE);
+  return listChain(out, count, load<usize>(table, TEXT_PAGES));
+}
+
 /** The reference of the series with these bytes as labels, or BAD_REFERENCE. */
 function find(table: usize, labels: usize, size: u32, hash: u32): i32 {
   const mask = load<u32>(table, SLOT_MASK);
@@ -181,6 +191,7 @@ function textRoom(table: usize, size: u32): usize {
   const page = takePage();
   if (page == 0) return 0;
   store<usize>(page, load<usize>(table, TEXT_PAGES));
+  store<u32>(page, nextSerial(), 4);
   store<usize>(table, page, TEXT_PAGES);
   store<usize>(table, page + 8 + size, TEXT_NEXT);
   store<usize>(table, page + PAGE_BYTES, TEXT_END);

@@ -1,0 +1,149 @@
+import { join } from 'node:path';
+import { crc32 } from 'node:zlib';
+import { hasCode, type File, type FileSystem } from '../../core/file-system.ts';
+import { BufferMemory, type BufferMemoryOptions } from './buffer-memory.ts';
+import {
+  decodeImageHead,
+  HEAD_BYTES,
+  IMAGE_PAGE_BYTES,
+  imageHeadBytes,
+  pagesOffset,
+  type ImageHead,
+} from './image-head.ts';
+import { IMAGE_NAME, imageName, MemoryImages, spillName, type ImageMeta } from './memory-image.ts';
+import type { BufferState } from './namespace-buffer.ts';
+
+export interface RestoredImage {
+  readonly memory: BufferMemory;
+  /** For the next images of this memory. */
+  readonly images: MemoryImages;
+  /** For `NamespaceBuffer.restore`, in the order in which they were captured. */
+  readonly buffers: readonly BufferState[];
+  readonly notes: unknown;
+}
+
+export interface RestoreReport {
+  readonly restored: RestoredImage | undefined;
+  /** Of each image that was not taken, why. */
+  readonly refused: readonly { readonly file: string; readonly reason: string }[];
+}
+
+/** Pages that lie side by side in memory and file, read at once. */
+interface Run {
+  readonly isSpilled: boolean;
+  readonly address: number;
+  readonly page: number;
+  readonly checksums: number[];
+}
+
+const MAX_RUN_PAGES = 64;
+const READERS = 4;
+
+class Refusal extends Error {}
+
+/** Makes memory what the newest image in the folder says that fits these kernels and is whole. */
+export async function restoreImage(
+  fs: FileSystem,
+  folder: string,
+  options: BufferMemoryOptions,
+): Promise<RestoreReport> {
+  const refused: { file: string; reason: string }[] = [];
+  for (const number of await imageNumbers(fs, folder)) {
+    const file = join(folder, imageName(number));
+    try {
+      return { restored: await restore(fs, folder, number, options), refused };
+    } catch (error) {
+      if (!(error instanceof Refusal) && !hasCode(error, 'ENOENT', 'EIO')) throw error;
+      refused.push({ file, reason: error instanceof Error ? error.message : String(error) });
+    }
+  }
+  return { restored: undefined, refused };
+}
+
+/** The newest first. */
+async function imageNumbers(fs: FileSystem, folder: string): Promise<number[]> {
+  try {
+    const entries = await fs.list(folder);
+    const numbers = entries.flatMap(({ name }) => IMAGE_NAME.exec(name)?.[1] ?? []).map(Number);
+    return numbers.sort((a, b) => b - a);
+  } catch (error) {
+    if (hasCode(error, 'ENOENT')) return [];
+    throw error;
+  }
+}
+
+async function restore(
+  fs: FileSystem,
+  folder: string,
+  number: number,
+  options: BufferMemoryOptions,
+): Promise<RestoredImage> {
+  const path = join(folder, imageName(number));
+  await using file = await fs.open(path, 'read');
+  const headBytes = imageHeadBytes(await file.read(0, HEAD_BYTES));
+  const head = headBytes === undefined ? undefined : decodeImageHead(await file.read(0, headBytes));
+  if (head === undefined) throw new Refusal('its head is damaged, or another version wrote it');
+  const memory = new BufferMemory(options);
+  if (!head.kernelHash.equals(memory.kernelHash)) throw new Refusal('other kernels made it');
+  const meta = JSON.parse(head.meta.toString()) as ImageMeta;
+  const { end, pages, serial, free } = meta.allocator;
+  if (memory.kernel.calls.restoreAllocator(end, pages, serial) === 0) {
+    throw new Refusal('the memory limit is lower than it needs');
+  }
+  const offset = pagesOffset(head.meta.length, head.pages.length);
+  const runs = runsOf(head);
+  const own = runs.filter(({ isSpilled }) => !isSpilled);
+  const spilled = runs.filter(({ isSpilled }) => isSpilled);
+  await readRuns(file, own, offset, memory);
+  if (spilled.length > 0) {
+    await using spill = await fs.open(join(folder, spillName(meta.spill)), 'read');
+    await readRuns(spill, spilled, 0, memory);
+  }
+  for (const page of [...free].reverse()) memory.kernel.calls.addFreePage(page);
+  memory.space.adopt(meta.regions);
+  const images = new MemoryImages(fs, folder, memory);
+  images.adopt(number, meta.spill, head.pages);
+  return { memory, images, buffers: meta.buffers, notes: meta.notes };
+}
+
+/** Joins pages that follow each other in memory and in their file. */
+function runsOf({ pages }: ImageHead): Run[] {
+  const runs: Run[] = [];
+  let last: Run | undefined;
+  for (const { address, isSpilled, page, checksum } of [...pages].sort((a, b) => a.address - b.address)) {
+    const length = last?.checksums.length ?? 0;
+    const follows =
+      last !== undefined &&
+      length < MAX_RUN_PAGES &&
+      last.isSpilled === isSpilled &&
+      last.address + length * IMAGE_PAGE_BYTES === address &&
+      last.page + length === page;
+    if (follows) last?.checksums.push(checksum);
+    else runs.push((last = { isSpilled, address, page, checksums: [checksum] }));
+  }
+  return runs;
+}
+
+/** Reads straight into the kernel's memory, several runs at a time. */
+async function readRuns(
+  file: File,
+  runs: readonly Run[],
+  offset: number,
+  memory: BufferMemory,
+): Promise<void> {
+  const { buffer } = memory.kernel.bytes;
+  let next = 0;
+  const readSome = async (): Promise<void> => {
+    for (let run = runs[next++]; run !== undefined; run = runs[next++]) {
+      const sizeBytes = run.checksums.length * IMAGE_PAGE_BYTES;
+      const into = Buffer.from(buffer, run.address, sizeBytes);
+      const read = await file.read(offset + run.page * IMAGE_PAGE_BYTES, sizeBytes, into);
+      if (read.length < sizeBytes) throw new Refusal('a page is cut off');
+      for (const [i, checksum] of run.checksums.entries()) {
+        const page = into.subarray(i * IMAGE_PAGE_BYTES, (i + 1) * IMAGE_PAGE_BYTES);
+        if (crc32(page) !== checksum) throw new Refusal('a page does not match its checksum');
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: READERS }, readSome));
+}
