@@ -95,7 +95,7 @@ async function exportSamples(context: CliContext, options: StorageOptions): Prom
   const { storageClient } = await import('../node/storage-access.ts');
   const client = await storageClient(options);
   context.stdout.on('error', () => process.exit(ExitCode.ok));
-  const { namespace = 'default', match, start, end } = options;
+  const { namespace = 'default', match = '{__name__!=""}', start, end } = options;
   for await (const piece of client.export({ namespace, match, start, end })) {
     if (!context.stdout.write(piece)) await once(context.stdout, 'drain');
   }

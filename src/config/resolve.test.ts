@@ -90,7 +90,7 @@ describe('refuses, naming source and rule:', () => {
       'a value outside of a closed set',
       'node',
       { file: file({ kind: 'boss' }) },
-      'varve.json: "kind" must be one of access, data, not "boss"',
+      'varve.json: "kind" must be one of access, data, storage, not "boss"',
     ],
     [
       'an unknown key',

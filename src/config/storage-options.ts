@@ -75,7 +75,7 @@ export const STORAGE_OPTIONS = {
   }),
   match: option(text, {
     commands: ['storage'],
-    default: '{__name__!=""}',
+    defaultText: 'every series',
     help: 'With export: the selector of the series, as PromQL has them.',
     flagOnly: true,
   }),

@@ -18,6 +18,8 @@ import { currentStep, runStatuses, type NodeState, type NodeStatus } from './nod
 import { nodeContext, nodeSteps, runningPostgres } from './node-steps.ts';
 import { PostgresService, type RunningPostgres } from './postgres-service.ts';
 import { keepRegistered } from './registration.ts';
+import { StorageService } from './storage-service.ts';
+import { isLoopback } from './storage-settings.ts';
 import { SystemView } from './system-view.ts';
 import type { Report } from './supervision.ts';
 
@@ -51,8 +53,13 @@ export async function runNode(deps: DaemonDeps, options: NodeOptions, signal: Ab
     onBug: (error) => deps.log.error({ error }, 'an HTTP request met a bug'),
     signal,
   });
-  await using _http = await serveHttp(app, { port: options.httpPort });
+  await using _http = await serveHttp(app, {
+    port: options.httpPort,
+    host: options.httpHost,
+    first: (request, response) => daemon.storage?.handle(request, response) ?? false,
+  });
   await using _postgres = daemon.postgres;
+  await using _storage = daemon.startStorage();
   await daemon.run(signal);
 }
 
@@ -68,6 +75,8 @@ class Daemon {
   #state: NodeState = 'starting';
   #reason = 'the bring-up has not begun';
   #layer: AccessLayer | undefined;
+  /** Of data nodes, beside PostgreSQL: neither waits for the other. */
+  readonly storage: StorageService | undefined;
 
   constructor(deps: DaemonDeps, options: NodeOptions) {
     this.#deps = deps;
@@ -85,6 +94,30 @@ class Daemon {
       onUp: ({ version, endpoint }) => deps.log.info({ version, port: endpoint.port }, 'PostgreSQL is up'),
       onDown: (why, delayMs) => this.#recovering(why, delayMs),
     });
+    this.storage = this.#makeStorage();
+  }
+
+  #makeStorage(): StorageService | undefined {
+    const { log, clock, report } = this.#deps;
+    const { name, storage: settings, coordinator, httpHost } = this.#options;
+    if (!settings) return undefined;
+    const note = (level: 'info' | 'warn', text: string): void => report({ type: 'note', level, text });
+    return new StorageService(
+      { log, clock, registry: this.metrics, events: this.#events, note },
+      { node: name, settings, coordinator, isLoopback: isLoopback(httpHost), retries: true },
+    );
+  }
+
+  /** Disposing of it closes the engine. */
+  startStorage(): AsyncDisposable {
+    const ended = new AbortController();
+    const done = this.storage?.run(ended.signal);
+    return {
+      async [Symbol.asyncDispose]() {
+        ended.abort();
+        await done;
+      },
+    };
   }
 
   status(): NodeStatus {
@@ -103,6 +136,7 @@ class Daemon {
       postgres: this.postgres.status(),
       runs,
       dataNode: this.#layer?.status() ?? null,
+      storage: this.storage?.status() ?? null,
     };
   }
 

@@ -7,6 +7,7 @@ import type { CoordinatorOptions } from '../coordination/open-coordinator.ts';
 import { coordinatorOptions } from './coordinator-options.ts';
 import { groupSettings, type GroupSettings } from './group-settings.ts';
 import type { NodeKind } from './layout.ts';
+import { checkHttpHost, storageFolderOf, storageSettings, type StorageSettings } from './storage-settings.ts';
 
 /** Settings of one node, complete. */
 export interface NodeOptions {
@@ -21,6 +22,9 @@ export interface NodeOptions {
   readonly caFolder: string | undefined;
   readonly coordinator: CoordinatorOptions | undefined;
   readonly dataNodes: DataNodeSettings;
+  /** Undefined for a node without a storage engine. */
+  readonly storage: StorageSettings | undefined;
+  readonly httpHost: string;
   /** Undefined for a node that stands alone. */
   readonly group: GroupSettings | undefined;
   readonly startTimeoutMs: number;
@@ -65,10 +69,16 @@ export function nodeOptions(given: Options<'node'>): NodeOptions {
       hint: 'docs/configuration.md, varve node, lists every setting.',
     });
   };
+  const folder = resolve(need(given.folder, 'folder'));
+  const hasStorage = given.kind === 'data' && given.storage;
+  const storage = hasStorage ? storageSettings(given, storageFolderOf(folder)) : undefined;
+  checkHttpHost(given.httpHost, storage?.token);
   return {
     name: need(given.name, 'name'),
     kind: need(given.kind, 'kind'),
-    folder: resolve(need(given.folder, 'folder')),
+    folder,
+    storage,
+    httpHost: given.httpHost,
     httpPort: need(given.httpPort, 'httpPort'),
     rpcPort: given.rpcPort ?? 0,
     database: given.database,

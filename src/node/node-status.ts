@@ -1,6 +1,12 @@
 import type { Board, BoardRow } from '../run/board.ts';
 import type { NodeKind } from './layout.ts';
-import type { StorageStatus } from './storage-status.ts';
+import {
+  systemNamespaces,
+  systemShards,
+  type StorageStatus,
+  type SystemNamespace,
+  type SystemShard,
+} from './storage-status.ts';
 
 /** What a node says of itself under `/api/status`. */
 export interface NodeStatus {
@@ -79,7 +85,12 @@ export function currentStep(runs: readonly RunStatus[]): Pick<NodeStatus, 'step'
 }
 
 /** One node as `varve status` shows it: what it says, or why it says nothing. */
-export interface NodeRow extends Omit<NodeStatus, 'state' | 'runs' | 'dataNode' | 'pid' | 'startedAt'> {
+export interface NodeRow extends Omit<
+  NodeStatus,
+  'state' | 'runs' | 'dataNode' | 'storage' | 'pid' | 'startedAt'
+> {
+  /** Without its namespaces, which stand beside the nodes. */
+  readonly storage: Omit<StorageStatus, 'namespaces'> | null;
   readonly state: NodeState | 'unreachable';
   readonly pid: number | null;
   readonly startedAt: string | null;
@@ -90,8 +101,10 @@ export interface NodeRow extends Omit<NodeStatus, 'state' | 'runs' | 'dataNode' 
 export interface SystemStatus {
   readonly nodes: readonly NodeRow[];
   readonly dataNodes: readonly unknown[];
-  readonly namespaces: readonly unknown[];
-  readonly shards: readonly unknown[];
+  /** Of storage engines, by name. */
+  readonly namespaces: readonly SystemNamespace[];
+  /** Of storage engines: which node has which shard of which namespace, and where its data came from. */
+  readonly shards: readonly SystemShard[];
   readonly runs: readonly RunStatus[];
 }
 
@@ -115,16 +128,16 @@ export function systemStatus(asked: readonly AskedNode[]): SystemStatus {
   return {
     nodes: asked.map(nodeRow),
     dataNodes: layer('dataNodes'),
-    namespaces: layer('namespaces'),
-    shards: layer('shards'),
+    namespaces: systemNamespaces(statuses),
+    shards: systemShards(statuses),
     runs: statuses.flatMap(({ runs }) => runs),
   };
 }
 
 function nodeRow({ name, kind, http, pid, answer }: AskedNode): NodeRow {
   if ('status' in answer) {
-    const { runs: _runs, dataNode: _dataNode, ...shown } = answer.status;
-    return { ...shown, http };
+    const { runs: _runs, dataNode: _dataNode, storage, ...shown } = answer.status;
+    return { ...shown, storage: storage ? withoutNamespaces(storage) : null, http };
   }
   return {
     name,
@@ -138,6 +151,11 @@ function nodeRow({ name, kind, http, pid, answer }: AskedNode): NodeRow {
     pid,
     startedAt: null,
     postgres: null,
+    storage: null,
     http,
   };
+}
+
+function withoutNamespaces({ namespaces: _namespaces, ...rest }: StorageStatus): NodeRow['storage'] {
+  return rest;
 }

@@ -1,9 +1,9 @@
-import { progressText } from '../run/figures.ts';
+import { bytesText, progressText } from '../run/figures.ts';
 import type { NodeRow, RunStatus, SystemStatus } from './node-status.ts';
 import { textTable } from './text-table.ts';
 
 /** `varve status` for people. */
-export function statusLines({ nodes, dataNodes, runs }: SystemStatus): string[] {
+export function statusLines({ nodes, dataNodes, namespaces, runs }: SystemStatus): string[] {
   const rows = nodes.map((node) => [
     node.name,
     node.kind,
@@ -18,8 +18,27 @@ export function statusLines({ nodes, dataNodes, runs }: SystemStatus): string[] 
     ...textTable(['node', 'kind', 'state', 'pid', 'PostgreSQL', 'HTTP', 'now'], rows),
     '',
     `${dataNodes.length} data node${dataNodes.length === 1 ? '' : 's'} added`,
+    ...namespaceLines(namespaces),
     ...(active.length > 0 ? ['', ...active.map(runText)] : []),
   ];
+}
+
+/** Metrics: what each node has of each namespace. */
+function namespaceLines(namespaces: SystemStatus['namespaces']): string[] {
+  const rows = namespaces.flatMap(({ name, nodes }) =>
+    nodes.map(({ node, series, openSamples, filesets, filesetBytes, problem }) => [
+      name,
+      node,
+      String(series),
+      String(openSamples),
+      String(filesets),
+      bytesText(filesetBytes),
+      problem ?? '',
+    ]),
+  );
+  if (rows.length === 0) return [];
+  const head = ['namespace', 'node', 'series', 'samples in memory', 'filesets', 'their bytes', ''];
+  return ['', ...textTable(head, rows)];
 }
 
 function postgresText({ postgres }: NodeRow): string {

@@ -1,4 +1,4 @@
-import { Gauge, type Registry } from 'prom-client';
+import { Counter, Gauge, type Registry } from 'prom-client';
 import type { EngineStatus, NamespaceStatus } from '../storage/engine/storage-engine.ts';
 
 type Read = (namespace: NamespaceStatus) => number;
@@ -60,46 +60,60 @@ const ENGINE_GAUGES: readonly (readonly [
   ['disk_full', '1 while writes are refused because the disk is full.', ({ disk }) => (disk.full ? 1 : 0)],
 ];
 
+/** A figure that is read when it is asked for: a counter by its name, else a gauge. */
+function figure(
+  registry: Registry,
+  about: { readonly name: string; readonly help: string; readonly labelNames?: readonly string[] },
+  read: () => readonly (readonly [labels: Readonly<Record<string, string>>, value: number])[],
+): void {
+  const { name, help, labelNames = [] } = about;
+  const options = { name, help, labelNames, registers: [registry] };
+  if (name.endsWith('_total')) {
+    const counter: Counter = new Counter({
+      ...options,
+      collect: () => {
+        // What is gone has no figures.
+        counter.reset();
+        for (const [labels, value] of read()) counter.inc({ ...labels }, value);
+      },
+    });
+    return;
+  }
+  const gauge: Gauge = new Gauge({
+    ...options,
+    collect: () => {
+      gauge.reset();
+      for (const [labels, value] of read()) gauge.set({ ...labels }, value);
+    },
+  });
+}
+
 /** The figures of a storage engine for `/metrics`, read when they are asked for; none while it is not open. */
 export function storageMetrics(registry: Registry, status: () => EngineStatus | undefined): void {
   for (const [name, help, read] of ENGINE_GAUGES) {
-    const gauge: Gauge = new Gauge({
-      name: `varve_storage_${name}`,
-      help,
-      registers: [registry],
-      collect: () => {
-        const now = status();
-        if (now) gauge.set(read(now));
-        else gauge.reset();
-      },
+    figure(registry, { name: `varve_storage_${name}`, help }, () => {
+      const now = status();
+      return now ? [[{}, read(now)]] : [];
     });
   }
+  const namespaces = (): readonly NamespaceStatus[] => status()?.namespaces ?? [];
   for (const [name, help, read] of NAMESPACE_GAUGES) {
-    const gauge: Gauge = new Gauge({
-      name: `varve_storage_namespace_${name}`,
-      help,
-      labelNames: ['namespace'],
-      registers: [registry],
-      collect: () => {
-        // A namespace that is gone has no figures.
-        gauge.reset();
-        for (const each of status()?.namespaces ?? [])
-          gauge.set({ namespace: each.options.name }, read(each));
-      },
-    });
+    figure(registry, { name: `varve_storage_namespace_${name}`, help, labelNames: ['namespace'] }, () =>
+      namespaces().map((each) => [{ namespace: each.options.name }, read(each)]),
+    );
   }
-  const rejected: Gauge = new Gauge({
-    name: 'varve_storage_namespace_rejected_samples_total',
-    help: 'Samples that were not taken, by why.',
-    labelNames: ['namespace', 'reason'],
-    registers: [registry],
-    collect: () => {
-      rejected.reset();
-      for (const { options, rejected: counts } of status()?.namespaces ?? []) {
-        for (const [reason, count] of Object.entries(counts)) {
-          rejected.set({ namespace: options.name, reason }, count);
-        }
-      }
+  figure(
+    registry,
+    {
+      name: 'varve_storage_namespace_rejected_samples_total',
+      help: 'Samples that were not taken, by why.',
+      labelNames: ['namespace', 'reason'],
     },
-  });
+    () =>
+      namespaces().flatMap(({ options, rejected }) =>
+        Object.entries(rejected).map(
+          ([reason, count]) => [{ namespace: options.name, reason }, count] as const,
+        ),
+      ),
+  );
 }

@@ -150,3 +150,62 @@ export function recoveryText(status: EngineStatus): string {
     ...new Set(sources),
   ].join('; ');
 }
+
+/** A namespace as all nodes together have it. */
+export interface SystemNamespace {
+  readonly name: string;
+  /** As the first of them has it; they differ only while a change is on its way. */
+  readonly settings: NamespaceSettings;
+  readonly nodes: readonly (Omit<StoredNamespace, 'name' | 'settings' | 'shards' | 'openBlocks'> & {
+    readonly node: string;
+  })[];
+}
+
+export interface SystemShard {
+  readonly id: number;
+  readonly instances: readonly {
+    readonly node: string;
+    readonly namespace: string;
+    readonly state: ShardState;
+    readonly source: string | null;
+  }[];
+}
+
+interface NodeStorage {
+  readonly name: string;
+  readonly storage?: StorageStatus | null;
+}
+
+function stored(nodes: readonly NodeStorage[]): { node: string; namespace: StoredNamespace }[] {
+  return nodes.flatMap(({ name, storage }) =>
+    (storage?.namespaces ?? []).map((namespace) => ({ node: name, namespace })),
+  );
+}
+
+/** By name. */
+export function systemNamespaces(nodes: readonly NodeStorage[]): SystemNamespace[] {
+  const byName = new Map<
+    string,
+    { settings: NamespaceSettings; nodes: SystemNamespace['nodes'][number][] }
+  >();
+  for (const { node, namespace } of stored(nodes)) {
+    const { name, settings, shards: _shards, openBlocks: _openBlocks, ...figures } = namespace;
+    const one = byName.get(name) ?? { settings, nodes: [] };
+    one.nodes.push({ node, ...figures });
+    byName.set(name, one);
+  }
+  return [...byName].map(([name, one]) => ({ name, ...one })).sort((a, b) => (a.name < b.name ? -1 : 1));
+}
+
+/** By number. */
+export function systemShards(nodes: readonly NodeStorage[]): SystemShard[] {
+  const byId = new Map<number, SystemShard['instances'][number][]>();
+  for (const { node, namespace } of stored(nodes)) {
+    for (const { id, state, source } of namespace.shards) {
+      const instances = byId.get(id) ?? [];
+      instances.push({ node, namespace: namespace.name, state, source });
+      byId.set(id, instances);
+    }
+  }
+  return [...byId].map(([id, instances]) => ({ id, instances })).sort((a, b) => a.id - b.id);
+}

@@ -69,10 +69,22 @@ export class BootstrapLoop {
       this.#pending = true;
       return this.#running;
     }
-    this.#running = this.#repeat(signal).finally(() => {
+    this.#running = this.#told(signal).finally(() => {
       this.#running = undefined;
     });
     return this.#running;
+  }
+
+  /** With its begin and end as those of a run. */
+  async #told(signal: AbortSignal): Promise<void> {
+    this.#publish('', 'running', {});
+    try {
+      await this.#repeat(signal);
+      this.#publish('', 'done', {});
+    } catch (error) {
+      this.#publish('', signal.aborted ? 'cancelled' : 'failed', { detail: messageOf(error) }, error);
+      throw error;
+    }
   }
 
   async #repeat(signal: AbortSignal): Promise<void> {
