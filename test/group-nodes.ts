@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { GroupContext, type BootstrapDeps, type BootstrapOptions } from '../src/cluster/bootstrap/context.ts';
 import type { WriteMasterPart } from '../src/cluster/bootstrap/group-parts.ts';
-import { groupBootstrapSteps } from '../src/cluster/bootstrap/group-steps.ts';
+import { groupBootstrapSteps, isRepeated } from '../src/cluster/bootstrap/group-steps.ts';
 import { controlSchemaPart, groupSchemaPart } from '../src/cluster/bootstrap/parts.ts';
 import { GroupKeys } from '../src/cluster/group-keys.ts';
 import type { Coordinator } from '../src/coordination/coordinator.ts';
@@ -122,7 +122,22 @@ export async function bootstrap(
   context: GroupContext,
   more: { readonly events?: RunEvents; readonly signal?: AbortSignal } = {},
 ): Promise<void> {
-  await runSteps(
+  for (;;) {
+    try {
+      await runOnce(context, more);
+      return;
+    } catch (error) {
+      await context.releaseLock();
+      if (!isRepeated(error)) throw error;
+    }
+  }
+}
+
+function runOnce(
+  context: GroupContext,
+  more: { readonly events?: RunEvents; readonly signal?: AbortSignal },
+): Promise<void> {
+  return runSteps(
     { clock: systemClock, events: more.events ?? new RunEvents() },
     {
       run: 'bootstrap',

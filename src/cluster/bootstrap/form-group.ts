@@ -227,7 +227,7 @@ async function forget(context: GroupContext, node: string, members: readonly Mem
   }
 }
 
-function ownerLost({ options, keys }: GroupContext): VarveError {
+export function ownerLost({ options, keys }: GroupContext): VarveError {
   return new VarveError(
     'GROUP_OWNER_LOST',
     `another node has taken over the creation of group ${keys.cluster}`,

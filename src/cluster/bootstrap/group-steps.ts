@@ -9,6 +9,8 @@ import {
   createGroup,
   joinForming,
   ownerIsGone,
+  ownerLost,
+  isOwner,
   takeOver,
 } from './form-group.ts';
 import { thaw } from './freeze.ts';
@@ -52,6 +54,14 @@ export function groupBootstrapSteps(): Step<GroupContext>[] {
     forRole('leader', 'set-write-master', masterMissing, setWriteMaster),
     forRole('member', 'wait-for-write-master', masterMissing, waitForWriteMaster),
   ];
+}
+
+/**
+ * After these the same run is begun anew at once: a lock was lost because this node was held up, or another took over
+ * from it. What was done is found done.
+ */
+export function isRepeated(error: unknown): boolean {
+  return error instanceof VarveError && (error.code === 'SESSION_LOST' || error.code === 'GROUP_OWNER_LOST');
 }
 
 function forRole(
@@ -149,6 +159,7 @@ async function waitForMembers(context: GroupContext, work: StepWork): Promise<vo
   await waitUntil(deps.clock, work, wait, async () => {
     const [group, roster] = await Promise.all([keys.group.read(), readRoster(keys)]);
     if (group?.value.state === 'complete' || group?.value.committed === 'schema') return met;
+    if (group && context.role === 'leader' && !isOwner(context, group.value)) throw ownerLost(context);
     if (group && context.role === 'member' && ownerIsGone(context, group.value, roster)) {
       await takeOver(context, work);
     }

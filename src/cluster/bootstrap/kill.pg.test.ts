@@ -26,6 +26,9 @@ afterEach(async () => {
 
 afterAll(() => stage[Symbol.asyncDispose]());
 
+/** On a busy machine. */
+const PATIENT = { waitTimeoutMs: 60_000, registrationTtlMs: 2000, lockTtlMs: 1500 };
+
 type Options = Parameters<typeof MortalNode.start>[2];
 
 async function start(index: number, options: Options, death?: Death): Promise<MortalNode> {
@@ -94,15 +97,14 @@ test(
   async () => {
     let run = 0;
     const form = async (victim: number, death: Death): Promise<MortalNode[]> => {
-      const options = { cluster: `form-${(run += 1)}` };
+      const options = { ...PATIENT, cluster: `form-${(run += 1)}` };
       return Promise.all(
         [0, 1, 2].map((i) => survive(i, options, i === victim ? death : { at: 0, when: 'before' })),
       );
     };
     const count = await messageCount(0, () => form(0, { at: 0, when: 'before' }));
-    for (const { at, when, victim } of sampleOf(deaths(count, [0, 1, 2]), 5)) {
-      const all = await form(victim, { at, when });
-      await expectOneGroup(all);
+    for (const { at, when, victim } of sampleOf(deaths(count, [0, 1, 2]), 3)) {
+      await named({ victim, at, when }, async () => expectOneGroup(await form(victim, { at, when })));
       await Promise.all(nodes.splice(0).map((node) => node[Symbol.asyncDispose]()));
       await stage.clean();
     }
@@ -116,7 +118,7 @@ test(
     let run = 0;
     const none: Death = { at: 0, when: 'before' };
     const join = async (death: Death): Promise<MortalNode[]> => {
-      const options = { cluster: `join-${(run += 1)}`, size: 2 };
+      const options = { ...PATIENT, cluster: `join-${(run += 1)}`, size: 2 };
       const members = await Promise.all([0, 1].map((i) => survive(i, options, none)));
       await members[0]?.context.keys.master.update((master) => master && { ...master, node: 'n1' });
       await using writers = await Writers.start(stage.servers, { rows: 500, clients: 2, on: [0, 1] });
@@ -135,7 +137,7 @@ test(
     };
     const count = await messageCount(2, () => join(none));
     for (const death of sampleOf(deaths(count, [2]), 2)) {
-      await join(death);
+      await named(death, () => join(death));
       await Promise.all(nodes.splice(0).map((node) => node[Symbol.asyncDispose]()));
       await stage.clean();
     }
@@ -174,7 +176,7 @@ function deaths(count: number, victims: readonly number[]): (Death & { readonly 
 }
 
 test('a creator that dies before anything is committed is followed by another, and returns as a member', async () => {
-  const options = { cluster: 'followed' };
+  const options = { ...PATIENT, cluster: 'followed' };
   // Dead as soon as the group exists.
   const creator = await start(0, options);
   const signal = AbortSignal.timeout(60_000);
