@@ -3,8 +3,13 @@
  * the log, reading. `npx tsx bench/storage-buffer.ts [A|B|C] [part]`, where a part of 0.1 takes a tenth of the series.
  * One thread; nanoseconds are per sample.
  */
-import { readFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { BufferMemory } from '../src/storage/buffer/buffer-memory.ts';
+import { MemoryImages } from '../src/storage/buffer/memory-image.ts';
+import { restoreImage } from '../src/storage/buffer/restore-image.ts';
+import { NodeFileSystem } from '../src/core/node-file-system.ts';
 import { NamespaceBuffer, type BufferOptions } from '../src/storage/buffer/namespace-buffer.ts';
 import { encodeLabels } from '../src/storage/index/labels.ts';
 import { KERNEL_FILE, Kernel } from '../src/storage/kernel/kernel.ts';
@@ -140,6 +145,36 @@ for (let round = 0; round < 3; round++) {
   console.log(
     `  replay     ${ns(took)} ns a sample, ${ns((user + system) / 1000)} of processors, ${(samples / took / 1000).toFixed(1)} M/s, ${took.toFixed(0)} ms`,
   );
+}
+
+const folder = mkdtempSync(join(tmpdir(), 'varve-bench-image-'));
+try {
+  const fs = new NodeFileSystem();
+  const images = new MemoryImages(fs, folder, memory);
+  for (let round = 0; round < 2; round++) {
+    const start = performance.now();
+    const image = images.capture([buffer], null);
+    const captured = performance.now() - start;
+    const report = await images.write(image);
+    console.log(
+      `  image      ${captured.toFixed(0)} ms to capture, ${(performance.now() - start).toFixed(0)} ms with writing ${mib(report?.bytes ?? 0)} MiB`,
+    );
+  }
+  for (let round = 0; round < 3; round++) {
+    const cpuStart = process.cpuUsage();
+    const start = performance.now();
+    const { restored } = await restoreImage(fs, folder, { limitBytes: 1 << 30 });
+    const restoredMs = performance.now() - start;
+    const [state] = restored?.buffers ?? [];
+    if (!restored || !state) throw new Error('the image was refused');
+    NamespaceBuffer.restore(restored.memory, options, state);
+    const { user, system } = process.cpuUsage(cpuStart);
+    console.log(
+      `  restore    ${restoredMs.toFixed(0)} ms for pages, ${(performance.now() - start).toFixed(0)} in all, ${((user + system) / 1000).toFixed(0)} of processors`,
+    );
+  }
+} finally {
+  rmSync(folder, { recursive: true });
 }
 
 let start = performance.now();
