@@ -14,6 +14,8 @@ export class GapUpkeep {
   readonly #deps: GapUpkeepDeps;
   readonly #self: ServerAddress;
   readonly #marks = new Map<string, GapMark>();
+  /** Told once. */
+  readonly #reasons = new Map<string, string>();
 
   constructor(deps: GapUpkeepDeps, self: ServerAddress) {
     this.#deps = deps;
@@ -23,10 +25,16 @@ export class GapUpkeep {
   /** One round; `peers` are all other members, whether they are there or not. Never throws. */
   async round(databases: readonly string[], peers: readonly ServerAddress[]): Promise<void> {
     for (const database of databases) {
-      await this.#keep(database, peers).catch((error: unknown) => {
-        // A peer that is away: nothing is given up before it has it.
-        this.#deps.log.info({ database, reason: messageOf(error) }, 'the slot for gaps is not moved on');
-      });
+      await this.#keep(database, peers).then(
+        () => this.#reasons.delete(database),
+        (error: unknown) => {
+          // A peer that is away: nothing is given up before it has it.
+          const reason = messageOf(error);
+          if (this.#reasons.get(database) === reason) return;
+          this.#reasons.set(database, reason);
+          this.#deps.log.info({ database, reason }, 'the slot for gaps is not moved on');
+        },
+      );
     }
   }
 

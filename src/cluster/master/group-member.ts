@@ -12,7 +12,7 @@ import { lastFollowed, readView, type GroupView } from './group-view.ts';
 import { LocalServer } from './local-server.ts';
 import { MasterLock, type SessionMemory } from './master-lock.ts';
 import { MemberActions, reignOf } from './member-actions.ts';
-import { observeLocal, SILENT, takesConnections } from './observe.ts';
+import { observeLocal, SILENT, serverSpeaks } from './observe.ts';
 import { plan, type LocalView, type Observed, type Plan } from './plan.ts';
 import type { QuorumOptions } from './quorum.ts';
 import { awaitQuorum } from './quorum-wait.ts';
@@ -72,6 +72,7 @@ const LOOK_TIMEOUT_MS = 3_000;
 const PROBE_MS = 100;
 const UPKEEP_MS = 1_000;
 const RETRY_MS = 150;
+const REPEAT_MS = 20;
 
 /**
  * One member's part in there being exactly one write master: follows, stands, fences, takes over, hands over.
@@ -93,6 +94,7 @@ export class GroupMember {
   #answeredAtMs: number;
   #lastWriteGapMs: number | undefined;
   #shown = '';
+  #lastAction = '';
   #wake = (): void => {};
   #woken = false;
 
@@ -255,8 +257,11 @@ export class GroupMember {
         const databases = this.#databases(this.#view);
         await this.#actions.act(planned.action, { view: this.#view, local, databases, signal });
         idle = planned.action.do === 'nothing';
+        // What did not help the first time is not repeated as fast as possible.
+        if (!idle && planned.action.do === this.#lastAction) await clock.sleep(REPEAT_MS, signal);
+        this.#lastAction = planned.action.do;
         if (planned.state === 'active' && idle) await this.#serveRequests(this.#view, databases);
-        await this.#afterwards(planned);
+        this.#measure(planned);
       } else if (!this.#lock.alive) {
         // Without a view nothing can be decided but this.
         await this.#lock.connect();
@@ -319,7 +324,7 @@ export class GroupMember {
       members: view.members,
       paused: view.config?.maintenance?.paused === true,
       local,
-      previousAnswers: former ? await takesConnections(former, PROBE_MS) : false,
+      previousAnswers: former ? await serverSpeaks(former, PROBE_MS) : false,
       previousSpent: this.#actions.findings.previousSpent,
       cleared: this.#actions.findings.cleared,
     };
@@ -353,8 +358,8 @@ export class GroupMember {
       .map(({ node, host, port }) => ({ node, host, port }));
   }
 
-  /** Also measures for how long nobody could write, where this node was the one before. */
-  async #afterwards({ state }: Plan): Promise<void> {
+  /** For how long nobody could write, where this node was the one before. */
+  #measure({ state }: Plan): void {
     const { closedAtMs } = this.#actions;
     const record = this.#view?.master?.value;
     if (closedAtMs === undefined || !record || state === 'handing-over') return;
@@ -366,7 +371,6 @@ export class GroupMember {
         'there is a write master again',
       );
     }
-    return Promise.resolve();
   }
 
   async #serveRequests(view: GroupView, databases: readonly string[]): Promise<void> {

@@ -48,16 +48,22 @@ export const SILENT: LocalView = {
   progress: new Map(),
 };
 
-/** Whether somebody takes connections there. */
-export function takesConnections({ host, port }: ServerAddress, timeoutMs: number): Promise<boolean> {
+/** PostgreSQL's request for encryption: any server that is alive answers with one byte, and logs nothing. */
+const SSL_REQUEST = Buffer.from([0, 0, 0, 8, 4, 210, 22, 47]);
+
+/** Whether a PostgreSQL server speaks there: not one that hangs, nor something else that accepts for it. */
+export function serverSpeaks({ host, port }: ServerAddress, timeoutMs: number): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect({ host, port });
     const end = (answer: boolean): void => {
+      clearTimeout(timer);
       socket.destroy();
       resolve(answer);
     };
-    socket.setTimeout(timeoutMs, () => end(false));
-    socket.once('connect', () => end(true));
+    const timer = setTimeout(() => end(false), timeoutMs);
+    socket.once('connect', () => socket.write(SSL_REQUEST));
+    socket.once('data', () => end(true));
+    socket.once('close', () => end(false));
     socket.once('error', () => end(false));
   });
 }

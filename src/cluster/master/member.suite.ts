@@ -1,0 +1,420 @@
+import { randomUUID } from 'node:crypto';
+import { readdirSync, readFileSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { serverOptions } from '../../../test/group-servers.ts';
+import { TEMP_PREFIX } from '../../../test/leak-check.ts';
+import { systemClock } from '../../core/clock.ts';
+import type { Coordinator } from '../../coordination/coordinator.ts';
+import { EmbeddedCoordinator } from '../../coordination/embedded-server.ts';
+import { openCoordinator } from '../../coordination/open-coordinator.ts';
+import { TcpProxy } from '../../coordination/tcp-proxy.suite.ts';
+import type { Connection } from '../../postgres/connection.ts';
+import { startServer, type OwnServer } from '../../postgres/server.ts';
+import { GroupKeys, type MemberRecord } from '../group-keys.ts';
+import { GroupServers } from '../mesh/group-servers.ts';
+import { groupSettingsFor } from '../mesh/limits.ts';
+import { GroupMember, type GroupMemberOptions } from './group-member.ts';
+import { TestMesh, type MeshNode } from './mesh.suite.ts';
+
+export const DATABASES = ['rdpg', 'varve'];
+export const TTL_MS = 1_000;
+
+interface Daemon {
+  readonly member: GroupMember;
+  readonly stop: AbortController;
+  readonly done: Promise<void>;
+  readonly coordinator: Coordinator;
+  readonly servers: GroupServers;
+}
+
+/** A group of members in this process, on real servers, with a link to the coordinator each. */
+export class TestGroup implements AsyncDisposable {
+  readonly mesh: TestMesh;
+  readonly keys: GroupKeys;
+  readonly #coordinator: { server: EmbeddedCoordinator; readonly folder: string; readonly port: number };
+  readonly #client: Coordinator;
+  /** From each node to the coordinator. */
+  readonly toCoordinator = new Map<string, TcpProxy>();
+  readonly #daemons = new Map<string, Daemon>();
+  readonly #restarted: OwnServer[] = [];
+  readonly #options: Partial<GroupMemberOptions>;
+
+  private constructor(
+    mesh: TestMesh,
+    coordinator: { server: EmbeddedCoordinator; readonly folder: string; readonly port: number },
+    options: Partial<GroupMemberOptions>,
+  ) {
+    this.mesh = mesh;
+    this.#coordinator = coordinator;
+    this.#options = options;
+    this.#client = openCoordinator(
+      { kind: 'embedded', url: coordinator.server.url },
+      { clock: systemClock, log: silent },
+    );
+    this.keys = new GroupKeys(this.#client, 'test');
+  }
+
+  static async start(count: number, options: Partial<GroupMemberOptions> = {}): Promise<TestGroup> {
+    const folder = await mkdtemp(join(tmpdir(), `${TEMP_PREFIX}coordinator-`));
+    const [mesh, server] = await Promise.all([
+      TestMesh.start(count, DATABASES),
+      EmbeddedCoordinator.start({ folder }, { clock: systemClock, log: silent }),
+    ]);
+    const port = Number(new URL(server.url).port);
+    const group = new TestGroup(mesh, { server, folder, port }, options);
+    for (const node of mesh.nodes) {
+      group.toCoordinator.set(node.node, await TcpProxy.start(server.url));
+      await group.keys.members.at(node.node).create(recordOf(node));
+    }
+    for (const node of mesh.nodes) group.startDaemon(node);
+    return group;
+  }
+
+  daemon(node: MeshNode): GroupMember {
+    const found = this.#daemons.get(node.node);
+    if (!found) throw new Error(`the daemon of ${node.node} does not run`);
+    return found.member;
+  }
+
+  /** The one of this test process; `run`s until it is stopped. */
+  startDaemon(node: MeshNode, more: Partial<GroupMemberOptions> = {}): GroupMember {
+    const link = this.toCoordinator.get(node.node);
+    const coordinator = openCoordinator(
+      { kind: 'embedded', url: link?.url ?? '', timeoutMs: 1_000 },
+      { clock: systemClock, log: silent },
+    );
+    const { password } = this.mesh.group;
+    const servers = new GroupServers({ user: 'rdpg', password });
+    const member = new GroupMember(
+      {
+        clock: systemClock,
+        log: logOf(node.node),
+        coordinator,
+        servers,
+        restart: async () => {
+          await this.restartServer(node);
+        },
+      },
+      {
+        cluster: 'test',
+        address: node.direct,
+        clientDatabases: ['varve'],
+        quorumDatabases: ['varve'],
+        quorum: { policy: 'safety', confirm: 'majority' },
+        ttlMs: TTL_MS,
+        pollMs: 200,
+        ...this.#options,
+        ...more,
+      },
+    );
+    const stop = new AbortController();
+    const done = member.run(stop.signal);
+    this.#daemons.set(node.node, { member, stop, done, coordinator, servers });
+    return member;
+  }
+
+  async stopDaemon(node: MeshNode): Promise<void> {
+    const daemon = this.#daemons.get(node.node);
+    if (!daemon) return;
+    this.#daemons.delete(node.node);
+    daemon.stop.abort();
+    await daemon.done;
+    await daemon.servers[Symbol.asyncDispose]();
+    await daemon.coordinator[Symbol.asyncDispose]();
+  }
+
+  /** The node as a whole is gone: server and daemon, without a word. */
+  async kill(node: MeshNode): Promise<void> {
+    const link = this.toCoordinator.get(node.node);
+    // A daemon of this process cannot be killed; without coordinator and server it can do nothing.
+    if (link) link.silent = true;
+    process.kill(this.serverOf(node).pid, 'SIGKILL');
+    await this.serverOf(node).exited;
+  }
+
+  /** After `kill`. */
+  async revive(node: MeshNode): Promise<void> {
+    await this.startServer(node);
+    const link = this.toCoordinator.get(node.node);
+    if (link) {
+      link.silent = false;
+      link.cut();
+    }
+  }
+
+  serverOf(node: MeshNode): OwnServer {
+    return this.#restarted.findLast(({ port }) => port === node.server.port) ?? node.server;
+  }
+
+  async startServer(node: MeshNode): Promise<void> {
+    const settings = {
+      ...groupSettingsFor(18, { members: this.mesh.nodes.length, databases: 4 }),
+      max_connections: '100',
+      shared_buffers: '16MB',
+      autovacuum: 'off',
+      log_min_messages: 'warning',
+    };
+    const folder = dirname(node.server.dataDir);
+    for (let tried = 1; ; tried += 1) {
+      try {
+        this.#restarted.push(await startServer(serverOptions(folder, 18, settings)));
+        return;
+      } catch (error) {
+        // After a kill the former one's shared memory may be in use for a moment.
+        if (tried === 10) throw error;
+        await systemClock.sleep(200);
+      }
+    }
+  }
+
+  async restartServer(node: MeshNode): Promise<void> {
+    await this.serverOf(node).stop();
+    await this.startServer(node);
+  }
+
+  /** Every process of the server stands still, or goes on. */
+  freeze(node: MeshNode, frozen: boolean): void {
+    const { pid } = this.serverOf(node);
+    for (const process_ of [pid, ...childrenOf(pid)]) {
+      process.kill(process_, frozen ? 'SIGSTOP' : 'SIGCONT');
+    }
+  }
+
+  /** Peers reach the node no more, and it does not reach the coordinator; clients beside it do. */
+  cutOff(node: MeshNode, cut: boolean): void {
+    for (const link of [node.link, this.toCoordinator.get(node.node)]) {
+      if (!link) continue;
+      link.silent = cut;
+      if (!cut) link.cut();
+    }
+  }
+
+  /** Who is write master by its own word; waits for it. */
+  async master(not?: MeshNode): Promise<MeshNode> {
+    return this.until('a write master', () =>
+      this.mesh.nodes.find(
+        (node) => node !== not && this.#daemons.get(node.node)?.member.status().state === 'active',
+      ),
+    );
+  }
+
+  async until<T>(
+    what: string,
+    look: () => T | undefined | false | Promise<T | undefined | false>,
+  ): Promise<T> {
+    const untilMs = Date.now() + 60_000;
+    for (;;) {
+      const found = await look();
+      if (found !== undefined && found !== false) return found;
+      if (Date.now() > untilMs) {
+        const status = [...this.#daemons.values()].map(({ member }) => member.status());
+        throw new Error(`no ${what}: ${JSON.stringify(status, undefined, 1)}`);
+      }
+      await systemClock.sleep(20);
+    }
+  }
+
+  /** Everybody follows, and has the same rows. */
+  async converged(nodes: readonly MeshNode[] = this.mesh.nodes): Promise<string> {
+    return this.until('equal digests', async () => {
+      const states = nodes.map((node) => this.daemon(node).status().state);
+      if (!states.every((state) => state === 'following' || state === 'active')) return undefined;
+      const digests = await Promise.all(nodes.map((node) => this.mesh.digest(node, 'varve')));
+      return new Set(digests).size === 1 ? digests[0] : undefined;
+    });
+  }
+
+  /**
+   * A member is made anew from the write master, in the simplest form, while nobody writes: its subscriptions and
+   * slots go, its rows are those of the master, and it takes changes from there on.
+   */
+  async rejoin(node: MeshNode): Promise<void> {
+    const { mesh } = this.mesh;
+    const master = await this.master();
+    const others = this.mesh.nodes.filter((other) => other !== node);
+    await this.stopDaemon(node);
+    for (const database of DATABASES) {
+      for (const other of others) {
+        await mesh.drop({ from: other.address, to: node.direct, database });
+        await mesh.drop({ from: node.address, to: other.direct, database });
+      }
+      await this.mesh.sql(
+        node,
+        database,
+        `select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name like 'varve_gap%' and database = current_database()`,
+      );
+      await this.mesh.sql(
+        node,
+        database,
+        `set session_replication_role = replica; truncate public.rows, varve_group.barrier, varve_group.ddl_queue; drop table if exists varve_group.gap_floor; reset session_replication_role`,
+      );
+      const fresh = { enabled: true, copyData: false, foundSlot: 'renew' } as const;
+      for (const other of others) {
+        await mesh.connect({ from: node.address, to: other.direct, database }, fresh);
+        await mesh.connect(
+          { from: other.address, to: node.direct, database },
+          { ...fresh, copyData: other === master },
+        );
+      }
+    }
+    const reign = (await this.keys.master.read())?.value.reign ?? '';
+    const at = new Date().toISOString();
+    await this.keys
+      .fences(reign)
+      .at(node.node)
+      .update(() => ({ node: node.node, term: reign, progress: {}, followed: true, at }));
+    await this.keys.members.at(node.node).update(() => recordOf(node));
+    this.startDaemon(node);
+  }
+
+  async stopCoordinator(): Promise<void> {
+    await this.#coordinator.server[Symbol.asyncDispose]();
+  }
+
+  async startCoordinator(): Promise<void> {
+    const { folder, port } = this.#coordinator;
+    this.#coordinator.server = await EmbeddedCoordinator.start(
+      { folder, port },
+      { clock: systemClock, log: silent },
+    );
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const node of this.mesh.nodes) this.cutOff(node, false);
+    await Promise.all(this.mesh.nodes.map((node) => this.stopDaemon(node)));
+    await this.#client[Symbol.asyncDispose]();
+    await this.#coordinator.server[Symbol.asyncDispose]();
+    for (const link of this.toCoordinator.values()) await link[Symbol.asyncDispose]();
+    await Promise.all(this.#restarted.map((server) => server.stop()));
+    await this.mesh[Symbol.asyncDispose]();
+    await rm(this.#coordinator.folder, { recursive: true, force: true });
+  }
+}
+
+/** What a client was told, in the order in which it was told. */
+export interface Acknowledged {
+  readonly id: number;
+  readonly node: string;
+  readonly atMs: number;
+}
+
+/** Clients that write rows one by one to whoever is write master, and remember what was acknowledged. */
+export class WriteLoad {
+  readonly acknowledged: Acknowledged[] = [];
+  readonly #group: TestGroup;
+  readonly #stop = new AbortController();
+  readonly #done: Promise<unknown>;
+  #nextId: number;
+
+  constructor(group: TestGroup, options: { readonly clients: number; readonly firstId: number }) {
+    this.#group = group;
+    this.#nextId = options.firstId;
+    this.#done = Promise.all(Array.from({ length: options.clients }, () => this.#client()));
+  }
+
+  async stop(): Promise<void> {
+    this.#stop.abort();
+    await this.#done;
+  }
+
+  /** Resolves when `count` more are acknowledged, by `node` where it is given. */
+  async more(count: number, node?: MeshNode): Promise<void> {
+    const matching = (): number =>
+      this.acknowledged.filter((one) => node === undefined || one.node === node.node).length;
+    const wanted = matching() + count;
+    await this.#group.until(`${count} more rows`, () => matching() >= wanted);
+  }
+
+  async #client(): Promise<void> {
+    while (!this.#stop.signal.aborted) {
+      const nodes = this.#group.mesh.nodes;
+      const states = nodes.map((node) => ({ node, state: this.#stateOf(node) }));
+      const to = states.find(({ state }) => state === 'active')?.node;
+      if (!to) {
+        await systemClock.sleep(10);
+        continue;
+      }
+      await this.#writeTo(to).catch(() => systemClock.sleep(10));
+    }
+  }
+
+  #stateOf(node: MeshNode): string {
+    try {
+      return this.#group.daemon(node).status().state;
+    } catch {
+      return 'gone';
+    }
+  }
+
+  async #writeTo(node: MeshNode): Promise<void> {
+    let warned = false;
+    const connection: Connection = await this.#group.mesh.client(node, 'varve', {
+      connectTimeoutMs: 1_000,
+      signal: AbortSignal.any([this.#stop.signal]),
+      onNotice: () => (warned = true),
+    });
+    try {
+      while (!this.#stop.signal.aborted) {
+        const id = this.#nextId++;
+        const written = connection.query(`insert into public.rows (id, writer, note) values ($1, $2, $3)`, [
+          id,
+          node.node,
+          randomUUID(),
+        ]);
+        await within(written, 3_000);
+        // With a warning it is committed on this server only: that is no promise.
+        if (!warned) this.acknowledged.push({ id, node: node.node, atMs: performance.now() });
+        warned = false;
+      }
+    } finally {
+      connection.destroy();
+    }
+  }
+}
+
+async function within<T>(work: Promise<T>, ms: number): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => reject(new Error('no answer')), ms);
+  });
+  work.catch(() => {});
+  return Promise.race([work, late]).finally(() => clearTimeout(timer));
+}
+
+export function recordOf(node: MeshNode): MemberRecord {
+  return {
+    node: node.node,
+    nodeUuid: randomUUID(),
+    host: node.address.host,
+    port: node.address.port,
+    state: 'member',
+    tags: {},
+    databases: DATABASES,
+    joinedAt: new Date(Date.now() - 3_600_000).toISOString(),
+  };
+}
+
+const silent = { info: () => {}, warn: () => {}, error: () => {} };
+
+function logOf(node: string) {
+  if (process.env['VARVE_TEST_LOG'] !== '1') return silent;
+  const write = (fields: object, message: string): void => {
+    console.log(`${(performance.now() / 1000).toFixed(3)} ${node} ${message} ${JSON.stringify(fields)}`);
+  };
+  return { info: write, warn: write, error: write };
+}
+
+function childrenOf(pid: number): number[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .flatMap((name) => {
+      try {
+        const [, parent] = /^\d+ \(.*\) \S+ (\d+)/.exec(readFileSync(`/proc/${name}/stat`, 'utf8')) ?? [];
+        return Number(parent) === pid ? [Number(name)] : [];
+      } catch {
+        return [];
+      }
+    });
+}
