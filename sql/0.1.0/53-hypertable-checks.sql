@@ -121,6 +121,8 @@ as $$
   union all
   select 'replica identity', 'ALTER TABLE … REPLICA IDENTITY DEFAULT'
   from pg_class c where c.oid = relation and c.relreplident <> 'd'
+    -- In a group, tables without a key have it by themselves.
+    and (c.relreplident <> 'f' or to_regclass('varve_group.local') is null)
   union all
   select 'security label', 'remove it'
   where exists (select from pg_seclabel s where s.classoid = 'pg_class'::regclass and s.objoid = relation)

@@ -251,6 +251,7 @@ as $$
 declare
   hypertable varve.hypertable;
 begin
+  perform varve._refuse_read_only('varve._upkeep');
   for hypertable in
     select * from varve.hypertable h where not exists (select from pg_class c where c.oid = h.relation)
     for update skip locked

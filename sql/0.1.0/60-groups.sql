@@ -132,6 +132,9 @@ begin
   perform varve._derive_group();
   -- The members of the first hour have each an identity of their own: this one's becomes that of all.
   update varve.identity set uuid = uuid;
+  -- Numbers that the former one drew for calls that were never committed may still be in use on the data nodes.
+  perform setval('varve.hypertable_index_number', 1000 + greatest((select s.last_value from varve.hypertable_index_number s),
+    (select max(i.number) from varve.hypertable_index i)));
   update varve.hypertable h set changing = null, structure = varve._structure(h.relation)
     where exists (select from pg_class c where c.oid = h.relation);
 end

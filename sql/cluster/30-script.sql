@@ -2,9 +2,10 @@
 -- text: that is found in the text that the client sent, which may hold several statements.
 
 -- The statements of `script` without their comments. `words` are the first words of each outside of parentheses, in
--- capitals; `has_as` says whether AS stands outside of parentheses.
+-- capitals; `has_as` says whether AS stands outside of parentheses, `ends_at` where the statement's semicolon is; it
+-- lies behind the text's end for one that has none.
 create or replace function varve_group._statements(script text)
-returns table (number integer, statement text, words text[], has_as boolean)
+returns table (number integer, statement text, words text[], has_as boolean, ends_at integer)
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $body$
 declare
@@ -18,6 +19,7 @@ declare
   parts text[] := '{}';
 begin
   number := 0;
+  ends_at := 0;
   words := '{}';
   has_as := false;
   for token in
@@ -26,6 +28,7 @@ begin
       '|\$(?:[^\x01-\x40\x5b-\x5e\x60\x7b-\x7f][^\x01-\x2f\x3a-\x40\x5b-\x5e\x60\x7b-\x7f]*)?\$'
       '|\\[''"\\]|--|/\*|\*/|\n|[ \t\r\f\v]+|[0-9.,]+|.)', 'g') m
   loop
+    ends_at := ends_at + length(token);
     if state = '--' then
       continue when token <> E'\n';
       state := '';

@@ -22,34 +22,51 @@ $$;
 
 -- The statement of the client's string that is being carried out at its top level, and what speaks against
 -- relying on it. Statements of one string are carried out in their order, so each is the next one of its kind: that
--- holds only if every event asks, also one of which nothing is queued.
-create or replace function varve_group._next_typed(tag text, out statement text, out obstacle text)
+-- holds only if every event asks, also one of which nothing is queued. Of a long string only the part behind the
+-- last one is looked at.
+create or replace function varve_group._next_typed(tag text, is_off boolean, out statement text, out obstacle text)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   script text := current_query();
-  key text := md5(script) || statement_timestamp();
-  consumed integer := 0;
-  count integer;
-  undoes boolean;
-  number integer;
+  key text;
+  place text := '0';
+  width integer := 2000;
+  ends_at integer;
 begin
-  if starts_with(coalesce(current_setting('varve_group.script', true), ''), key || ' ') then
-    consumed := split_part(current_setting('varve_group.script'), ' ', -1)::integer;
-  end if;
-  select count(*), bool_or(s.words[1] in ('ROLLBACK', 'ABORT', 'SAVEPOINT', 'RELEASE')
-      or s.words[1] = 'PREPARE' and s.words[2] = 'TRANSACTION'),
-      min(s.number) filter (where s.number > consumed and varve_group._has_tag(s.words, s.has_as, tag)),
-      (array_agg(s.statement order by s.number)
-        filter (where s.number > consumed and varve_group._has_tag(s.words, s.has_as, tag)))[1]
-    into count, undoes, number, statement from varve_group._statements(script) s;
-  if statement is null then
-    obstacle := 'Its text could not be found in what was sent: ' || left(script, 200);
-  elsif count > 1 then
-    if undoes then
+  if strpos(rtrim(script, E'; \n\r\t'), ';') = 0 then
+    if not is_off then
+      select s.statement into statement
+        from varve_group._statements(script) s where varve_group._has_tag(s.words, s.has_as, tag);
+    end if;
+  else
+    key := md5(script) || statement_timestamp();
+    if starts_with(coalesce(current_setting('varve_group.script', true), ''), key || ' ') then
+      place := split_part(current_setting('varve_group.script'), ' ', -1);
+    end if;
+    if is_off or place = 'off' then
+      perform set_config('varve_group.script', key || ' off', false);
+      obstacle := 'It was sent together with statements under varve_group.ddl = off in one string.';
+      return;
+    end if;
+    loop
+      select s.statement, s.ends_at into statement, ends_at
+        from varve_group._statements(substr(script, place::integer + 1, width)) s
+        where varve_group._has_tag(s.words, s.has_as, tag)
+          and (s.ends_at <= width or place::integer + width >= length(script))
+        order by s.number limit 1;
+      exit when found or place::integer + width >= length(script);
+      width := width * 4;
+    end loop;
+    perform set_config('varve_group.script', key || ' ' || (place::integer + ends_at), false);
+    if script ~* '\y(rollback|abort|savepoint|release|prepare)\y' and exists (
+      select from varve_group._statements(script) s where s.words[1] in ('ROLLBACK', 'ABORT', 'SAVEPOINT', 'RELEASE')
+        or s.words[1] = 'PREPARE' and s.words[2] = 'TRANSACTION') then
       obstacle := 'It was sent together with SAVEPOINT, ROLLBACK or PREPARE TRANSACTION in one string.';
     end if;
-    perform set_config('varve_group.script', key || ' ' || number, false);
+  end if;
+  if statement is null and obstacle is null then
+    obstacle := 'Its text could not be found in what was sent: ' || left(script, 200);
   end if;
 end
 $$;
@@ -143,6 +160,14 @@ as $$
     and c.xmin::text::bigint = (pg_current_xact_id()::text::bigint & 4294967295)
 $$;
 
+-- Only for superusers, in whose commands nothing is looked at then.
+create or replace function varve_group._is_off() returns boolean
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(current_setting('varve_group.ddl', true), '') = 'off'
+    and (select r.rolsuper from pg_roles r where r.rolname = current_setting('varve_group.caller'))
+$$;
+
 -- Refuses what only the write master may do; says whether the command is to be queued.
 create or replace function varve_group._is_queued(tag text) returns boolean
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -152,7 +177,7 @@ declare
   caller_is_superuser boolean := (select r.rolsuper from pg_roles r where r.rolname = current_setting('varve_group.caller'));
   me varve_group.local;
 begin
-  if mode = 'off' and caller_is_superuser then
+  if varve_group._is_off() then
     return false;
   end if;
   select * into me from varve_group.local;
@@ -277,14 +302,19 @@ declare
   total integer;
   ours integer;
   extension oid;
+  is_off boolean;
   found_text record;
 begin
   get diagnostics context = pg_context;
   perform set_config('varve_group.dropped', '', true);
-  if strpos(context, E'\n') > 0 then
+  is_off := varve_group._is_off();
+  if strpos(context, E'\n') = 0 then
+    select * into found_text from varve_group._next_typed(tg_tag, is_off);
+  elsif not is_off then
     select * into found_text from varve_group._nested(tg_tag, context);
-  else
-    select * into found_text from varve_group._next_typed(tg_tag);
+  end if;
+  if is_off then
+    return;
   end if;
   select count(*), count(*) filter (where not c.in_extension
         and not (coalesce(c.schema_name, '') = 'pg_temp' or coalesce(c.object_identity, '') ~ '\ypg_temp\.')),

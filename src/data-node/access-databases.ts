@@ -30,6 +30,8 @@ const LOOK_AGAIN_MS = 15_000;
 
 export interface AccessDatabase {
   readonly database: string;
+  /** Whether this access node may change the registry: in a group, only one may. */
+  readonly isWriteMaster: boolean;
   readonly nodes: readonly {
     readonly name: string;
     readonly host: string;
@@ -88,10 +90,10 @@ export class AccessDatabases {
         const found = await this.#deps.withAdmin(database.name, (admin) => this.#reconcileOne(admin), signal);
         if (found === undefined)
           this.#without.set(database.oid, this.#deps.clock.monotonicMs() + LOOK_AGAIN_MS);
-        else if (found !== 'data-node') known.push({ database: database.name, nodes: found });
+        else if (found !== 'data-node') known.push({ database: database.name, ...found });
       } catch (error) {
         signal.throwIfAborted();
-        known.push({ database: database.name, nodes: [], error: messageOf(error) });
+        known.push({ database: database.name, isWriteMaster: true, nodes: [], error: messageOf(error) });
         this.#deps.log.warn(
           { error, database: database.name },
           'an access database could not be looked after',
@@ -115,7 +117,9 @@ export class AccessDatabases {
     return rows.filter((row) => (this.#without.get(row.oid) ?? 0) <= nowMs);
   }
 
-  async #reconcileOne(admin: Connection): Promise<AccessDatabase['nodes'] | 'data-node' | undefined> {
+  async #reconcileOne(
+    admin: Connection,
+  ): Promise<Pick<AccessDatabase, 'isWriteMaster' | 'nodes'> | 'data-node' | undefined> {
     const { present } = await admin.one<{ present: boolean }>(
       `select to_regclass('varve.endpoint') is not null and to_regprocedure('varve._unmapped_roles()') is not null as present`,
     );
@@ -130,7 +134,23 @@ export class AccessDatabases {
     const { member } = await admin.one<{ member: boolean }>(
       'select dist_id is not null and dist_id <> uuid as member from varve.identity',
     );
-    return member ? 'data-node' : this.#reconcileNodes(admin);
+    if (member) return 'data-node';
+    const nodes = await this.#reconcileNodes(admin);
+    return { nodes, isWriteMaster: await this.#reconcileGroup(admin) };
+  }
+
+  /** What came from the group's write master and is not derived here yet. Returns whether this is the master. */
+  async #reconcileGroup(admin: Connection): Promise<boolean> {
+    const { present } = await admin.one<{ present: boolean }>(
+      `select to_regclass('varve_group.local') is not null as present`,
+    );
+    if (!present) return true;
+    const { rows } = await admin.query<{ what: string; error: string }>(
+      'select what, error from varve._derive_group()',
+    );
+    for (const row of rows) this.#deps.log.warn(row, 'not all of the group’s registry is derived here yet');
+    const { master } = await admin.one<{ master: boolean }>('select varve._is_write_master() as master');
+    return master;
   }
 
   async #reconcileNodes(admin: Connection): Promise<AccessDatabase['nodes']> {

@@ -141,7 +141,9 @@ export class DataNodeService implements AsyncDisposable {
     if (dataDir !== undefined) await leaveAddress(dataDir, address);
     this.#databases = new AccessDatabases({ ...this.#deps, sessions }, { homeDatabase, address, intervalMs });
     await this.#databases.round(this.#stop.signal);
-    const databases = (): string[] => this.databases().map(({ database }) => database);
+    // What the registry says is carried out by one access node of a group.
+    const databases = (): string[] =>
+      this.databases().flatMap(({ database, isWriteMaster }) => (isWriteMaster ? [database] : []));
     const upkeep = this.#hypertables.upkeep({ databases, intervalMs: UPKEEP_INTERVAL_MS });
     const { signal } = this.#stop;
     this.#loop = Promise.all([this.#databases.run(signal), upkeep.run(signal)]);

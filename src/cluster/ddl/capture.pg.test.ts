@@ -303,6 +303,30 @@ describe('on the write master', () => {
     expect(await there('select id from work.prey')).toEqual(['1']);
   });
 
+  test('a long string is taken apart, whatever its statements hold', async () => {
+    const body = `begin ${"perform 1; -- it's $$;\n".repeat(2000)} end`;
+    const parts = Array.from(
+      { length: 40 },
+      (_, i) => `create table long_${i} (id int primary key, "semi;colon" text);
+      insert into long_${i} values (${i}, ';create table no ();'); drop table if exists never_${i};
+      drop table if exists long_${(i + 39) % 40};`,
+    );
+    await user.query(`${parts.join('\n')} create function long_body() returns void language plpgsql as $long$${body}$long$;
+      create table long_last ();`);
+    expect(
+      await there(`select relname from pg_class where relname ~ '^long_' and relkind = 'r' order by 1`),
+    ).toEqual(['long_39', 'long_last']);
+    expect(await there(`select length(prosrc) from pg_proc where proname = 'long_body'`)).toEqual([
+      String(body.length),
+    ]);
+    await expect(
+      admin().query(
+        'set varve_group.ddl = off; create table o1 (); reset varve_group.ddl; create table o2 ()',
+      ),
+    ).rejects.toMatchObject({ sqlstate: '0A000' });
+    await admin().query('rollback; reset varve_group.ddl');
+  });
+
   test('objects that are said to be local stay here', async () => {
     await admin().query(
       `set varve_group.ddl = local; create table here_only (id int primary key); insert into here_only values (1); reset varve_group.ddl; create table after_it (id int primary key)`,
