@@ -17,6 +17,7 @@ import { Namespace } from '../engine/namespace.ts';
 import { namespaceOptions } from '../engine/namespace-options.ts';
 import { ColumnCodec } from '../engine/sealed-series.ts';
 import type { NamespaceOptions } from '../engine/storage-engine.ts';
+import { loadSnapshots } from '../fileset/snapshots.ts';
 import { Kernel, KERNEL_FILE } from '../kernel/kernel.ts';
 import { readAll, requestOf, testBootstrapSource, type SourceFixture } from './bootstrap-source.suite.ts';
 import type { BootstrapSource } from './bootstrap-source.ts';
@@ -98,11 +99,14 @@ testBootstrapSource('fs', async () => {
   return fixtureOf(parts, source, { has, damage: () => damageFile(parts, '-info.db') });
 });
 
-function commitLogSource(parts: Parts, findings: unknown[] = []): CommitLogSource {
+async function commitLogSource(parts: Parts, findings: unknown[] = []): Promise<CommitLogSource> {
+  const snapshots = await loadSnapshots({ fs: parts.disk }, `${FOLDER}/snapshots`);
   return new CommitLogSource({
     fs: parts.disk,
     folder: FOLDER,
     logFolder: `${FOLDER}/log`,
+    image: undefined,
+    snapshots,
     codec: parts.codec,
     clock: parts.clock,
     lookup: () => parts.namespace,
@@ -125,14 +129,14 @@ function topologyOf(states: Readonly<Record<string, ReplicaState>>, everAvailabl
 
 testBootstrapSource('commitlog', async () => {
   const parts = await folderWith({ flushed: false });
-  const fixture = fixtureOf(parts, commitLogSource(parts), { has: ShardTimeRanges.EMPTY });
+  const fixture = fixtureOf(parts, await commitLogSource(parts), { has: ShardTimeRanges.EMPTY });
   const topology = topologyOf({ local: 'available', other: 'available' });
   return { ...fixture, topology, has: requestOf(fixture), damage: () => damageFile(parts, '.log') };
 });
 
 testBootstrapSource('commitlog of shards that are given to this node just now', async () => {
   const parts = await folderWith({ flushed: false });
-  const fixture = fixtureOf(parts, commitLogSource(parts), {
+  const fixture = fixtureOf(parts, await commitLogSource(parts), {
     has: ShardTimeRanges.EMPTY,
     lacks: [0, 1, 2, 3],
   });
@@ -147,7 +151,7 @@ testBootstrapSource('uninitialized', async () => {
 
 test('the commit log is read as a whole, once, also for shards that it does not count as available', async () => {
   const parts = await folderWith({ flushed: false });
-  const fixture = fixtureOf(parts, commitLogSource(parts), { has: ShardTimeRanges.EMPTY });
+  const fixture = fixtureOf(parts, await commitLogSource(parts), { has: ShardTimeRanges.EMPTY });
   const initializing = { ...fixture, topology: topologyOf({ local: 'initializing', other: 'available' }) };
   await using _ = fixture;
   expect((await readAll(initializing)).result?.detail).toContain('40 samples from 1 records');
@@ -160,7 +164,7 @@ test('the commit log is read as a whole, once, also for shards that it does not 
 test('what a node that is alone has lost does not keep it from starting: it is told', async () => {
   const parts = await folderWith({ flushed: false });
   const findings: unknown[] = [];
-  const fixture = fixtureOf(parts, commitLogSource(parts, findings), { has: ShardTimeRanges.EMPTY });
+  const fixture = fixtureOf(parts, await commitLogSource(parts, findings), { has: ShardTimeRanges.EMPTY });
   await using _ = fixture;
   await damageFile(parts, '.log');
   expect((await readAll(fixture)).result?.data.ranges.isEmpty).toBe(true);

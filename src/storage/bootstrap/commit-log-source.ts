@@ -1,7 +1,7 @@
 import { assert } from '../../core/errors.ts';
 import type { FileSystem } from '../../core/file-system.ts';
 import { logDamageError } from '../commit-log/log-damage.ts';
-import { replayCommitLog, type ReplayReport } from '../commit-log/replay.ts';
+import { replayCommitLog, type LogPosition, type ReplayReport } from '../commit-log/replay.ts';
 import type { LogRecord } from '../commit-log/scan-segment.ts';
 import { BlockReader } from '../engine/block-reader.ts';
 import type { HybridClock } from '../engine/hybrid-clock.ts';
@@ -14,7 +14,7 @@ import type { Finding } from '../engine/storage-engine.ts';
 import { FileDamageError, FormatFault } from '../fileset/fileset-damage.ts';
 import type { FilesetId } from '../fileset/fileset-id.ts';
 import type { FilesetInfo } from '../fileset/info-file.ts';
-import { loadSnapshots, type LoadedSnapshots } from '../fileset/snapshots.ts';
+import type { LoadedSnapshots } from '../fileset/snapshots.ts';
 import {
   unfulfilled,
   type BootstrapContext,
@@ -32,6 +32,9 @@ export interface CommitLogSourceDeps {
   readonly fs: FileSystem;
   readonly folder: string;
   readonly logFolder: string;
+  /** What an image of the memory had already, if there is one: then the log goes on from there. */
+  readonly image: LogPosition | undefined;
+  readonly snapshots: LoadedSnapshots;
   readonly codec: () => ColumnCodec;
   readonly clock: HybridClock;
   readonly lookup: (name: string) => Namespace | undefined;
@@ -124,7 +127,11 @@ export class CommitLogSource implements BootstrapSource {
         // Series of the memory are in its index as soon as they have samples.
         return [
           name,
-          { data, index: nothing, detail: (detail.get(id) ?? new NamespaceRecovery()).toString() },
+          {
+            data,
+            index: nothing,
+            detail: `${this.#deps.image ? 'an image of the memory, ' : ''}${(detail.get(id) ?? new NamespaceRecovery()).toString()}`,
+          },
         ];
       }),
     );
@@ -152,10 +159,9 @@ export class CommitLogSource implements BootstrapSource {
   }
 
   async #recover(context: BootstrapContext): Promise<Recovered> {
-    const { fs, folder, logFolder, onReplayed } = this.#deps;
-    const loaded = await loadSnapshots({ fs }, snapshotRoot(folder));
+    const { fs, logFolder, onReplayed, image, snapshots: loaded } = this.#deps;
     const recovery = new Recovery(this.#deps, loaded);
-    for (const [done, info] of loaded.snapshots.entries()) {
+    for (const [done, info] of (image ? [] : loaded.snapshots).entries()) {
       context.signal.throwIfAborted();
       context.report({
         done,
@@ -165,7 +171,7 @@ export class CommitLogSource implements BootstrapSource {
       });
       await recovery.readSnapshot(info, context.atNs);
     }
-    const { from } = loaded;
+    const from = image ?? loaded.from;
     const report = await replayCommitLog(
       { fs },
       { folder: logFolder, from, signal: context.signal },

@@ -12,6 +12,7 @@ import type { EngineLog } from './engine-log.ts';
 import type { HybridClock } from './hybrid-clock.ts';
 import type { Namespace } from './namespace.ts';
 import type { NamespaceRegistry } from './namespace-registry.ts';
+import type { RecoveredMemory } from './recover-memory.ts';
 import type { ColumnCodec } from './sealed-series.ts';
 import type { BootstrapRunStatus, Finding } from './storage-engine.ts';
 
@@ -25,6 +26,7 @@ export interface EngineBootstrapDeps {
   readonly codec: () => ColumnCodec;
   readonly registry: NamespaceRegistry;
   readonly engineLog: EngineLog;
+  readonly recovered: Pick<RecoveredMemory, 'position' | 'snapshots'>;
   /** The placement as it is now; asked once an attempt. */
   readonly topology: () => TopologySnapshot;
   /** Further sources, put before `uninitialized`: peers. */
@@ -54,6 +56,8 @@ export class EngineBootstrap {
       fs,
       folder,
       logFolder: engineLog.folder,
+      image: deps.recovered.position,
+      snapshots: deps.recovered.snapshots,
       codec,
       clock: hybridClock,
       lookup,

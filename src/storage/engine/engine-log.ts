@@ -39,6 +39,7 @@ export class EngineLog {
   #waitingBytes = 0;
   /** Appended since the newest manifest, or what was there at the start. */
   #bytes = 0;
+  #appendedBytes = 0;
   #closed = false;
 
   constructor(deps: EngineLogDeps, options: EngineOptions) {
@@ -60,6 +61,11 @@ export class EngineLog {
     return this.#bytes;
   }
 
+  /** Since the start, with what was replayed. */
+  get appendedBytes(): number {
+    return this.#appendedBytes;
+  }
+
   /** @throws STORAGE_BUSY before it is open */
   get commitLog(): CommitLog {
     if (this.#log) return this.#log;
@@ -73,6 +79,7 @@ export class EngineLog {
     const deps = { fs, clock, hybridClock: () => hybridClock.next(), randomUint32, log };
     const opened = await CommitLog.open(deps, { folder: this.folder, mode, keepFreeBytes, ...segments }, end);
     this.#bytes = replayedBytes;
+    this.#appendedBytes += replayedBytes;
     this.#log = opened;
     this.#letGo?.resolve();
   }
@@ -101,6 +108,7 @@ export class EngineLog {
 
   append(record: Uint8Array): Promise<number> {
     this.#bytes += record.length;
+    this.#appendedBytes += record.length;
     return this.commitLog.append(record);
   }
 

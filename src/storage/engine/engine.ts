@@ -4,7 +4,7 @@ import { assert, isAbort, messageOf, VarveError } from '../../core/errors.ts';
 import type { FileSystem } from '../../core/file-system.ts';
 import type { RunEvents } from '../../run/events.ts';
 import { singleNodeTopology, type TopologySnapshot } from '../bootstrap/topology-snapshot.ts';
-import { BufferMemory } from '../buffer/buffer-memory.ts';
+import type { BufferMemory } from '../buffer/buffer-memory.ts';
 import type { AppendToLog } from '../buffer/namespace-buffer.ts';
 import type { WriteBatch } from '../buffer/write-batch.ts';
 import type { Log } from '../commit-log/spare-segments.ts';
@@ -20,6 +20,7 @@ import { encodeDelete } from './log-records.ts';
 import { earliest } from './maintenance.ts';
 import type { Namespace } from './namespace.ts';
 import { NamespaceRegistry } from './namespace-registry.ts';
+import { recoverMemory, type RecoveredMemory } from './recover-memory.ts';
 import { ColumnCodec } from './sealed-series.ts';
 import { indexOf, SeriesReader } from './series-reader.ts';
 import { inspectFolder, verifyFolder } from './storage-check.ts';
@@ -70,13 +71,15 @@ export class Engine implements api.StorageEngine {
   private constructor(
     deps: EngineDeps,
     options: CompleteOptions,
-    parts: { catalog: Catalog; memory: BufferMemory },
+    parts: { catalog: Catalog; recovered: RecoveredMemory },
   ) {
     this.#deps = deps;
     this.#options = options;
     this.#catalog = parts.catalog;
-    this.#memory = parts.memory;
+    const { memory, states } = parts.recovered;
+    this.#memory = memory;
     this.#hybridClock = new HybridClock(deps.clock);
+    this.#hybridClock.observe(parts.recovered.version);
     this.#codec = lazily(
       () =>
         new ColumnCodec(
@@ -93,12 +96,12 @@ export class Engine implements api.StorageEngine {
     const registryDeps = {
       fs,
       log,
-      memory: parts.memory,
+      memory,
       codec: this.#codec,
       catalog: parts.catalog,
       appenderOf,
     };
-    this.#registry = new NamespaceRegistry(registryDeps, folder);
+    this.#registry = new NamespaceRegistry(registryDeps, folder, states);
     this.#bootstrap = new EngineBootstrap(
       {
         fs,
@@ -110,6 +113,7 @@ export class Engine implements api.StorageEngine {
         codec: this.#codec,
         registry: this.#registry,
         engineLog: this.#engineLog,
+        recovered: parts.recovered,
         topology: () => this.#topology(),
         onFinding: (finding) => this.#find(finding),
         onDone: () => this.#becomeReady(),
@@ -123,7 +127,8 @@ export class Engine implements api.StorageEngine {
         log,
         hybridClock: this.#hybridClock,
         codec: this.#codec,
-        memory: parts.memory,
+        memory,
+        images: parts.recovered.images,
         registry: this.#registry,
         engineLog: this.#engineLog,
         isBootstrapping: () => this.#bootstrap.running,
@@ -144,7 +149,7 @@ export class Engine implements api.StorageEngine {
       memoryMb: 512,
       snapshotIntervalMs: 300_000,
       maxLogBytes: 512 * MIB,
-      imageLogBytes: 64 * MIB,
+      imageLogBytes: 16 * MIB,
       tickMs: 10_000,
       keepFreeBytes: 64 * MIB,
       ...options,
@@ -156,8 +161,8 @@ export class Engine implements api.StorageEngine {
       'shardCount is 1 to 65,536',
     );
     const catalog = await Catalog.open(fs, folder, shardCount);
-    const memory = new BufferMemory({ limitBytes: memoryMb * MIB, ...(wasm === undefined ? {} : { wasm }) });
-    const engine = new Engine(deps, complete, { catalog, memory });
+    const recovered = await recoverMemory(fs, { folder, limitBytes: memoryMb * MIB, wasm });
+    const engine = new Engine(deps, complete, { catalog, recovered });
     await engine.#registry.finishDeletions();
     for (const { tombstones } of engine.#registry.all) {
       await tombstones.load();
@@ -376,6 +381,7 @@ export class Engine implements api.StorageEngine {
       writesToCommitLog ? namespace.append : undefined,
     );
     if (this.#memory.use.pressing) this.#upkeep.relieve();
+    else this.#upkeep.imageIfDue();
     const outcome = await committed;
     namespace.count(outcome);
     return outcome;

@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import { VarveError } from '../../core/errors.ts';
+import type { BufferState } from '../buffer/namespace-buffer.ts';
 import type { Log } from '../commit-log/spare-segments.ts';
 import type { Catalog, CatalogContent } from './catalog.ts';
 import { DATA_FOLDER } from './fileset-store.ts';
@@ -24,10 +25,16 @@ export class NamespaceRegistry {
   readonly #byName = new Map<string, Namespace>();
   readonly #byId = new Map<number, Namespace>();
 
-  constructor(deps: RegistryDeps, folder: string) {
+  /** @param states what an image had of namespaces, by number */
+  constructor(deps: RegistryDeps, folder: string, states: ReadonlyMap<number, BufferState> = new Map()) {
     this.#deps = deps;
     this.#folder = folder;
-    for (const { id, options } of deps.catalog.content.namespaces) this.#hold(this.#create(id, options));
+    for (const { id, options } of deps.catalog.content.namespaces) {
+      this.#hold(this.#create(id, options, states.get(id)));
+    }
+    const known = new Set(deps.catalog.content.namespaces.map(({ id }) => id));
+    // Of namespaces that were deleted since: their memory is given back.
+    for (const [id, state] of states) if (!known.has(id)) this.#discard(id, state);
   }
 
   get all(): readonly Namespace[] {
@@ -138,9 +145,13 @@ export class NamespaceRegistry {
     this.#byId.set(namespace.id, namespace);
   }
 
-  #create(id: number, options: NamespaceOptions): Namespace {
+  #create(id: number, options: NamespaceOptions, state?: BufferState): Namespace {
     const { shardCount } = this.#content;
-    return new Namespace(this.#deps, { id, folder: this.#folder, shardCount }, options);
+    return new Namespace(this.#deps, { id, folder: this.#folder, shardCount, state }, options);
+  }
+
+  #discard(id: number, state: BufferState): void {
+    this.#create(id, namespaceOptions({ name: 'deleted' }), state).buffer.dispose();
   }
 
   #refuseChange(options: NamespaceOptions): void {

@@ -1,6 +1,11 @@
 import type { FileSystem } from '../../core/file-system.ts';
 import type { BufferMemory } from '../buffer/buffer-memory.ts';
-import { NamespaceBuffer, type AppendToLog, type BufferOptions } from '../buffer/namespace-buffer.ts';
+import {
+  NamespaceBuffer,
+  type AppendToLog,
+  type BufferOptions,
+  type BufferState,
+} from '../buffer/namespace-buffer.ts';
 import type { FilesetId } from '../fileset/fileset-id.ts';
 import type { CoveredFileset } from './index-cover.ts';
 import { IndexStore } from './index-store.ts';
@@ -27,6 +32,8 @@ export interface NamespacePlace {
   readonly id: number;
   readonly folder: string;
   readonly shardCount: number;
+  /** What an image had of it. */
+  readonly state?: BufferState | undefined;
 }
 
 const INDEX_MEMORY_BYTES = 128 * 1024 * 1024;
@@ -71,7 +78,9 @@ export class Namespace {
     this.index = new IndexStore(fs, { folder, namespace, indexBlockSizeNs, memoryBytes: INDEX_MEMORY_BYTES });
     this.tombstones = new TombstoneSet(fs, folder, namespace);
     this.cache = new PayloadCache(cacheOptions(options));
-    this.buffer = new NamespaceBuffer(memory, this.#bufferOptions());
+    this.buffer = place.state
+      ? NamespaceBuffer.restore(memory, this.#bufferOptions(), place.state)
+      : new NamespaceBuffer(memory, this.#bufferOptions());
     this.shardStates = Array.from({ length: place.shardCount }, (): ShardState => 'notStarted');
   }
 

@@ -85,7 +85,7 @@ export interface EngineOptions {
   readonly snapshotIntervalMs?: number;
   /** A snapshot is taken early when the log is larger; 512 MiB unless given. */
   readonly maxLogBytes?: number;
-  /** A memory image is written after so much log; 64 MiB unless given, 0 for never. */
+  /** An image of the memory is written after so much log; 16 MiB unless given, 0 for never. */
   readonly imageLogBytes?: number;
   /** How often flushes, clean-up and snapshots are looked after; 10,000 unless given, 0 for never (tests). */
   readonly tickMs?: number;

@@ -2,6 +2,7 @@ import type { Clock } from '../../core/clock.ts';
 import { assert, messageOf, VarveError } from '../../core/errors.ts';
 import type { FileSystem } from '../../core/file-system.ts';
 import type { BufferMemory } from '../buffer/buffer-memory.ts';
+import type { MemoryImages } from '../buffer/memory-image.ts';
 import type { CommitLog } from '../commit-log/commit-log.ts';
 import type { Log } from '../commit-log/spare-segments.ts';
 import type { FileDamageError } from '../fileset/fileset-damage.ts';
@@ -24,6 +25,7 @@ import type {
   SnapshotReport,
   SnapshotStatus,
 } from './storage-engine.ts';
+import { writeImage } from './recover-memory.ts';
 import { Snapshots } from './take-snapshot.ts';
 
 export interface UpkeepDeps {
@@ -33,6 +35,7 @@ export interface UpkeepDeps {
   readonly hybridClock: HybridClock;
   readonly codec: () => ColumnCodec;
   readonly memory: BufferMemory;
+  readonly images: MemoryImages;
   readonly registry: NamespaceRegistry;
   readonly engineLog: EngineLog;
   readonly isBootstrapping: () => boolean;
@@ -41,7 +44,7 @@ export interface UpkeepDeps {
 
 export type UpkeepOptions = Pick<
   Required<EngineOptions>,
-  'folder' | 'tickMs' | 'snapshotIntervalMs' | 'maxLogBytes'
+  'folder' | 'tickMs' | 'snapshotIntervalMs' | 'maxLogBytes' | 'imageLogBytes'
 >;
 
 /** So many series are indexed in one round, so that a query finds little left to do. */
@@ -58,6 +61,11 @@ export class Upkeep {
   #parts: { readonly maintenance: Maintenance; readonly snapshots: Snapshots } | undefined;
   #lastSnapshotMs: number;
   #relieving = false;
+  #imaging = false;
+  /** Of the newest image, and how much was appended to the log when it was made. */
+  #imageBytes = 0;
+  #imagedAt = 0;
+  #appendedAtTick = 0;
   snapshotStatus: SnapshotStatus = { lastAtNs: undefined, failures: 0, lastFailure: undefined };
   freeBytes = 0;
 
@@ -112,6 +120,7 @@ export class Upkeep {
       const { maintenance } = this.#parts;
       await maintenance.flush(registry.all, { force: false });
       if (this.#snapshotIsDue(maintenance)) await this.#takeSnapshot();
+      await this.#imageWhenIdle();
       await maintenance.cleanUp(registry.all);
       for (const { buffer } of registry.all) buffer.indexSome(INDEX_AT_ONCE);
     });
@@ -159,6 +168,32 @@ export class Upkeep {
       });
   }
 
+  /** After so much log a restart would take too long without another image. */
+  imageIfDue(): void {
+    const { engineLog } = this.#deps;
+    const { imageLogBytes } = this.#options;
+    // Large images are written less often, so that they never cost more than the log.
+    const since = engineLog.appendedBytes - this.#imagedAt;
+    if (this.#imaging || imageLogBytes === 0 || since < Math.max(imageLogBytes, this.#imageBytes / 2)) return;
+    if (!this.#parts || this.#deps.isBootstrapping()) return;
+    this.#imaging = true;
+    void this.serially(() => this.#imageOrTell()).finally(() => {
+      this.#imaging = false;
+    });
+  }
+
+  /** A restart needs nothing of the log before now, for a while. */
+  async image(): Promise<void> {
+    const { fs, images, registry, hybridClock: clock, engineLog } = this.#deps;
+    const { folder } = this.#options;
+    this.#imagedAt = engineLog.appendedBytes;
+    const report = await writeImage({ fs, folder, images }, { namespaces: registry.all, clock }, () => {
+      this.#imagedAt = engineLog.appendedBytes;
+      return engineLog.commitLog.position();
+    });
+    if (report) this.#imageBytes = report.bytes;
+  }
+
   /** A read found a fileset damaged. */
   salvage(namespace: Namespace, info: FilesetInfo, error: FileDamageError): void {
     const { fs, hybridClock, onFinding } = this.#deps;
@@ -171,6 +206,23 @@ export class Upkeep {
     for (const damage of namespace.index.damages.splice(0))
       this.#deps.onFinding({ kind: 'index', ...damage });
     this.#repair(() => rebuildIndex(namespace, uncovered(namespace)));
+  }
+
+  async #imageOrTell(): Promise<void> {
+    await this.image().catch((error: unknown) => {
+      this.#deps.log.warn(
+        { reason: messageOf(error) },
+        'no image of the memory was written; a restart reads more of the log',
+      );
+    });
+  }
+
+  async #imageWhenIdle(): Promise<void> {
+    const { appendedBytes } = this.#deps.engineLog;
+    const idle = appendedBytes === this.#appendedAtTick;
+    this.#appendedAtTick = appendedBytes;
+    const worthIt = appendedBytes - this.#imagedAt > this.#options.imageLogBytes / 16;
+    if (idle && worthIt && this.#options.imageLogBytes > 0) await this.#imageOrTell();
   }
 
   #salvageFile(namespace: Namespace, error: FileDamageError): void {
@@ -218,6 +270,8 @@ export class Upkeep {
       const report = await snapshots.take(registry.all);
       engineLog.truncated(bytesBefore);
       maintenance.flushedSinceSnapshot = false;
+      // The one that is there needs log that is gone.
+      if (this.#options.imageLogBytes > 0) await this.#imageOrTell();
       this.snapshotStatus = { lastAtNs: hybridClock.nowNs(), failures, lastFailure: undefined };
       return report;
     } catch (error) {
