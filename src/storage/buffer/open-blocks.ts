@@ -1,6 +1,6 @@
 import { assert } from '../../core/errors.ts';
 import { checked } from '../kernel/kernel-fault.ts';
-import type { Address } from '../kernel/kernel.ts';
+import { NO_VERSION, type Address } from '../kernel/kernel.ts';
 import { PAGE_BYTES, overloaded, type BufferMemory } from './buffer-memory.ts';
 import { blockStartOf } from './block-start.ts';
 import type { BlockColumns, BlockSummary, Overwrite, SealedColumns } from './block-columns.ts';
@@ -209,10 +209,9 @@ export class OpenBlocks {
     if (block === undefined) return new Uint32Array(0);
     const { kernel, space } = this.#memory;
     const { calls } = kernel;
-    const count = calls.listSeries(block.chunks, table, shard, shardCount, 0);
-    const references = space.seriesTimes.ensure(count * 4);
+    const references = space.seriesTimes.ensure(calls.seriesCount(table) * 4);
+    const count = calls.listSeries(block.chunks, table, shard, shardCount, references);
     const scratch = space.scratch.ensure(count * 4);
-    calls.listSeries(block.chunks, table, shard, shardCount, references);
     calls.sortSeries(table, references, count, scratch);
     return new Uint32Array(kernel.bytes.slice(references, references + 4 * count).buffer);
   }
@@ -260,10 +259,13 @@ export class OpenBlocks {
     const count = kernel.calls.readOverwrites();
     if (count === 0) return NO_OVERWRITES;
     const pairs = new BigInt64Array(kernel.bytes.buffer, space.replaced.address, 2 * count);
-    return Array.from({ length: count }, (_, i) => ({
-      place: Number(pairs[2 * i]),
-      version: pairs[2 * i + 1] ?? 0n,
-    }));
+    const overwrites: Overwrite[] = [];
+    for (let i = 0; i < count; i++) {
+      const version = pairs[2 * i + 1] as bigint;
+      // Of a late sample from elsewhere that replaced nothing there.
+      if (version !== NO_VERSION) overwrites.push({ place: Number(pairs[2 * i]), version });
+    }
+    return overwrites;
   }
 
   /** Makes room for all samples of a series; returns how many they are at most. */
