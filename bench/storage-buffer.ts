@@ -152,6 +152,7 @@ try {
   const fs = new NodeFileSystem();
   const images = new MemoryImages(fs, folder, memory);
   for (let round = 0; round < 2; round++) {
+    await images.prepare([buffer]);
     const start = performance.now();
     const image = images.capture([buffer], null);
     const captured = performance.now() - start;

@@ -73,6 +73,7 @@ test('an image and the log behind it give what was live, and that again after th
   const writer = new Writer(memory);
   const images = new MemoryImages(disk, FOLDER, memory);
   await writer.scrape(400);
+  await images.prepare(writer.buffers);
   const first = images.capture(writer.buffers, { position: writer.log.length });
   await writer.scrape(30);
   expect((await images.write(first))?.spilledPages).toBeGreaterThan(0);

@@ -4,7 +4,7 @@ import type { IndexBlock } from '../index/index-block.ts';
 import { checked, KernelFault } from '../kernel/kernel-fault.ts';
 import { MAX_SERIES, NO_VERSION, RECORD, type Address } from '../kernel/kernel.ts';
 import type { BlockColumns, BlockSummary, Overwrite, SealedColumns } from './block-columns.ts';
-import { overloaded, type BufferMemory } from './buffer-memory.ts';
+import { overloaded, PAGE_BYTES, type BufferMemory } from './buffer-memory.ts';
 import { LogReader } from './log-reader.ts';
 import { LogWriter, type LogReaderState } from './log-writer.ts';
 import { OpenBlocks, type OpenBlockState } from './open-blocks.ts';
@@ -25,6 +25,15 @@ export interface BufferOptions {
    * to such a block keeps the version of each sample, for the merge with that volume.
    */
   readonly isFlushed?: (blockStartNs: bigint) => boolean;
+}
+
+/** What a buffer takes of memory. */
+export interface BufferUse {
+  readonly seriesBytes: number;
+  readonly blockBytes: number;
+  readonly logBytes: number;
+  /** Outside of the kernel's memory. */
+  readonly indexBytes: number;
 }
 
 /** What an image has of a buffer, beside pages; JSON. */
@@ -229,6 +238,18 @@ export class NamespaceBuffer {
 
   get seriesCount(): number {
     return this.#memory.kernel.calls.seriesCount(this.#table);
+  }
+
+  /** What it holds of the memory that all buffers share, and of the process's own. */
+  get memoryUse(): BufferUse {
+    const { calls } = this.#memory.kernel;
+    const blocks = this.#blocks.all.reduce((sum, { memoryBytes }) => sum + memoryBytes, 0);
+    return {
+      seriesBytes: calls.listTablePages(this.#table, 0, 0) * PAGE_BYTES,
+      blockBytes: blocks,
+      logBytes: this.#writer.listPages(0, 0) * PAGE_BYTES,
+      indexBytes: this.#index.memoryBytes,
+    };
   }
 
   /** A copy of the canonical labels. */
