@@ -5,6 +5,7 @@ import type { StepWork } from '../../run/step.ts';
 import type { GroupRecord, MemberRecord, Versioned } from '../group-keys.ts';
 import { allLinks, type Link } from '../mesh/mesh.ts';
 import { addressOf, type GroupContext } from './context.ts';
+import { refuseContent } from './joiner-databases.ts';
 import { membersOf, readRoster, type Roster } from './members.ts';
 import { checkPeer } from './peers.ts';
 import { checkIdentity } from './register.ts';
@@ -44,6 +45,7 @@ export async function createGroup(context: GroupContext): Promise<void> {
   const { keys, options, deps } = context;
   const lock = context.heldLock();
   const present = await keys.group.read();
+  if (options.size > 1) await refuseContent(context, context.databases);
   if (!present) {
     const record: GroupRecord = {
       uuid: randomUUID(),
@@ -72,6 +74,7 @@ export async function joinForming(context: GroupContext, work: StepWork): Promis
   const members = membersOf(await readRoster(context.keys));
   work.report({ detail: `with ${members.map(({ node }) => node).join(', ')}` });
   await Promise.all(members.map((member) => checkPeer(context, member)));
+  await refuseContent(context, context.databases);
   await installOwn(context);
   context.heldLock();
   const links = linksWith(context, members);

@@ -49,7 +49,7 @@ export function groupBootstrapSteps(): Step<GroupContext>[] {
     refreshEdges,
     { name: 'wait-for-members', check: unlessComplete, apply: waitForMembers },
     forRole('leader', 'create-control-schema', unlessComplete, createControlSchema),
-    { name: 'wait-for-control-schema', check: unlessComplete, apply: waitForSchema },
+    { name: 'wait-for-control-schema', check: schemaAwaited, apply: waitForSchema },
     forRole('leader', 'complete-group', unlessComplete, completeGroup),
     forRole('leader', 'set-write-master', masterMissing, setWriteMaster),
     forRole('member', 'wait-for-write-master', masterMissing, waitForWriteMaster),
@@ -99,6 +99,15 @@ async function takeLock(context: GroupContext, work: StepWork): Promise<void> {
 async function unlessComplete({ keys }: GroupContext): Promise<Check> {
   const group = await keys.group.read();
   return group?.value.state === 'complete' ? done : todo('the group is being made');
+}
+
+/** In a complete group it may be an older one, until the write master runs this program; never one of another program. */
+async function schemaAwaited(context: GroupContext): Promise<Check> {
+  const state = await unlessComplete(context);
+  if (state.state === 'done') {
+    await context.onSelf(CONTROL_DATABASE, (connection) => context.deps.controlSchema.isComplete(connection));
+  }
+  return state;
 }
 
 /** Under the lock. A group that is being made is joined at once; one that has content by the freeze protocol. */

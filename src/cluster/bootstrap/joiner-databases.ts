@@ -63,6 +63,17 @@ export async function unmark(context: GroupContext, databases: readonly string[]
   });
 }
 
+/**
+ * A group is made of databases without content: what is in one of them now would be missing in the others.
+ * @throws GROUP_NOT_EMPTY
+ */
+export async function refuseContent(context: GroupContext, databases: readonly string[]): Promise<void> {
+  for (const database of databases) {
+    const state = await lookAt(context, database);
+    if (!state.hasIdentity && state.tables.length > 0) throw notEmpty(context, database, state);
+  }
+}
+
 export async function isMarked(context: GroupContext, databases: readonly string[]): Promise<boolean> {
   const states = await Promise.all(databases.map((database) => lookAt(context, database)));
   return states.some(({ marked }) => marked);
@@ -138,6 +149,6 @@ async function recreate(context: GroupContext, database: string): Promise<void> 
 function notEmpty({ options }: GroupContext, database: string, { tables }: JoinerDatabase): VarveError {
   return new VarveError('GROUP_NOT_EMPTY', `database ${database} of ${options.node} has content of its own`, {
     detail: `Among others: ${tables.join(', ')}.`,
-    hint: `Nothing was changed. Move it elsewhere, or drop it on purpose: varve cluster reinit ${options.node}`,
+    hint: `Nothing was changed. Move it elsewhere; or, in a group that exists, drop it on purpose: varve cluster reinit ${options.node}`,
   });
 }
