@@ -10,6 +10,8 @@ export interface HostMetricsDeps {
   readonly sampler: HostSampler;
   readonly connect: () => Promise<Connection>;
   readonly host: string;
+  /** Others who want each reading. */
+  readonly onSample?: ((sample: Sample) => void) | undefined;
   readonly note: (level: 'info' | 'warn', text: string) => void;
 }
 
@@ -45,10 +47,11 @@ export class HostMetrics {
   }
 
   async #sample(signal: AbortSignal): Promise<void> {
-    const { clock, sampler } = this.#deps;
+    const { clock, sampler, onSample } = this.#deps;
     while (!signal.aborted) {
-      const atMs = clock.nowMs();
-      this.#buffer.add({ atMs, readings: await sampler.sample() });
+      const sample = { atMs: clock.nowMs(), readings: await sampler.sample() };
+      this.#buffer.add(sample);
+      onSample?.(sample);
       this.#arrived();
       // On the full second, whatever reading took.
       await clock.sleep(EVERY_MS - (clock.nowMs() % EVERY_MS), signal).catch(() => {});

@@ -10,6 +10,10 @@ import { attachToMetricsTable, prepareMetricsTable } from './host-metrics-table.
 import { hostSampler } from './host-metrics-sampler.ts';
 import type { NodeLayout, SystemLayout } from './layout.ts';
 import { openWritable } from './open-writable.ts';
+import { RemoteHostMetrics } from './remote-host-metrics.ts';
+import type { Sample } from './sample-buffer.ts';
+import type { StorageClient } from './storage-client.ts';
+import { readStorageSummary } from './storage-summary.ts';
 import { readSummary } from './summary-data.ts';
 import { summaryLines } from './summary.ts';
 import { DATABASE, SUPERUSER, type SystemFolder } from './system-folder.ts';
@@ -27,6 +31,8 @@ export interface MainJobOptions {
   readonly layout: SystemLayout;
   readonly coordinatorUrl: string;
   readonly metrics: boolean;
+  /** The storage engine that gets them, too. */
+  readonly storage: { readonly node: string; readonly client: StorageClient } | undefined;
 }
 
 const SUMMARY_EVERY_MS = 3000;
@@ -48,7 +54,7 @@ export async function runMainJob(
   const connect = (): Promise<Connection> => openWritable(endpoints, connectOptions(signal));
   await prepare(deps, options, { connect, signal });
   const jobs = [showSummary(deps, options, { connect, signal })];
-  if (options.metrics) jobs.push(writeMetrics(deps, connect, signal));
+  if (options.metrics) jobs.push(writeMetrics(deps, options, { connect, signal }));
   await Promise.all(jobs);
   // A summary that is not refreshed is soon done.
   if (!signal.aborted) await once(signal, 'abort');
@@ -134,27 +140,26 @@ async function addDataNodes(
 
 async function writeMetrics(
   { clock, renderer }: MainJobDeps,
-  connect: Client['connect'],
-  signal: AbortSignal,
+  { storage }: MainJobOptions,
+  { connect, signal }: Client,
 ): Promise<void> {
   const sampler = await hostSampler();
   if (sampler.limitation !== undefined) renderer.note('warn', 'up', sampler.limitation);
-  const metrics = new HostMetrics({
-    clock,
-    sampler,
-    connect,
-    host: hostname(),
-    note: (level, text) => renderer.note(level, 'up', text),
-  });
-  await metrics.run(signal);
+  const host = hostname();
+  const note = (level: 'info' | 'warn', text: string): void => renderer.note(level, 'up', text);
+  const remote = storage && new RemoteHostMetrics({ clock, client: storage.client, host, note });
+  const onSample = remote && ((sample: Sample) => remote.add(sample));
+  const metrics = new HostMetrics({ clock, sampler, connect, host, note, onSample });
+  await Promise.all([metrics.run(signal), remote?.run(signal)]);
 }
 
 async function showSummary(
   { clock, renderer, interactive }: MainJobDeps,
-  { folder, layout, coordinatorUrl, metrics }: MainJobOptions,
+  { folder, layout, coordinatorUrl, metrics, storage }: MainJobOptions,
   { connect, signal }: Client,
 ): Promise<void> {
   const places = {
+    storage: storage?.client.url,
     folder: folder.path,
     passfile: folder.passfile,
     nodes: layout.nodes.map((node) => ({ ...node, http: `http://127.0.0.1:${node.httpPort}` })),
@@ -163,7 +168,12 @@ async function showSummary(
   // The first figures come with the first rows.
   if (metrics) await clock.sleep(SUMMARY_EVERY_MS, signal).catch(() => {});
   for (let refresh = false; !signal.aborted; refresh = true) {
-    const data = await readSummary(connect, { metrics, nowMs: clock.nowMs() });
+    const nowMs = clock.nowMs();
+    const data = {
+      ...(await readSummary(connect, { metrics, nowMs })),
+      storage:
+        storage && metrics ? await readStorageSummary(storage.client, { node: storage.node, nowMs }) : null,
+    };
     if (signal.aborted) return;
     renderer.page({ name: 'summary', lines: summaryLines(places, data), data: { ...data }, refresh });
     if (!interactive) return;

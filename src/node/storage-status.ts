@@ -143,7 +143,7 @@ export function recoveryText(status: EngineStatus): string {
   const bytes = bytesText(sum(({ filesetBytes }) => filesetBytes));
   const took = run.tookMs === undefined ? '' : ` in ${durationText(run.tookMs)}`;
   const sources = run.sources
-    .filter(({ detail, source }) => detail !== '' && source !== 'uninitialized')
+    .filter(({ detail, fulfilledBlocks }) => detail !== '' && fulfilledBlocks > 0)
     .map(({ source, namespace, detail }) => `${source} (${namespace}): ${detail}`);
   return [
     `metrics are there again${took}: ${filesets} filesets (${bytes}), ${open} samples of open blocks`,

@@ -1,5 +1,6 @@
 import { bytesText } from '../run/figures.ts';
 import { textTable } from './text-table.ts';
+import { storageLiveLines, storagePlaceLines, type StorageSummary } from './storage-summary.ts';
 import { LIVE_SECONDS, type SummaryData } from './summary-data.ts';
 import { DATABASE, SUPERUSER } from './system-folder.ts';
 
@@ -14,14 +15,20 @@ export interface SummaryPlaces {
     readonly http: string;
   }[];
   readonly coordinatorUrl: string;
+  /** Of a data node with a storage engine. */
+  readonly storage?: string | undefined;
 }
+
+/** What the page shows, from SQL and from a storage engine. */
+export type SummaryContent = SummaryData & { readonly storage?: StorageSummary | null };
 
 /** The page that `varve up` shows. */
-export function summaryLines(places: SummaryPlaces, data: SummaryData): string[] {
-  return ['', ...connectionLines(places), '', ...shardLines(data), ...liveLines(data), ''];
+export function summaryLines(places: SummaryPlaces, data: SummaryContent): string[] {
+  const stored = data.storage ? storageLiveLines(data.storage) : [];
+  return ['', ...connectionLines(places), '', ...shardLines(data), ...liveLines(data), ...stored, ''];
 }
 
-function connectionLines({ folder, passfile, nodes, coordinatorUrl }: SummaryPlaces): string[] {
+function connectionLines({ folder, passfile, nodes, coordinatorUrl, storage }: SummaryPlaces): string[] {
   const [access] = nodes.filter(({ kind }) => kind === 'access');
   const psql = (port: number): string =>
     `PGPASSFILE=${shellWord(passfile)} psql postgresql://${SUPERUSER}@127.0.0.1:${port}/${DATABASE}`;
@@ -30,6 +37,7 @@ function connectionLines({ folder, passfile, nodes, coordinatorUrl }: SummaryPla
     '',
     ...(access ? [`  SQL          ${psql(access.pgPort)}`] : []),
     `               npx varve sql --dir ${shellWord(folder)}`,
+    ...(storage === undefined ? [] : storagePlaceLines(storage)),
     ...(access ? [`  dashboard    ${access.http}/`] : []),
     `  coordinator  ${coordinatorUrl}`,
     ...nodes

@@ -9,9 +9,11 @@ import { LOCAL_NAMES } from './certificates.ts';
 import { lockFolder } from '../core/folder-lock.ts';
 import { nextLayout, type NodeLayout, type ProxyPorts, type SystemLayout } from './layout.ts';
 import type { Log } from './log.ts';
-import { runMainJob } from './main-job.ts';
+import { runMainJob, type MainJobOptions } from './main-job.ts';
 import type { NodeProgram } from './node-process.ts';
 import { chooseFreePorts } from './ports.ts';
+import { StorageClient } from './storage-client.ts';
+import { tokenOf } from './storage-settings.ts';
 import { System } from './system.ts';
 import { connectionsOf, DATABASE, SystemFolder } from './system-folder.ts';
 
@@ -92,7 +94,7 @@ function nodeConfig(
     postgres: layout.postgres,
     pgPort: node.pgPort,
     httpPort: node.httpPort,
-    ...(node.kind === 'access' ? accessConfig(node, options) : {}),
+    ...(node.kind === 'access' ? accessConfig(node, options) : storageConfig(options)),
     ...(node.proxies ? memberConfig(folder, layout, { options, proxies: node.proxies }) : {}),
     database: DATABASE,
     passwordFile: folder.passwordFile,
@@ -115,6 +117,33 @@ function accessConfig(node: NodeLayout, options: Options<'up'>): object {
     connectTimeout: `${connectTimeout}ms`,
     callTimeout: `${callTimeout}ms`,
   };
+}
+
+/** What data nodes are told of their storage engine. */
+function storageConfig(options: Options<'up'>): object {
+  const { storage, storageTokenFile, logMode, shardCount, memoryMb, maxLogMb } = options;
+  const { maxBodyMb, maxReadSamples, maxReads } = options;
+  return {
+    storage,
+    ...(storageTokenFile === undefined ? {} : { storageTokenFile: resolve(storageTokenFile) }),
+    logMode,
+    shardCount,
+    memoryMb,
+    maxLogMb,
+    maxBodyMb,
+    maxReadSamples,
+    maxReads,
+    snapshotInterval: `${options.snapshotInterval}ms`,
+    readTimeout: `${options.readTimeout}ms`,
+  };
+}
+
+/** The data node whose engine gets the metrics of this machine. */
+function metricsTarget(layout: SystemLayout, options: Options<'up'>): MainJobOptions['storage'] {
+  const first = layout.nodes.find(({ kind }) => kind === 'data');
+  if (!options.storage || !first) return undefined;
+  const url = `http://127.0.0.1:${first.httpPort}`;
+  return { node: first.name, client: new StorageClient(url, tokenOf(options.storageTokenFile)) };
 }
 
 /** Name of the group of access nodes of a system. */
@@ -174,7 +203,13 @@ async function runSystem(deps: UpDeps, running: Running, signals: UpSignals): Pr
     await system.start(layout.nodes, signals.stop);
     await runMainJob(
       { ...deps, onPrepared: () => published.begin() },
-      { folder, layout, coordinatorUrl, metrics: options.metrics },
+      {
+        folder,
+        layout,
+        coordinatorUrl,
+        metrics: options.metrics,
+        storage: metricsTarget(layout, options),
+      },
       signals.stop,
     );
   } catch (error) {

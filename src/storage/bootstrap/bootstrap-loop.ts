@@ -43,6 +43,8 @@ export class BootstrapLoop {
   readonly #history: BootstrapRunStatus[] = [];
   #running: Promise<void> | undefined;
   #pending = false;
+  /** The run's begin was published. */
+  #isTold = false;
 
   constructor(deps: BootstrapLoopDeps, attempt: Attempt, options: BootstrapLoopOptions = {}) {
     this.#deps = deps;
@@ -77,10 +79,11 @@ export class BootstrapLoop {
 
   /** With its begin and end as those of a run. */
   async #told(signal: AbortSignal): Promise<void> {
-    this.#publish('', 'running', {});
+    this.#isTold = false;
     try {
       await this.#repeat(signal);
-      this.#publish('', 'done', {});
+      // Nothing is told of a run that had nothing to do.
+      if (this.#isTold) this.#publish('', 'done', {});
     } catch (error) {
       this.#publish('', signal.aborted ? 'cancelled' : 'failed', { detail: messageOf(error) }, error);
       throw error;
@@ -128,7 +131,8 @@ export class BootstrapLoop {
         sources.push(status);
         step = `${status.source}-${status.pass}`;
         const { fulfilledBlocks: done, requestedBlocks: total, namespace, detail } = status;
-        this.#publish(step, 'done', { done, total, unit: 'blocks', detail: `${namespace}: ${detail}` });
+        const state = done === 0 ? 'skipped' : 'done';
+        this.#publish(step, state, { done, total, unit: 'blocks', detail: `${namespace}: ${detail}` });
       },
       progress: (progress) => this.#publish(step, 'running', progress),
     };
@@ -142,11 +146,7 @@ export class BootstrapLoop {
       const unfulfilled = result.reasons;
       const open = [...result.unfulfilled.values()].some((ranges) => !ranges.isEmpty);
       end({ state: open ? 'retrying' : 'done', unfulfilled });
-      this.#publish(
-        'bootstrap',
-        open ? 'running' : 'done',
-        open ? { detail: unfulfilled[0]?.detail ?? '' } : {},
-      );
+      if (open) this.#publish('bootstrap', 'running', { detail: unfulfilled[0]?.detail ?? '' });
       return open;
     } catch (error) {
       const aborted = signal.aborted || isAbort(error);
@@ -166,6 +166,10 @@ export class BootstrapLoop {
   #publish(step: string, state: RunEvent['state'], progress: Progress, error?: unknown): void {
     const { events, node, clock } = this.#deps;
     const told = error instanceof VarveError ? { error: error.toJSON() } : {};
+    if (!this.#isTold && step !== '') {
+      this.#isTold = true;
+      events?.publish({ run: RUN, node, step: '', state: 'running', atMs: clock.nowMs() });
+    }
     events?.publish({ run: RUN, node, step, state, atMs: clock.nowMs(), ...progress, ...told });
   }
 }
