@@ -126,24 +126,41 @@ begin
 end
 $$;
 
--- Says who is write master. On the one who becomes it, this is the step before clients are let in.
-create or replace function varve_group.set_write_master(master text) returns boolean
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+-- Whether this write master has done what comes before clients are let in.
+alter table varve_group.local add column if not exists is_taken_over boolean not null default false;
+create or replace function varve_group._on_master() returns trigger
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
-declare
-  before varve_group.local := (select l from varve_group.local l);
 begin
-  if before.master is not distinct from set_write_master.master then
-    return false;
-  end if;
-  if before.node = set_write_master.master then
-    perform varve_group.advance_sequences();
-  end if;
-  update varve_group.local set master = set_write_master.master;
-  if before.node = set_write_master.master and to_regprocedure('varve._become_write_master()') is not null then
+  new.is_taken_over := false;
+  return new;
+end
+$$;
+drop trigger if exists varve_master on varve_group.local;
+create trigger varve_master before update of master on varve_group.local for each row
+  when (old.master is distinct from new.master) execute function varve_group._on_master();
+
+-- On a new write master that has all changes of the former one, before clients are let in. May be repeated.
+create or replace function varve_group.take_over() returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  perform varve_group.advance_sequences();
+  if to_regprocedure('varve._become_write_master()') is not null then
     execute 'select varve._become_write_master()';
   end if;
-  return true;
+  update varve_group.local set is_taken_over = true;
+end
+$$;
+
+-- Says who is write master: one that is active already, so that on itself what it has not done yet is done.
+drop function if exists varve_group.set_write_master(text);
+create function varve_group.set_write_master(master text) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update varve_group.local l set master = set_write_master.master where l.master is distinct from set_write_master.master;
+  perform varve_group.take_over() from varve_group.local l where l.node = l.master and not l.is_taken_over;
 end
 $$;
 revoke all on all tables in schema varve_group from public;

@@ -125,6 +125,23 @@ export class LocalServer {
     );
   }
 
+  /** On a new write master that has all changes: sequences go beyond what was drawn, the registry is taken over. */
+  async takeOver(databases: readonly string[]): Promise<void> {
+    await Promise.all(
+      databases.map((database) =>
+        this.#deps.servers.withConnection(this.address, database, async (connection) => {
+          const there = await connection.maybeOne(
+            `select 1 where pg_catalog.to_regprocedure('${GROUP_SCHEMA}.take_over()') is not null`,
+          );
+          if (!there) return;
+          await connection.query(
+            `select ${GROUP_SCHEMA}.take_over() from ${GROUP_SCHEMA}.local where not is_taken_over`,
+          );
+        }),
+      ),
+    );
+  }
+
   async flushedLsn(): Promise<Lsn> {
     const { lsn } = await this.#admin((connection) =>
       connection.one<{ lsn: string }>(`select pg_catalog.pg_current_wal_flush_lsn()::text as lsn`),

@@ -251,6 +251,7 @@ export class MemberActions {
     ]);
     if (!written) return;
     await local.tellMaster(situation.databases, this.#self.node);
+    await this.#takeOver(situation.databases);
     await local.letIn(rule);
     log.info({ term: record.term, previous: record.previous?.node ?? null, fill: text }, 'write master');
     if (handover?.request !== undefined) {
@@ -269,7 +270,16 @@ export class MemberActions {
     }
     const rule = record.rules?.at(-1) ?? { others: [], count: 0 };
     await local.tellMaster(situation.databases, this.#self.node);
+    await this.#takeOver(situation.databases);
     await local.letIn(rule);
+  }
+
+  /** Nobody goes without a write master for what this could not do: it is repeated while clients write. */
+  async #takeOver(databases: readonly string[]): Promise<void> {
+    const { local, log } = this.#deps;
+    await local.takeOver(databases).catch((error: unknown) => {
+      log.warn({ error }, 'sequences or the registry were not made ready for a new write master yet');
+    });
   }
 
   /** Under both rules a candidate has to fence, until nothing works by the former one any more. */
