@@ -4,8 +4,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { GroupContext, type BootstrapDeps, type BootstrapOptions } from '../src/cluster/bootstrap/context.ts';
 import type { WriteMasterPart } from '../src/cluster/bootstrap/group-parts.ts';
-import { groupBootstrapSteps, isRepeated } from '../src/cluster/bootstrap/group-steps.ts';
+import { groupBootstrapSteps } from '../src/cluster/bootstrap/group-steps.ts';
 import { controlSchemaPart, groupSchemaPart } from '../src/cluster/bootstrap/parts.ts';
+import { repeatBootstrap } from '../src/cluster/bootstrap/repeat.ts';
 import { GroupKeys } from '../src/cluster/group-keys.ts';
 import type { Coordinator } from '../src/coordination/coordinator.ts';
 import { EmbeddedCoordinator } from '../src/coordination/embedded-server.ts';
@@ -122,15 +123,8 @@ export async function bootstrap(
   context: GroupContext,
   more: { readonly events?: RunEvents; readonly signal?: AbortSignal } = {},
 ): Promise<void> {
-  for (;;) {
-    try {
-      await runOnce(context, more);
-      return;
-    } catch (error) {
-      await context.releaseLock();
-      if (!isRepeated(error)) throw error;
-    }
-  }
+  const { signal = new AbortController().signal } = more;
+  await repeatBootstrap(context, signal, () => runOnce(context, more));
 }
 
 function runOnce(

@@ -56,14 +56,6 @@ export function groupBootstrapSteps(): Step<GroupContext>[] {
   ];
 }
 
-/**
- * After these the same run is begun anew at once: a lock was lost because this node was held up, or another took over
- * from it. What was done is found done.
- */
-export function isRepeated(error: unknown): boolean {
-  return error instanceof VarveError && (error.code === 'SESSION_LOST' || error.code === 'GROUP_OWNER_LOST');
-}
-
 function forRole(
   role: GroupContext['role'],
   name: string,
