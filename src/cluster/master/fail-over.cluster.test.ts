@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { MeshNode } from './mesh.suite.ts';
-import { TestGroup, WriteLoad } from './member.suite.ts';
+import { nothingLost, rejoined, TestGroup, WriteLoad } from './member.suite.ts';
 
 let group: TestGroup;
 let load: WriteLoad;
@@ -14,26 +14,7 @@ afterAll(() => group[Symbol.asyncDispose]());
 
 function begin(): void {
   load = new WriteLoad(group, { clients: 4, firstId: nextId });
-}
-
-/** What was promised is there, on every member, once; and the reigns did not overlap. */
-async function nothingLost(inOrder = true): Promise<void> {
-  await load.stop();
-  await group.converged();
   nextId += 1_000_000;
-  for (const node of group.mesh.nodes) {
-    const rows = await group.mesh.sql<{ id: string }>(node, 'varve', 'select id from public.rows');
-    const there = new Set(rows.map(({ id }) => Number(id)));
-    expect(
-      load.acknowledged.filter(({ id }) => !there.has(id)),
-      node.node,
-    ).toEqual([]);
-  }
-  if (!inOrder) return;
-  const order = [...new Set(load.acknowledged.map(({ node }) => node))];
-  const sorted = load.acknowledged.toSorted((a, b) => a.atMs - b.atMs).map(({ node }) => node);
-  const changes = sorted.filter((node, i) => i === 0 || node !== sorted[i - 1]);
-  expect(changes.length, changes.join()).toBe(order.length);
 }
 
 describe('a group of three', () => {
@@ -46,7 +27,7 @@ describe('a group of three', () => {
     await expect(client.query(`insert into public.rows values (-1)`)).rejects.toMatchObject({
       sqlstate: '25006',
     });
-    await nothingLost();
+    await nothingLost(group, load);
   });
 
   test('the master’s machine dies: another takes over, and it comes back as a member', async () => {
@@ -57,27 +38,50 @@ describe('a group of three', () => {
     const next = await group.master(master);
     await load.more(100, next);
     await group.revive(master);
-    await nothingLost();
+    await nothingLost(group, load);
   });
 
   test('the master stands still: another takes over, and what it then wakes up with is never acknowledged', async () => {
     begin();
     const master = await group.master();
     await load.more(100);
+    await using client = await group.mesh.client(master, 'varve');
+    await client.query('select 1');
+    // Its daemon stands still as well, and knows nothing of all this when it goes on.
     const link = group.toCoordinator.get(master.node);
     if (link) link.silent = true;
+    let goOn = (): void => {};
+    const stands = new Promise<void>((resolve) => (goOn = resolve));
+    group.onAction = async (node) => (node === master ? stands : undefined);
     group.freeze(master, true);
+    let answered = false;
+    const lone = client.query(`insert into public.rows values (-66, 'frozen')`).then(
+      () => (answered = true),
+      () => {},
+    );
     const next = await group.master(master);
     await load.more(100, next);
-    // Its clients are still connected: what they asked for is carried out now.
+    // The statement is carried out now, in the belief of being master.
     group.freeze(master, false);
-    await load.more(50, next);
+    await group.until('the commit', async () => {
+      const waiting = await group.mesh.sql(
+        master,
+        'varve',
+        `select 1 from pg_stat_activity where wait_event = 'SyncRep'`,
+      );
+      return answered || waiting.length > 0;
+    });
+    await load.more(100, next);
+    expect(answered).toBe(false);
+    goOn();
     if (link) {
       link.silent = false;
       link.cut();
     }
-    await rejoined(master);
-    await nothingLost();
+    await lone;
+    expect(answered).toBe(false);
+    expect(await rejoined(group, master)).toBe('rejoin-needed');
+    await nothingLost(group, load);
   });
 
   test('the master is cut off: its clients get no answer, and lose nothing that they were promised', async () => {
@@ -98,8 +102,13 @@ describe('a group of three', () => {
     group.cutOff(master, false);
     await lone;
     expect(answered).toBe(false);
-    await rejoined(master);
-    await nothingLost();
+    // It has a commit that nobody else has.
+    await group.until('a decision', () => group.daemon(master).status().state === 'rejoin-needed');
+    expect((await group.keys.members.at(master.node).read())?.value.reason).toMatch(
+      /committed \d+ transactions in varve that were never confirmed.*public\.rows/,
+    );
+    await rejoined(group, master);
+    await nothingLost(group, load);
     for (const node of group.mesh.nodes) {
       expect(await group.mesh.sql(node, 'varve', 'select 1 from public.rows where id = -77')).toEqual([]);
     }
@@ -114,22 +123,9 @@ describe('a group of three', () => {
       const next = await group.master(master);
       await load.more(50, next);
       await group.revive(master);
-      await rejoined(master);
+      await rejoined(group, master);
       await group.converged();
     }
-    await load.stop();
-    await nothingLost(false);
+    await nothingLost(group, load, { inOrder: false });
   });
 });
-
-/** A former master is a member again; where it has to join anew, that is told, and done here in its simplest form. */
-async function rejoined(node: MeshNode): Promise<void> {
-  const state = await group.until('a decision', () => {
-    const { state } = group.daemon(node).status();
-    return (state === 'following' || state === 'rejoin-needed') && state;
-  });
-  if (state === 'following') return;
-  const { reason } = (await group.keys.members.at(node.node).read())?.value ?? {};
-  expect(reason).toMatch(/never confirmed|not confirmed/);
-  await group.rejoin(node);
-}

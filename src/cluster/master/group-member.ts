@@ -13,7 +13,7 @@ import { LocalServer } from './local-server.ts';
 import { MasterLock, type SessionMemory } from './master-lock.ts';
 import { MemberActions, reignOf } from './member-actions.ts';
 import { observeLocal, SILENT, serverSpeaks } from './observe.ts';
-import { plan, type LocalView, type Observed, type Plan } from './plan.ts';
+import { plan, type Action, type LocalView, type Observed, type Plan } from './plan.ts';
 import type { QuorumOptions } from './quorum.ts';
 import { awaitQuorum } from './quorum-wait.ts';
 import { SettingsFollower } from './settings-follower.ts';
@@ -31,6 +31,8 @@ export interface GroupMemberDeps {
   /** Called when this member's state or the write master changes: for services, proxies, watches. */
   readonly onChange?: ((status: GroupMemberStatus) => void) | undefined;
   readonly memory?: SessionMemory | undefined;
+  /** Told of each action before it is done; for tests that stop a member at one. */
+  readonly beforeAction?: ((action: Action['do']) => Promise<void>) | undefined;
 }
 
 export interface GroupMemberOptions {
@@ -255,6 +257,7 @@ export class GroupMember {
         this.#lock.stand(planned.wantLock);
         this.#show();
         const databases = this.#databases(this.#view);
+        await this.#deps.beforeAction?.(planned.action.do);
         await this.#actions.act(planned.action, { view: this.#view, local, databases, signal });
         idle = planned.action.do === 'nothing';
         // What did not help the first time is not repeated as fast as possible.

@@ -12,10 +12,12 @@ import { openCoordinator } from '../../coordination/open-coordinator.ts';
 import { TcpProxy } from '../../coordination/tcp-proxy.suite.ts';
 import type { Connection } from '../../postgres/connection.ts';
 import { startServer, type OwnServer } from '../../postgres/server.ts';
+import { expect } from 'vitest';
 import { GroupKeys, type MemberRecord } from '../group-keys.ts';
 import { GroupServers } from '../mesh/group-servers.ts';
 import { groupSettingsFor } from '../mesh/limits.ts';
 import { GroupMember, type GroupMemberOptions } from './group-member.ts';
+import type { Action } from './plan.ts';
 import { TestMesh, type MeshNode } from './mesh.suite.ts';
 
 export const DATABASES = ['rdpg', 'varve'];
@@ -37,6 +39,10 @@ export class TestGroup implements AsyncDisposable {
   readonly #client: Coordinator;
   /** From each node to the coordinator. */
   readonly toCoordinator = new Map<string, TcpProxy>();
+  /** Nodes whose servers were restarted by their daemons, in order. */
+  readonly restarts: string[] = [];
+  /** Before each action of each daemon. */
+  onAction: (node: MeshNode, action: Action['do']) => Promise<void> = () => Promise.resolve();
   readonly #daemons = new Map<string, Daemon>();
   readonly #restarted: OwnServer[] = [];
   readonly #options: Partial<GroupMemberOptions>;
@@ -79,7 +85,7 @@ export class TestGroup implements AsyncDisposable {
   }
 
   /** The one of this test process; `run`s until it is stopped. */
-  startDaemon(node: MeshNode, more: Partial<GroupMemberOptions> = {}): GroupMember {
+  startDaemon(node: MeshNode): GroupMember {
     const link = this.toCoordinator.get(node.node);
     const coordinator = openCoordinator(
       { kind: 'embedded', url: link?.url ?? '', timeoutMs: 1_000 },
@@ -94,8 +100,10 @@ export class TestGroup implements AsyncDisposable {
         coordinator,
         servers,
         restart: async () => {
+          this.restarts.push(node.node);
           await this.restartServer(node);
         },
+        beforeAction: (action) => this.onAction(node, action),
       },
       {
         cluster: 'test',
@@ -106,7 +114,6 @@ export class TestGroup implements AsyncDisposable {
         ttlMs: TTL_MS,
         pollMs: 200,
         ...this.#options,
-        ...more,
       },
     );
     const stop = new AbortController();
@@ -172,6 +179,10 @@ export class TestGroup implements AsyncDisposable {
   async restartServer(node: MeshNode): Promise<void> {
     await this.serverOf(node).stop();
     await this.startServer(node);
+  }
+
+  async tag(node: MeshNode, tags: MemberRecord['tags']): Promise<void> {
+    await this.keys.members.at(node.node).update((was) => (was ? { ...was, tags } : undefined));
   }
 
   /** Every process of the server stands still, or goes on. */
@@ -291,6 +302,39 @@ export class TestGroup implements AsyncDisposable {
     await this.mesh[Symbol.asyncDispose]();
     await rm(this.#coordinator.folder, { recursive: true, force: true });
   }
+}
+
+/** A former master is a member again; where it has to join anew, that is told, and done here in its simplest form. */
+export async function rejoined(group: TestGroup, node: MeshNode): Promise<'following' | 'rejoin-needed'> {
+  const state = await group.until('a decision', () => {
+    const { state } = group.daemon(node).status();
+    return (state === 'following' || state === 'rejoin-needed') && state;
+  });
+  if (state === 'rejoin-needed') await group.rejoin(node);
+  return state;
+}
+
+/** What was promised is there, on every member, once; and the reigns did not overlap. */
+export async function nothingLost(
+  group: TestGroup,
+  load: WriteLoad,
+  options: { readonly inOrder?: boolean } = {},
+): Promise<void> {
+  await load.stop();
+  await group.converged();
+  for (const node of group.mesh.nodes) {
+    const rows = await group.mesh.sql<{ id: string }>(node, 'varve', 'select id from public.rows');
+    const there = new Set(rows.map(({ id }) => Number(id)));
+    expect(there.size, node.node).toBe(rows.length);
+    expect(
+      load.acknowledged.filter(({ id }) => !there.has(id)),
+      node.node,
+    ).toEqual([]);
+  }
+  if (options.inOrder === false) return;
+  const nodes = load.acknowledged.toSorted((a, b) => a.atMs - b.atMs).map(({ node }) => node);
+  const changes = nodes.filter((node, i) => i === 0 || node !== nodes[i - 1]);
+  expect(changes.length, changes.join()).toBe(new Set(nodes).size);
 }
 
 /** What a client was told, in the order in which it was told. */
