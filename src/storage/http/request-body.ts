@@ -192,7 +192,7 @@ const EMPTY = Buffer.alloc(0);
 
 function tooLarge(maxBytes: number): VarveError {
   return new VarveError('BODY_TOO_LARGE', `the body is larger than ${maxBytes} bytes`, {
-    hint: 'Send smaller batches, or raise maxBodyBytes.',
+    hint: 'Send smaller batches, or raise maxBodyMb.',
   });
 }
 
