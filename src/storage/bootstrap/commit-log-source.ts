@@ -319,5 +319,5 @@ function hasVolume(
   blockStartNs: bigint,
   { shard, volume }: { readonly shard: number; readonly volume: number },
 ): boolean {
-  return (namespace.filesets.info(blockStartNs, shard)?.volume ?? -1) >= volume;
+  return (namespace.filesets.volume(blockStartNs, shard) ?? -1) >= volume;
 }

@@ -1,6 +1,7 @@
 import type { FileSystem } from '../../core/file-system.ts';
 import { messageOf, VarveError } from '../../core/errors.ts';
 import type { Namespace } from '../engine/namespace.ts';
+import { placeOf } from '../engine/fileset-summary.ts';
 import { rebuildIndex, uncovered } from '../engine/rebuild-index.ts';
 import { FileDamageError, type FileDamage } from '../fileset/fileset-damage.ts';
 import type { Quarantined } from '../fileset/fileset-folder.ts';
@@ -149,43 +150,52 @@ export class FsSource implements BootstrapSource {
   async #scanNow(namespace: Namespace): Promise<readonly Quarantined[]> {
     const { name, filesets, shardCount } = namespace;
     const shards = Array.from({ length: shardCount }, (_, shard) => ({ namespace: name, shard }));
-    const recovered = await recoverFilesets({ fs: this.#deps.fs }, filesets.root, { shards, repair: true });
-    for (const info of recovered.filesets) {
-      try {
-        filesets.put(info);
-      } catch (error) {
-        if (!(error instanceof FileDamageError)) throw error;
-        this.#deps.onDamage(error.damage);
-      }
+    const known = await filesets.loadSummary();
+    if (known) {
+      for (const place of known) filesets.put(place);
+      await this.#loadIndex(namespace);
+      return [];
     }
+    const recovered = await recoverFilesets({ fs: this.#deps.fs }, filesets.root, { shards, repair: true });
+    for (const info of recovered.filesets) filesets.put(placeOf(info));
     for (const { damage } of recovered.damaged) this.#deps.onDamage(damage);
     filesets.quarantined += recovered.damaged.length;
     namespace.superseded = recovered.superseded;
-    await namespace.index.load({ repair: true });
-    for (const damage of namespace.index.damages) this.#deps.onDamage(damage);
+    await this.#loadIndex(namespace);
     return recovered.damaged;
+  }
+
+  async #loadIndex({ index }: Namespace): Promise<void> {
+    await index.load({ repair: true });
+    for (const damage of index.damages) this.#deps.onDamage(damage);
   }
 }
 
 function available(namespace: Namespace, ranges: ShardTimeRanges): ShardTimeRanges {
-  const infos = [...namespace.filesets.all()].map(({ info }) => info);
-  return rangesOf(infos).intersect(ranges);
+  return rangesOf(namespace.filesets.places()).intersect(ranges);
 }
 
-function rangesOf(infos: readonly FilesetInfo[]): ShardTimeRanges {
-  const byShard = new Map<number, FilesetInfo[]>();
+type Placed = Pick<FilesetInfo, 'blockStartNs' | 'blockSizeNs' | 'shard'>;
+
+/** Shards that have the same blocks, as mostly all do, share one set of ranges. */
+function rangesOf(infos: Iterable<Placed>): ShardTimeRanges {
+  const byShard = new Map<number, Placed[]>();
   for (const info of infos) {
     const list = byShard.get(info.shard) ?? [];
     byShard.set(info.shard, list);
     list.push(info);
   }
+  const known = new Map<string, TimeRanges>();
   return ShardTimeRanges.of(
     [...byShard].map(([shard, list]) => {
+      const key = list.map(({ blockStartNs }) => blockStartNs).join();
       const blocks = list.map(({ blockStartNs, blockSizeNs }) => ({
         startNs: blockStartNs,
         endNs: blockStartNs + blockSizeNs,
       }));
-      return [shard, TimeRanges.of(...blocks)] as const;
+      const ranges = known.get(key) ?? TimeRanges.of(...blocks);
+      known.set(key, ranges);
+      return [shard, ranges] as const;
     }),
   );
 }

@@ -66,6 +66,7 @@ describe('TimeRanges', () => {
         const wanted = new Set([...instants(ranges)].map((at) => Number(floorToBlock(BigInt(at), size))));
         const found = [...TimeRanges.of(...ranges).blockStarts(size)].map(Number);
         expect(found).toEqual(sorted(wanted));
+        expect(TimeRanges.of(...ranges).blockCount(size)).toBe(wanted.size);
       }),
     );
   });

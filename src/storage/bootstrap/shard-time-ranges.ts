@@ -56,11 +56,11 @@ export class ShardTimeRanges implements Iterable<readonly [shard: number, ranges
   }
 
   subtract(other: ShardTimeRanges): ShardTimeRanges {
-    return this.#map((ranges, shard) => ranges.subtract(other.get(shard)));
+    return this.#combine(other, (left, right) => left.subtract(right));
   }
 
   intersect(other: ShardTimeRanges): ShardTimeRanges {
-    return this.#map((ranges, shard) => ranges.intersect(other.get(shard)));
+    return this.#combine(other, (left, right) => left.intersect(right));
   }
 
   filterShards(isWanted: (shard: number) => boolean): ShardTimeRanges {
@@ -81,7 +81,12 @@ export class ShardTimeRanges implements Iterable<readonly [shard: number, ranges
   /** How many blocks, over all shards, have any instant of it. */
   blockCount(blockSizeNs: bigint): number {
     let count = 0;
-    for (const ranges of this.#shards.values()) for (const _ of ranges.blockStarts(blockSizeNs)) count++;
+    const known = new Map<TimeRanges, number>();
+    for (const ranges of this.#shards.values()) {
+      const blocks = known.get(ranges) ?? ranges.blockCount(blockSizeNs);
+      known.set(ranges, blocks);
+      count += blocks;
+    }
     return count;
   }
 
@@ -90,6 +95,19 @@ export class ShardTimeRanges implements Iterable<readonly [shard: number, ranges
     const parts = [...this.#shards].slice(0, 8).map(([shard, ranges]) => `${shard}: ${ranges.toString()}`);
     if (this.#shards.size > parts.length) parts.push(`and ${this.#shards.size - parts.length} shards more`);
     return parts.join('; ');
+  }
+
+  /** Most shards share their ranges with the one before: then they share the result, too. */
+  #combine(
+    other: ShardTimeRanges,
+    combine: (left: TimeRanges, right: TimeRanges) => TimeRanges,
+  ): ShardTimeRanges {
+    let last: { left: TimeRanges; right: TimeRanges; result: TimeRanges } | undefined;
+    return this.#map((left, shard) => {
+      const right = other.get(shard);
+      if (last?.left !== left || last.right !== right) last = { left, right, result: combine(left, right) };
+      return last.result;
+    });
   }
 
   #map(change: (ranges: TimeRanges, shard: number) => TimeRanges): ShardTimeRanges {

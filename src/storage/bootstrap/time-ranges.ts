@@ -98,6 +98,20 @@ export class TimeRanges implements Iterable<TimeRange> {
     );
   }
 
+  /** How many blocks have any instant of the set. */
+  blockCount(blockSizeNs: bigint): number {
+    let count = 0n;
+    let lastNs: bigint | undefined;
+    for (const { startNs, endNs } of this.#ranges) {
+      let from = floorToBlock(startNs, blockSizeNs);
+      if (lastNs !== undefined && from <= lastNs) from = lastNs + blockSizeNs;
+      const last = floorToBlock(endNs - 1n, blockSizeNs);
+      if (last >= from) count += (last - from) / blockSizeNs + 1n;
+      lastNs = last;
+    }
+    return Number(count);
+  }
+
   /** Starts of the blocks that have any instant of the set, ascending, each once. */
   *blockStarts(blockSizeNs: bigint): Iterable<bigint> {
     let last: bigint | undefined;

@@ -75,7 +75,8 @@ export class EngineLog {
   async open(end: LogEnd, replayedBytes: number): Promise<void> {
     const { fs, clock, hybridClock, randomUint32, log } = this.#deps;
     const { logMode: mode, logSegmentBytes, keepFreeBytes = 64 * MIB } = this.#options;
-    const segments = logSegmentBytes === undefined ? {} : { segmentBytes: logSegmentBytes };
+    // A start reads one that is not used yet: small ones keep that short.
+    const segments = { segmentBytes: logSegmentBytes ?? 16 * MIB };
     const deps = { fs, clock, hybridClock: () => hybridClock.next(), randomUint32, log };
     const opened = await CommitLog.open(deps, { folder: this.folder, mode, keepFreeBytes, ...segments }, end);
     this.#bytes = replayedBytes;

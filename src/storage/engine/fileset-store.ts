@@ -5,6 +5,7 @@ import { quarantineFileset } from '../fileset/fileset-folder.ts';
 import type { FilesetId } from '../fileset/fileset-id.ts';
 import { removeFileset } from '../fileset/remove-fileset.ts';
 import { BlockReader } from './block-reader.ts';
+import { FilesetSummary, type StoredPlace } from './fileset-summary.ts';
 import type { ColumnCodec } from './sealed-series.ts';
 
 export const DATA_FOLDER = 'data';
@@ -12,14 +13,31 @@ export const DATA_FOLDER = 'data';
 /** So many filesets of a namespace are kept open, each with two files. */
 const MAX_OPEN = 256;
 
-interface Held {
-  readonly reader: BlockReader;
-  leases: number;
+class Held {
+  readonly place: StoredPlace;
+  readonly #open: (info: FilesetInfo) => BlockReader;
+  #reader: BlockReader | undefined;
+  leases = 0;
   /** Another volume took its place, or it is out of retention: goes with its last lease. */
   doomed: 'remove' | 'quarantine' | undefined;
   /** Grows with use; the least recently used one is closed first. */
-  used: number;
-  open: boolean;
+  used = 0;
+  open = false;
+
+  constructor(place: StoredPlace, open: (info: FilesetInfo) => BlockReader) {
+    this.place = place;
+    this.#open = open;
+  }
+
+  /** Made when somebody asks: a start with thousands of filesets needs none of them. */
+  get reader(): BlockReader {
+    this.#reader ??= this.#open(this.place.info());
+    return this.#reader;
+  }
+
+  async close(): Promise<void> {
+    await this.#reader?.close();
+  }
 }
 
 /**
@@ -35,6 +53,9 @@ export class FilesetStore {
   #openCount = 0;
   #count = 0;
   #bytes = 0;
+  /** Files that are still there although they do not count any more. */
+  #doomed = 0;
+  readonly #summary: FilesetSummary;
   /** Removals that wait for a lease, or are under way. */
   readonly #removals = new Set<Promise<void>>();
   quarantined = 0;
@@ -49,6 +70,7 @@ export class FilesetStore {
     this.#deps = deps;
     this.#root = join(folder, DATA_FOLDER);
     this.#namespace = namespace;
+    this.#summary = new FilesetSummary(deps.fs, this.#root, namespace);
   }
 
   get root(): string {
@@ -72,8 +94,18 @@ export class FilesetStore {
     return this.#blocks.has(blockStartNs);
   }
 
+  /** The one that counts; undefined when there is none. */
+  volume(blockStartNs: bigint, shard: number): number | undefined {
+    return this.#blocks.get(blockStartNs)?.get(shard)?.place.volume;
+  }
+
+  /** All of them, without a look at their infos. */
+  *places(): Iterable<StoredPlace> {
+    for (const shards of this.#blocks.values()) for (const { place } of shards.values()) yield place;
+  }
+
   info(blockStartNs: bigint, shard: number): FilesetInfo | undefined {
-    return this.#blocks.get(blockStartNs)?.get(shard)?.reader.info;
+    return this.#blocks.get(blockStartNs)?.get(shard)?.place.info();
   }
 
   reader(blockStartNs: bigint, shard: number): BlockReader | undefined {
@@ -90,19 +122,35 @@ export class FilesetStore {
     for (const shards of this.#blocks.values()) for (const { reader } of shards.values()) yield reader;
   }
 
-  /**
-   * This one counts from now on; the one before is removed when nobody reads it.
-   * @throws FILESET_DAMAGED when the engine's part of the info is none
-   */
-  put(info: FilesetInfo): void {
-    const reader = new BlockReader({ fs: this.#deps.fs, codec: this.#deps.codec() }, this.#root, info);
-    const before = this.#detach(info.blockStartNs, info.shard);
-    const shards = this.#blocks.get(info.blockStartNs) ?? new Map<number, Held>();
-    this.#blocks.set(info.blockStartNs, shards);
-    shards.set(info.shard, { reader, leases: 0, doomed: undefined, used: 0, open: false });
+  /** This one counts from now on; the one before is removed when nobody reads it. */
+  put(place: StoredPlace): void {
+    const { blockStartNs, shard } = place;
+    const before = this.#detach(blockStartNs, shard);
+    const shards = this.#blocks.get(blockStartNs) ?? new Map<number, Held>();
+    this.#blocks.set(blockStartNs, shards);
+    const { fs, codec } = this.#deps;
+    shards.set(shard, new Held(place, (info) => new BlockReader({ fs, codec: codec() }, this.#root, info)));
     this.#count++;
-    this.#bytes += sizeOf(info);
+    this.#bytes += place.sizeBytes;
     if (before) this.#doom(before, 'remove');
+  }
+
+  /** Before files are written or removed: until `saveSummary`, a start looks through the folders. */
+  async beginChange(): Promise<void> {
+    await this.#summary.invalidate();
+  }
+
+  /** Unless a file is there that should not: one that is still read, or could not be removed. */
+  async saveSummary(): Promise<void> {
+    await this.settled();
+    const unsure = this.#doomed > 0 || this.lastFailure !== undefined;
+    if (unsure || this.#count === 0 || this.#summary.present) return;
+    await this.#summary.save([...this.places()].map((place) => place.info()));
+  }
+
+  /** What the summary says is there; undefined when there is none. */
+  async loadSummary(): Promise<StoredPlace[] | undefined> {
+    return await this.#summary.load();
   }
 
   /** Leases all that a query may need, until it is released. */
@@ -131,7 +179,7 @@ export class FilesetStore {
 
   /** Takes a damaged one away and puts its files aside; false when it is another one by now. */
   quarantine(id: FilesetId): boolean {
-    if (this.info(id.blockStartNs, id.shard)?.volume !== id.volume) return false;
+    if (this.volume(id.blockStartNs, id.shard) !== id.volume) return false;
     const held = this.#detach(id.blockStartNs, id.shard);
     if (!held) return false;
     this.quarantined++;
@@ -146,7 +194,7 @@ export class FilesetStore {
 
   async close(): Promise<void> {
     await this.settled();
-    for (const reader of this.all()) await reader.close();
+    for (const shards of this.#blocks.values()) for (const held of shards.values()) await held.close();
   }
 
   #detach(blockStartNs: bigint, shard: number): Held | undefined {
@@ -156,12 +204,13 @@ export class FilesetStore {
     shards.delete(shard);
     if (shards.size === 0) this.#blocks.delete(blockStartNs);
     this.#count--;
-    this.#bytes -= sizeOf(held.reader.info);
+    this.#bytes -= held.place.sizeBytes;
     return held;
   }
 
   #doom(held: Held, fate: 'remove' | 'quarantine'): void {
     held.doomed = fate;
+    this.#doomed++;
     if (held.leases === 0) this.#carryOut(held);
   }
 
@@ -191,15 +240,17 @@ export class FilesetStore {
   }
 
   #carryOut(held: Held): void {
-    const { reader, doomed } = held;
+    const { place, doomed } = held;
     if (held.open) this.#openCount--;
     held.open = false;
     const { fs } = this.#deps;
-    const id: FilesetId = { ...reader.info, namespace: this.#namespace };
+    const { blockStartNs, shard, volume } = place;
+    const id: FilesetId = { namespace: this.#namespace, blockStartNs, shard, volume };
     const work = async (): Promise<void> => {
-      await reader.close();
+      await held.close();
       if (doomed === 'quarantine') await quarantineFileset(fs, this.#root, id);
       else await removeFileset(fs, this.#root, id);
+      this.#doomed--;
     };
     const removal = work()
       .catch((error: unknown) => {
@@ -219,7 +270,7 @@ export class FilesetStore {
     for (const held of idle.slice(0, this.#openCount - MAX_OPEN)) {
       held.open = false;
       this.#openCount--;
-      void held.reader.close().catch((error: unknown) => {
+      void held.close().catch((error: unknown) => {
         this.lastFailure = error;
       });
     }
@@ -231,8 +282,4 @@ export interface FilesetLease extends Disposable {
   reader(blockStartNs: bigint, shard: number): BlockReader | undefined;
   /** From now on the volumes that count now. */
   renew(): void;
-}
-
-function sizeOf(info: FilesetInfo): number {
-  return info.payloadBytes + info.indexBytes;
 }

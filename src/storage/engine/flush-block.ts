@@ -9,6 +9,7 @@ import { BlockWriter, type SealedInput } from './block-writer.ts';
 import { bury, type Tombstone } from './tombstones.ts';
 import { copyColumns, mergeForFile, type Columns } from './columns.ts';
 import { DATA_FOLDER } from './fileset-store.ts';
+import { placeOf } from './fileset-summary.ts';
 import type { FlushedShard } from './log-records.ts';
 import type { Namespace } from './namespace.ts';
 import type { ColumnCodec } from './sealed-series.ts';
@@ -47,11 +48,12 @@ export async function flushBlock(
     const references = namespace.buffer.seriesOfBlock(blockStartNs, shard);
     const existing = namespace.filesets.reader(blockStartNs, shard);
     if (references.length === 0 && !(existing && isDue(namespace, existing))) continue;
+    await namespace.filesets.beginChange();
     const write = new ShardFlush(deps, namespace, { blockStartNs, shard, index });
     const info = await write.run(references, existing);
     series += write.series;
     if (info) {
-      namespace.filesets.put(info);
+      namespace.filesets.put(placeOf(info));
       filesets.push(info);
     } else namespace.filesets.remove({ blockStartNs, shard });
   }

@@ -63,6 +63,7 @@ export class Maintenance {
         if (choice.force || this.#isDue(namespace, block)) await this.#flushOne(namespace, block, totals);
       }
       await this.#carryOutDeletions(namespace, totals);
+      if (namespace.superseded.length === 0) await namespace.filesets.saveSummary();
     }
     const { filesets, series, bytes, failures } = totals;
     if (filesets > 0 && failures.length === 0) {
@@ -102,20 +103,21 @@ export class Maintenance {
       if (namespace.deleted || !namespace.options.cleanupEnabled) continue;
       this.#dropExpired(namespace);
       const startNs = earliest(namespace, clock.nowNs());
-      for (const blockStartNs of namespace.filesets.blockStarts()) {
-        for (const { info } of namespace.filesets.ofBlock(blockStartNs)) {
-          if (info.blockStartNs + info.blockSizeNs > startNs) continue;
-          namespace.filesets.remove(info);
-          expiredFilesets++;
-        }
+      for (const { blockStartNs, blockSizeNs, shard } of [...namespace.filesets.places()]) {
+        if (blockStartNs + blockSizeNs > startNs) continue;
+        await namespace.filesets.beginChange();
+        namespace.filesets.remove({ blockStartNs, shard });
+        expiredFilesets++;
       }
       const { superseded } = namespace;
       namespace.superseded = [];
+      if (superseded.length > 0) await namespace.filesets.beginChange();
       for (const id of superseded) await removeFileset(fs, namespace.filesets.root, id);
       supersededFilesets += superseded.length;
       await namespace.filesets.settled();
       indexSegments += await namespace.index.removeUnused(namespace.isStored.bind(namespace));
       await this.#retireTombstones(namespace, startNs);
+      await namespace.filesets.saveSummary();
       namespace.expireCache(clock.nowNs());
     }
     const snapshots = await cleanSnapshots({ fs }, snapshotRoot(folder));

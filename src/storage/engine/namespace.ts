@@ -109,7 +109,7 @@ export class Namespace {
 
   /** Whether this very volume counts. */
   isStored({ blockStartNs, shard, volume }: CoveredFileset): boolean {
-    return this.filesets.info(blockStartNs, shard)?.volume === volume;
+    return this.filesets.volume(blockStartNs, shard) === volume;
   }
 
   /** Files have all that the memory has of the block. */
@@ -120,7 +120,7 @@ export class Namespace {
 
   /** Gives back what the policy does not keep. */
   expireCache(nowNs: bigint): void {
-    const stored = new Set([...this.filesets.all()].map(({ info }) => filesetKey(info)));
+    const stored = new Set([...this.filesets.places()].map(filesetKey));
     this.cache.expire(nowNs, (key) => stored.has(key));
   }
 

@@ -5,7 +5,8 @@ import type { Namespace } from './namespace.ts';
 /** Filesets whose series cannot be found by the sealed index. */
 export function uncovered(namespace: Namespace): BlockReader[] {
   if (!namespace.options.indexEnabled) return [];
-  return [...namespace.filesets.all()].filter(({ info }) => !namespace.index.covers(info));
+  const missing = [...namespace.filesets.places()].filter((place) => !namespace.index.covers(place));
+  return missing.flatMap(({ blockStartNs, shard }) => namespace.filesets.reader(blockStartNs, shard) ?? []);
 }
 
 /**

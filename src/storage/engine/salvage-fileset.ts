@@ -5,6 +5,7 @@ import { FilesetWriter } from '../fileset/fileset-writer.ts';
 import type { FilesetInfo } from '../fileset/info-file.ts';
 import type { BlockReader } from './block-reader.ts';
 import { BlockWriter } from './block-writer.ts';
+import { placeOf } from './fileset-summary.ts';
 import type { Namespace } from './namespace.ts';
 import { rebuildIndex } from './rebuild-index.ts';
 
@@ -24,6 +25,7 @@ export async function salvageFileset(
   if (!reader || reader.info.volume !== damaged.volume) return undefined;
   const { info } = reader;
   const { blockStartNs, shard, blockSizeNs } = info;
+  await filesets.beginChange();
   const volume = await nextVolume(fs, filesets.root, { namespace: name, shard, blockStartNs });
   const id = { namespace: name, shard, blockStartNs, volume };
   const options = { root: filesets.root, id, kind: 'flush', blockSizeNs, createdAtNs } as const;
@@ -33,7 +35,7 @@ export async function salvageFileset(
   const saved = writer.series === 0 ? undefined : await writer.finish(reader.annotation.deletedUpTo);
   filesets.quarantine({ ...info, namespace: name });
   if (!saved) return 0;
-  filesets.put(saved);
+  filesets.put(placeOf(saved));
   const readers = filesets.ofBlock(blockStartNs).filter((one) => one.info.shard === shard);
   if (namespace.options.indexEnabled) await rebuildIndex(namespace, readers);
   return writer.series;

@@ -89,7 +89,7 @@ export interface EngineOptions {
   readonly imageLogBytes?: number;
   /** How often flushes, clean-up and snapshots are looked after; 10,000 unless given, 0 for never (tests). */
   readonly tickMs?: number;
-  /** Of the commit log; see there. */
+  /** Of the commit log's segments; 16 MiB unless given. */
   readonly logSegmentBytes?: number;
   /** Space that is left to others on the disk; 64 MiB unless given. */
   readonly keepFreeBytes?: number;

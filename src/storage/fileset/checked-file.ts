@@ -16,7 +16,8 @@ export type Magic =
   | 'VRVMANIF'
   | 'VRVCATLG'
   | 'VRVTOMBS'
-  | 'VRVCOVER';
+  | 'VRVCOVER'
+  | 'VRVSUMRY';
 
 /** The head of a file that is read in parts: letters, version, their checksum. */
 export function encodeFileHeader(magic: Magic): Buffer {
