@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import type { Registry } from 'prom-client';
 import type { Clock } from '../core/clock.ts';
 import { isAbort, messageOf, VarveError } from '../core/errors.ts';
+import type { Coordinator } from '../coordination/coordinator.ts';
 import { openCoordinator } from '../coordination/open-coordinator.ts';
 import { applyEvent, emptyBoard, type Board } from '../run/board.ts';
 import { RunEvents } from '../run/events.ts';
@@ -9,12 +10,13 @@ import { runSteps } from '../run/run.ts';
 import { startAccessLayer, type AccessLayer } from './access-layer.ts';
 import { EventFeed } from './event-feed.ts';
 import { lockFolder } from '../core/folder-lock.ts';
-import { httpApp } from './http-app.ts';
+import { GroupLayer } from './group-layer.ts';
+import { httpApp, type GroupHttp } from './http-app.ts';
 import { serveHttp } from './http-server.ts';
 import type { Log } from './log.ts';
 import { nodeMetrics } from './node-metrics.ts';
 import type { NodeOptions } from './node-options.ts';
-import { currentStep, runStatuses, type NodeState, type NodeStatus } from './node-status.ts';
+import { currentStep, runStatuses, type NodeState, type NodeStatus, type RunStatus } from './node-status.ts';
 import { nodeContext, nodeSteps, runningPostgres } from './node-steps.ts';
 import { PostgresService, type RunningPostgres } from './postgres-service.ts';
 import { keepRegistered } from './registration.ts';
@@ -37,10 +39,10 @@ export interface DaemonDeps {
  */
 export async function runNode(deps: DaemonDeps, options: NodeOptions, signal: AbortSignal): Promise<void> {
   await using _lock = await lockFolder(options.folder);
-  const daemon = new Daemon(deps, options);
-  using _feed = daemon.feed;
   const coordinator = options.coordinator && openCoordinator(options.coordinator, deps);
   await using _coordinator = coordinator;
+  const daemon = new Daemon(deps, options, coordinator);
+  using _feed = daemon.feed;
   const view = new SystemView(
     { clock: deps.clock, coordinator, own: () => daemon.status() },
     `http://127.0.0.1:${options.httpPort}`,
@@ -50,6 +52,7 @@ export async function runNode(deps: DaemonDeps, options: NodeOptions, signal: Ab
     system: () => view.read(),
     feed: daemon.feed,
     metrics: daemon.metrics,
+    ...(options.group ? { group: () => daemon.groupHttp } : {}),
     onBug: (error) => deps.log.error({ error }, 'an HTTP request met a bug'),
     signal,
   });
@@ -74,13 +77,16 @@ class Daemon {
   #board: Board = emptyBoard;
   #state: NodeState = 'starting';
   #reason = 'the bring-up has not begun';
+  readonly #coordinator: Coordinator | undefined;
   #layer: AccessLayer | undefined;
+  #group: GroupLayer | undefined;
   /** Of data nodes, beside PostgreSQL: neither waits for the other. */
   readonly storage: StorageService | undefined;
 
-  constructor(deps: DaemonDeps, options: NodeOptions) {
+  constructor(deps: DaemonDeps, options: NodeOptions, coordinator: Coordinator | undefined) {
     this.#deps = deps;
     this.#options = options;
+    this.#coordinator = coordinator;
     this.#startedAtMs = deps.clock.nowMs();
     this.#events.subscribe((event) => {
       this.#board = applyEvent(this.#board, event);
@@ -126,10 +132,10 @@ class Daemon {
     return {
       name,
       kind,
-      role: null,
-      term: null,
+      role: this.#group?.role ?? null,
+      term: this.#group?.term ?? null,
       state: this.#state,
-      ...currentStep(runs),
+      ...this.#now(runs),
       reasons: this.#state === 'ready' ? [] : [this.#reason],
       pid: process.pid,
       startedAt: new Date(this.#startedAtMs).toISOString(),
@@ -140,17 +146,26 @@ class Daemon {
     };
   }
 
+  #now(runs: readonly RunStatus[]): Pick<NodeStatus, 'step' | 'waitingFor'> {
+    const { step, waitingFor } = currentStep(runs);
+    return { step, waitingFor: waitingFor ?? this.#group?.waitingFor ?? null };
+  }
+
   /** Until the signal fires; PostgreSQL is left to the caller. */
   async run(signal: AbortSignal): Promise<void> {
     const { log, report, clock } = this.#deps;
+    const ended = new AbortController();
+    const either = AbortSignal.any([signal, ended.signal]);
     try {
       this.#reason = 'PostgreSQL is being brought up';
       const running = await this.postgres.start(signal);
-      await using _layer = await this.#startLayer(running);
-      this.#ready();
       await Promise.all([
-        this.postgres.run(signal),
-        keepRegistered({ log, clock }, this.#options, { isReady: () => this.#state === 'ready', signal }),
+        this.postgres.run(either),
+        keepRegistered({ log, clock }, this.#options, {
+          isReady: () => this.#state === 'ready',
+          signal: either,
+        }),
+        this.#serve(running, signal),
       ]);
     } catch (error) {
       if (signal.aborted && (isAbort(error) || error === signal.reason)) return;
@@ -159,9 +174,45 @@ class Daemon {
       report({ type: 'failed', error: known.toJSON() });
       throw error;
     } finally {
+      ended.abort();
       this.#state = 'stopping';
       this.#reason = 'the node is stopping';
     }
+  }
+
+  /** What an access node is beyond its PostgreSQL, from the bottom up. */
+  async #serve(running: RunningPostgres, signal: AbortSignal): Promise<void> {
+    await using group = await this.#openGroup(running);
+    this.#group = group;
+    if (group) {
+      this.#reason = 'the group of access nodes is being joined';
+      await group.bootstrap(signal);
+    }
+    const serving = group?.run(signal);
+    await using _layer = await this.#startLayer(running);
+    this.#ready();
+    await serving;
+  }
+
+  async #openGroup(running: RunningPostgres): Promise<GroupLayer | undefined> {
+    const { log, clock } = this.#deps;
+    const { name, folder, httpPort, database, group } = this.#options;
+    if (!group || !this.#coordinator) return undefined;
+    return await GroupLayer.open(
+      {
+        log,
+        clock,
+        events: this.#events,
+        coordinator: this.#coordinator,
+        postgres: () => this.postgres.running ?? running,
+        restartPostgres: running.own ? () => this.postgres.restart() : undefined,
+      },
+      { node: name, folder, httpPort, database, group },
+    );
+  }
+
+  get groupHttp(): GroupHttp | undefined {
+    return this.#group && { control: this.#group.desk, jobs: this.#group.http };
   }
 
   async #bringUp(signal: AbortSignal): Promise<RunningPostgres> {

@@ -1,8 +1,8 @@
 import { errorFromJson, messageOf, VarveError } from '../core/errors.ts';
 import type { Clock } from '../core/clock.ts';
-import type { GroupConfig, GroupRequest } from '../cluster/group-keys.ts';
+import type { GroupConfig } from '../cluster/group-keys.ts';
 import type { PlannedStep } from '../run/run.ts';
-import type { GroupAction, GroupStatus } from './group-control.ts';
+import type { ActionStatus, GroupAction, GroupStatus } from './group-control.ts';
 
 const ANSWER_TIMEOUT_MS = 15_000;
 const POLL_MS = 250;
@@ -51,9 +51,9 @@ export class GroupClient {
       clock,
       signal,
       onProgress,
-    }: { clock: Clock; signal: AbortSignal; onProgress: (request: GroupRequest) => void },
-  ): Promise<GroupRequest> {
-    let request = await this.#ask<GroupRequest>('POST', '/requests', action);
+    }: { clock: Clock; signal: AbortSignal; onProgress: (request: ActionStatus) => void },
+  ): Promise<ActionStatus> {
+    let request = await this.#ask<ActionStatus>('POST', '/requests', action);
     for (;;) {
       onProgress(request);
       if (request.state === 'done') return request;
@@ -64,7 +64,7 @@ export class GroupClient {
         );
       }
       await clock.sleep(POLL_MS, signal);
-      request = await this.#ask<GroupRequest>('GET', `/requests/${encodeURIComponent(request.id)}`);
+      request = await this.#ask<ActionStatus>('GET', `/requests/${encodeURIComponent(request.id)}`);
     }
   }
 

@@ -22,8 +22,8 @@ export interface GroupEdgeStatus {
   readonly database: string;
   readonly state: string;
   readonly lagBytes: number | null;
-  readonly conflicts: number;
-  readonly errors: number;
+  /** Since the edge exists, by PostgreSQL's names; those that are not zero. */
+  readonly conflicts: Readonly<Record<string, number>>;
 }
 
 export interface GroupStatus {
@@ -58,18 +58,23 @@ export type GroupAction =
       readonly into: string | undefined;
     };
 
+/** How something that was asked for goes. */
+export interface ActionStatus extends Pick<GroupRequest, 'id' | 'by' | 'at' | 'state' | 'detail' | 'worker'> {
+  readonly kind: GroupAction['kind'];
+}
+
 /** What a member lets people do with its group. Every failure is a VarveError. */
 export interface GroupControl {
   status(): Promise<GroupStatus>;
   plan(signal: AbortSignal): Promise<readonly PlannedStep[]>;
   /** Begins it; how it goes is asked with `request`. */
-  act(action: GroupAction, by: string): Promise<GroupRequest>;
+  act(action: GroupAction, by: string): Promise<ActionStatus>;
   /** @throws NOT_FOUND */
-  request(id: string): Promise<GroupRequest>;
+  request(id: string): Promise<ActionStatus>;
   pause(by: string): Promise<void>;
   resume(by: string): Promise<void>;
   config(): Promise<GroupConfig>;
   /** Undefined removes a setting. @throws INVALID_ARGUMENT for one that servers do not know or members need */
-  setConfig(name: string, value: string | undefined, by: string): Promise<GroupConfig>;
+  setConfig(name: string, value: string | undefined): Promise<GroupConfig>;
   backups(): Promise<readonly Readonly<Record<string, unknown>>[]>;
 }

@@ -34,15 +34,16 @@ export function groupLines(status: GroupStatus): string[] {
 }
 
 function edgeLines(edges: GroupStatus['edges']): string[] {
-  const rows = edges.map(({ from, database, state, lagBytes, conflicts, errors }) => [
+  const rows = edges.map(({ from, database, state, lagBytes, conflicts }) => [
     from,
     database,
     state,
     lagBytes === null ? '' : `${lagBytes} bytes`,
-    String(conflicts),
-    String(errors),
+    Object.entries(conflicts)
+      .map(([name, count]) => `${name} ${count}`)
+      .join(', '),
   ]);
-  return textTable(['from', 'database', 'state', 'behind', 'conflicts', 'errors'], rows);
+  return textTable(['from', 'database', 'state', 'behind', 'conflicts and errors'], rows);
 }
 
 function serviceLine({ haproxy, pgbouncer, master, error }: NonNullable<GroupStatus['services']>): string {

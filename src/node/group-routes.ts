@@ -48,7 +48,7 @@ export function groupRoutes(control: () => GroupControl | undefined): Hono {
   app.get('/config', async (context) => context.json(await group().config()));
   app.put('/config', async (context) => {
     const { name, value } = await body(context, setting);
-    return context.json(await group().setConfig(name, value ?? undefined, asker(context)));
+    return context.json(await group().setConfig(name, value ?? undefined));
   });
   app.get('/backups', async (context) => context.json({ backups: await group().backups() }));
   return app;

@@ -5,6 +5,8 @@ import { streamSSE } from 'hono/streaming';
 import type { Registry } from 'prom-client';
 import { messageOf, VarveError } from '../core/errors.ts';
 import type { EventFeed } from './event-feed.ts';
+import type { GroupControl } from './group-control.ts';
+import { groupRoutes } from './group-routes.ts';
 import type { NodeStatus, SystemStatus } from './node-status.ts';
 
 /** The dashboard; `web/` stands beside both `src/` and `dist/`. */
@@ -16,9 +18,18 @@ export interface HttpDeps {
   readonly system: () => Promise<SystemStatus>;
   readonly feed: EventFeed;
   readonly metrics: Registry;
+  /** Of a member of a group, once it is one. */
+  readonly group?: (() => GroupHttp | undefined) | undefined;
   readonly onBug: (error: unknown) => void;
   /** Ends streams that are open. */
   readonly signal: AbortSignal;
+}
+
+/** What a member of a group answers. */
+export interface GroupHttp {
+  readonly control: GroupControl;
+  /** Paths below `/health`, `/databases` and `/v2`. */
+  readonly jobs: Hono;
 }
 
 const HEARTBEAT_MS = 15_000;
@@ -49,6 +60,16 @@ export function httpApp(deps: HttpDeps): Hono {
   app.get('/api/status', (context) => context.json(deps.status()));
   app.get('/api/system', async (context) => context.json(await deps.system()));
   app.get('/api/events', (context) => events(context, deps));
+  const { group } = deps;
+  if (group) {
+    app.route(
+      '/api/cluster',
+      groupRoutes(() => group()?.control),
+    );
+    for (const path of ['/health/*', '/databases/*', '/databases', '/v2/*']) {
+      app.all(path, (context) => group()?.jobs.fetch(context.req.raw) ?? context.notFound());
+    }
+  }
   app.notFound((context) => {
     throw new VarveError('NOT_FOUND', `there is no ${context.req.method} ${context.req.path} here`, {
       hint: 'There are GET /, /healthz, /readyz, /metrics, /api/status, /api/system and /api/events.',

@@ -9,16 +9,18 @@ import {
   signalProcess,
   worksOn,
 } from '../postgres/postmaster.ts';
+import { endLeftProxies } from './group-proxies.ts';
 import { serverFolderOf } from './node-steps.ts';
 
 const POLL_MS = 20;
 const END_MS = 5000;
 
 /**
- * Stops the PostgreSQL that a daemon left running when it was killed: fast, and by force after `timeoutMs`.
+ * Stops the proxies and the PostgreSQL that a daemon left running when it was killed: fast, and by force after `timeoutMs`.
  * Does nothing when none runs.
  */
 export async function stopLeftServer(clock: Clock, nodeFolder: string, timeoutMs: number): Promise<void> {
+  await endLeftProxies(clock, nodeFolder);
   const dataDir = await realpath(join(serverFolderOf({ folder: nodeFolder }), 'data')).catch(() => undefined);
   if (dataDir === undefined) return;
   const postmaster = await readPidFile(dataDir);

@@ -1,5 +1,6 @@
 import { Backoff } from '../core/backoff.ts';
 import type { Clock } from '../core/clock.ts';
+import { VarveError } from '../core/errors.ts';
 import type { CredentialOptions } from '../data-node/credentials.ts';
 import type { Endpoint } from '../postgres/connection.ts';
 import type { OwnServer } from '../postgres/server.ts';
@@ -29,6 +30,8 @@ export interface PostgresServiceDeps {
 const RECOVERY = { firstMs: 250, maxMs: 15_000 } as const;
 /** A server that ran for so long died of something new. */
 const STABLE_MS = 30_000;
+const RESTART_TIMEOUT_MS = 120_000;
+const RESTART_POLL_MS = 20;
 
 /**
  * Keeps the PostgreSQL of a node up: brings it up, watches it, and brings it up again, with growing delays,
@@ -92,6 +95,23 @@ export class PostgresService implements AsyncDisposable {
           why = (error as Error).message;
         }
       }
+    }
+  }
+
+  /**
+   * Stops a server of our own, and resolves when `run` has brought it up again.
+   * @throws DEADLINE_EXCEEDED when it has not within two minutes; it is tried further
+   */
+  async restart(): Promise<void> {
+    const { clock } = this.#deps;
+    const before = this.#restartCount;
+    const untilMs = clock.monotonicMs() + RESTART_TIMEOUT_MS;
+    await this.#running?.own?.stop();
+    while (!this.#up || this.#restartCount === before) {
+      if (clock.monotonicMs() > untilMs) {
+        throw new VarveError('DEADLINE_EXCEEDED', 'PostgreSQL was stopped and has not come up again in time');
+      }
+      await clock.sleep(RESTART_POLL_MS);
     }
   }
 

@@ -136,6 +136,11 @@ export class GroupServices implements AsyncDisposable {
     ]);
   }
 
+  /** As the watch has seen them last. */
+  get members(): readonly MemberRecord[] {
+    return this.#members;
+  }
+
   status(): GroupServicesStatus {
     const { haproxy, pgbouncer } = this.#deps;
     const view = proxyView(this.#members, this.#master);
