@@ -21,6 +21,7 @@ import type { RunEvents } from '../run/events.ts';
 import { planSteps, runSteps, type PlannedStep } from '../run/run.ts';
 import { done, todo, type Step } from '../run/step.ts';
 import { AdminPools } from './admin-pools.ts';
+import { createExtensions } from './extension-setup.ts';
 import { GroupDesk } from './group-desk.ts';
 import { groupJobs, type GroupJobs } from './group-jobs.ts';
 import { readGroupSecrets, type GroupSecrets } from './group-secrets.ts';
@@ -243,6 +244,9 @@ export class GroupLayer implements AsyncDisposable {
         groupSchema: groupSchemaPart,
         controlSchema: controlSchemaPart(shapeOf(group), secrets.key.fingerprint),
         master: { claim: () => this.#claim() },
+        onDatabaseMade: async (name) => {
+          if (name === database) await this.#admins.withConnection(name, createExtensions);
+        },
       },
       {
         node,
