@@ -79,8 +79,8 @@ describe('a database with everything', () => {
       create role "${reader}" nologin in role "${owner}";
       alter role "${owner}" set search_path = "$user", public;
       grant create on database ${source.name} to "${owner}";
-      set varve_group.ddl = 'off';
       create extension hstore;
+      set varve_group.ddl = 'off';
       create extension btree_gist;
       reset varve_group.ddl`);
     for (const statement of [
@@ -149,6 +149,7 @@ describe('a database with everything', () => {
     await expect(after.query(`insert into during values ('[2,4)')`)).rejects.toMatchObject({
       sqlstate: '23P01',
     });
+    await after.query('refresh materialized view names');
     // And it can be backed up and restored in its turn.
     const second = await backup(target);
     await using third = await groupDatabase();
@@ -188,7 +189,7 @@ describe('a database with everything', () => {
       await user.close();
     } finally {
       await using there = await target.connect();
-      await there.query(`drop owned by ${lonely}; drop role ${lonely}`);
+      await there.query(`set varve_group.ddl = 'off'; drop owned by ${lonely}; drop role ${lonely}`);
     }
   });
 
@@ -212,7 +213,7 @@ describe('a database with everything', () => {
     const bytes = await readFile(file.path);
     const random = new SeededRandom(Date.now() % 1_000_000);
     const path = join(folder, 'damaged');
-    for (let round = 0; round < 60; round += 1) {
+    for (let round = 0; round < 25; round += 1) {
       const copy = Buffer.from(bytes);
       const at = random.below(copy.length);
       copy[at] = (copy[at] ?? 0) ^ (1 << random.below(8));
@@ -350,7 +351,7 @@ test('memory does not grow with the database', async () => {
   await using connection = await database.connect();
   await connection.query('create table big (n int, t text)');
   await connection.query(
-    `insert into big select i, repeat('x', 2000) || i from generate_series(1, 70000) i`,
+    `insert into big select i, repeat('x', 2000) || i from generate_series(1, 50000) i`,
     [],
     { timeoutMs: 60_000 },
   );
@@ -359,12 +360,12 @@ test('memory does not grow with the database', async () => {
   const timer = setInterval(() => (peak = Math.max(peak, process.memoryUsage().rss)), 5);
   try {
     const file = await backup(database);
-    expect(file.end.rowCount).toBe(70_000);
+    expect(file.end.rowCount).toBe(50_000);
     expect(file.sizeBytes).toBeLessThan(30_000_000);
     await using target = await groupDatabase();
     await restoreDatabase({ path: file.path, target: target.endpoint });
   } finally {
     clearInterval(timer);
   }
-  expect(peak - before).toBeLessThan(90_000_000);
+  expect(peak - before).toBeLessThan(80_000_000);
 });

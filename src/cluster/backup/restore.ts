@@ -187,19 +187,20 @@ class Restoring {
     }
   }
 
-  /** Carried out here as it would be on any other member, and queued for those. */
+  /**
+   * Carried out here as on any other member: a row that arrives in the queue is applied by the queue's trigger for
+   * replicas. From here it goes on to the other members.
+   */
   async #replay(entry: DdlFrame): Promise<void> {
     const created = entry.tag === 'CREATE EXTENSION' ? extensionOf(entry.statement) : undefined;
     if (created !== undefined && (await this.#hasExtension(created))) return;
     if (created === undefined) await this.#missingExtensions();
+    await this.#connection.query('set local session_replication_role = replica');
     await this.#connection.query(
-      `with locked as materialized (select varve_group._lock_ddl()),
-       entry as (
-         insert into varve_group.ddl_queue (id, node, role, tag, statement, settings, missing, roles)
-         select nextval('varve_group.ddl_queue_id_seq'), l.node, $1, $2, $3, $4::jsonb, $5::jsonb, $6::jsonb
-           from varve_group.local l, locked returning *
-       )
-       select varve_group.apply_ddl(entry::varve_group.ddl_queue) from entry`,
+      `with locked as materialized (select varve_group._lock_ddl())
+       insert into varve_group.ddl_queue (id, node, role, tag, statement, settings, missing, roles)
+       select nextval('varve_group.ddl_queue_id_seq'), l.node, $1, $2, $3, $4::jsonb, $5::jsonb, $6::jsonb
+         from varve_group.local l, locked`,
       [
         entry.role,
         entry.tag,
@@ -226,6 +227,8 @@ class Restoring {
       const name = tag === 'CREATE EXTENSION' ? extensionOf(statement) : undefined;
       if (name !== undefined) inHistory.add(name);
     }
+    // As a user does it, so that the queue takes it.
+    await this.#connection.query('set local session_replication_role = origin');
     for (const { name, schema } of this.#extensions) {
       if (inHistory.has(name) || (await this.#hasExtension(name))) continue;
       await this.#connection.query(`create schema if not exists ${quoteIdent(schema)}`);

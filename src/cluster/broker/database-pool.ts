@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { VarveError } from '../../core/errors.ts';
+import { messageOf, VarveError } from '../../core/errors.ts';
 import { quoteIdent } from '../../postgres/sql.ts';
 import { clusterServiceOf, type ClusterService, type GroupShape } from '../schema/default-rows.ts';
 import { readConfig } from '../tasks/config.ts';
@@ -124,22 +124,38 @@ export class DatabasePool implements ServiceCluster {
     const record = await this.database(database);
     const { databases, log } = this.#deps;
     await this.#shutOut([role]);
-    if (record?.decommissionedAt === null) {
-      const { owner } = record;
-      await databases.onMaster(database, async (connection) => {
-        if (!(await connection.maybeOne('select 1 from pg_roles where rolname = $1', [role]))) return;
-        await connection.query(`reassign owned by ${quoteIdent(role)} to ${quoteIdent(owner)}`);
-        await connection.query(`drop owned by ${quoteIdent(role)}`);
-      });
-      // Elsewhere these two statements come with the stream, and name the role.
-      await databases.barrier(database).catch(() => {
-        log.warn({ database }, 'a member is behind: it drops the role later');
-      });
-    }
+    if (record?.decommissionedAt === null) await this.#disown(database, role, record.owner);
     const master = await databases.master();
     const failed = await databases.onEach('rdpg', async (connection) => {
       await connection.query(`drop role if exists ${quoteIdent(role)}`);
     });
+    for (const { node, error } of failed) {
+      if (node === master.node) throw error;
+      log.warn({ node, role, error: messageOf(error) }, 'a member drops a role later');
+    }
+  }
+
+  /** What the role made although its sessions began as the owner goes to the owner; then nothing depends on it. */
+  async #disown(database: string, role: string, owner: string): Promise<void> {
+    const { databases, log } = this.#deps;
+    await databases.onMaster(database, async (connection) => {
+      const { rows } = await connection.query<{ statement: string }>(OWNED, [role, owner]);
+      // Statement by statement, in the queue: members that are behind carry them out in their place.
+      for (const { statement } of rows) await connection.query(statement);
+    });
+    await databases.barrier(database).catch((error: unknown) => {
+      log.warn({ database, error: messageOf(error) }, 'a member is behind: it drops the role later');
+    });
+    // Rights that are left, on each member for itself: statements on all that a role has are not queued.
+    const failed = await databases.onEach(database, (connection) =>
+      connection.transaction(async () => {
+        if (!(await connection.maybeOne('select 1 from pg_roles where rolname = $1', [role]))) return;
+        await connection.query(`set local varve_group.ddl = 'off'`);
+        await connection.query(`reassign owned by ${quoteIdent(role)} to ${quoteIdent(owner)}`);
+        await connection.query(`drop owned by ${quoteIdent(role)}`);
+      }),
+    );
+    const master = await databases.master();
     const fatal = failed.find(({ node }) => node === master.node);
     if (fatal) throw fatal.error;
   }
@@ -265,6 +281,23 @@ export class DatabasePool implements ServiceCluster {
     await waitForQuorum?.();
   }
 }
+
+/**
+ * Statements that give objects of role $1 in this database to $2. Indexes, columns and sequences of tables follow
+ * their tables; the kinds are those that ALTER … OWNER TO has by these names.
+ */
+const OWNED = `
+  select format('alter %s %s owner to %I', i.type, i.identity, $2::text) as statement
+    from pg_shdepend d cross join lateral pg_identify_object(d.classid, d.objid, d.objsubid) i
+   where d.refclassid = 'pg_authid'::regclass and d.deptype = 'o'
+     and d.refobjid = (select oid from pg_roles where rolname = $1)
+     and d.dbid = (select oid from pg_database where datname = current_database())
+     and i.type in ('schema', 'table', 'view', 'materialized view', 'foreign table', 'sequence', 'function',
+       'procedure', 'aggregate', 'type', 'domain', 'collation', 'text search configuration',
+       'text search dictionary', 'statistics object')
+     and not (i.type = 'sequence' and exists (select from pg_depend o
+       where o.classid = d.classid and o.objid = d.objid and o.deptype in ('a', 'i')))
+   order by case i.type when 'schema' then 0 else 1 end, i.identity`;
 
 /** Makers of the pool wait for each other: "pool". */
 const POOL_LOCK = 0x706f6f6c;

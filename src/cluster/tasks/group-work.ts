@@ -73,6 +73,12 @@ export class GroupWork {
     return { node: this.#options.node, running, waitingFor: this.#trouble };
   }
 
+  /** Carries out one task, if there is one for this member: for tests and commands. */
+  workOnce(signal: AbortSignal = new AbortController().signal): Promise<boolean> {
+    const [worker] = this.#workers;
+    return worker ? worker.workOnce(signal) : Promise.resolve(false);
+  }
+
   /** Looks at the schedules once; returns how many tasks were made. */
   async scheduleOnce(signal?: AbortSignal): Promise<number> {
     await this.queue.bury(signal);
