@@ -1,10 +1,15 @@
 import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { systemClock } from '../../core/clock.ts';
+import { NodeFileSystem } from '../../core/node-file-system.ts';
 import { VarveError } from '../../core/errors.ts';
+import { Engine } from '../engine/engine.ts';
 import { namespaceOptions } from '../engine/namespace-options.ts';
 import { labelMatcher } from '../index/matcher.ts';
-import { MemoryEngine } from './memory-engine.suite.ts';
 import {
   findPrometheus,
   PrometheusProcess,
@@ -22,11 +27,26 @@ const SCRAPES = 6;
 /** Prometheus itself sends −0 as 0: its encoder leaves out what equals zero. */
 const ODD = ['NaN', '+Inf', '-Inf', '5e-324', '1.7976931348623157e+308', '0.1', '123456789.12345679'];
 
+function openEngine(folder: string): Promise<Engine> {
+  const log = { info: () => {}, warn: () => {}, error: () => {} };
+  const deps = {
+    fs: new NodeFileSystem(),
+    clock: systemClock,
+    random: Math.random,
+    randomUint32: () => 1,
+    log,
+  };
+  return Engine.open(deps, { folder, logMode: 'behind', logSegmentBytes: 1 << 20 });
+}
+
 if (prometheus === undefined) {
   skipWithoutPrometheus('a real Prometheus writes and reads back');
 } else {
   describe('a real Prometheus writes by remote_write, and another reads back by remote_read', () => {
-    let engine: MemoryEngine;
+    let folder: string;
+    let engine: Engine;
+    /** Thrown by the next write. */
+    let failure: VarveError | undefined;
     let exporter: Server;
     let scrapes = 0;
     let server: TestServer;
@@ -34,8 +54,19 @@ if (prometheus === undefined) {
     let reader: PrometheusProcess;
 
     beforeAll(async () => {
-      engine = new MemoryEngine([namespaceOptions({ name: 'default' })]);
-      server = await serveStorage(engine, { limits: { read: {} } });
+      folder = await mkdtemp(join(tmpdir(), 'varve-test-storage-'));
+      engine = await openEngine(folder);
+      await engine.applyNamespaces([namespaceOptions({ name: 'default' })]);
+      await engine.ready();
+      server = await serveStorage(engine, {
+        limits: { read: {} },
+        engine: () => {
+          const thrown = failure;
+          failure = undefined;
+          if (thrown) throw thrown;
+          return engine;
+        },
+      });
       exporter = createServer((_, response) => {
         scrapes += 1;
         response.setHeader('content-type', 'text/plain; version=0.0.4');
@@ -72,6 +103,8 @@ remote_read:
       exporter.closeAllConnections();
       exporter.close();
       await server[Symbol.asyncDispose]();
+      await engine[Symbol.asyncDispose]();
+      await rm(folder, { recursive: true });
       expect(server.bugs).toEqual([]);
     });
 
@@ -146,8 +179,8 @@ remote_read:
 
     test('writes that were refused for a while come by themselves', async () => {
       const before = (await bitsOf('turns')).length;
-      engine.failure = new VarveError('COMMIT_LOG_FULL', 'the disk is full');
-      await expect.poll(() => engine.failure, { timeout: 10_000 }).toBe(undefined);
+      failure = new VarveError('COMMIT_LOG_FULL', 'the disk is full');
+      await expect.poll(() => failure, { timeout: 10_000 }).toBe(undefined);
       await expect
         .poll(async () => (await bitsOf('turns')).length, { timeout: 20_000 })
         .toBeGreaterThan(before + 3);
