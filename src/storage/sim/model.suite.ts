@@ -68,7 +68,7 @@ export class Model {
 
   setNamespaces(wanted: readonly NamespaceOptions[]): void {
     const names = new Set(wanted.map(({ name }) => name));
-    for (const name of [...this.namespaces.keys()]) if (!names.has(name)) this.namespaces.delete(name);
+    for (const name of this.namespaces.keys()) if (!names.has(name)) this.namespaces.delete(name);
     for (const options of wanted) {
       const known = this.namespaces.get(options.name);
       if (known) known.options = options;

@@ -224,10 +224,10 @@ class Run {
 
   /** Time goes by while something is waited for; what takes too much of it hangs. */
   async #patiently<T>(what: string, work: Promise<T>): Promise<T> {
-    let done = false;
-    const settled = work.finally(() => (done = true));
+    const state = { done: false };
+    const settled = work.finally(() => (state.done = true));
     settled.catch(() => {});
-    for (let turn = 0; !done; turn++) {
+    for (let turn = 0; !state.done; turn++) {
       await new Promise<void>((resolve) => void setImmediate(resolve));
       if (turn > 50 && turn % 50 === 0) this.#clock.advance(100);
       const nowNs = BigInt(this.#clock.nowMs()) * 1_000_000n;
