@@ -122,6 +122,21 @@ begin
 end
 $$;
 
+-- On a joiner: the next statement of the donor's queue, whose row will come with the content. In a transaction of
+-- its own, because what one statement makes (a value of an enumeration) another may use only after a commit.
+create or replace function varve_group.replay_ddl(entry jsonb) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp set varve_group.ddl = 'off'
+as $$
+declare
+  q varve_group.ddl_queue := jsonb_populate_record(null::varve_group.ddl_queue, entry);
+begin
+  if q.id > (select l.replayed from varve_group.local l) then
+    perform varve_group.apply_ddl(q);
+    update varve_group.local set replayed = q.id;
+  end if;
+end
+$$;
+
 create or replace function varve_group._on_queued() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$

@@ -5,7 +5,14 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { connect, serverEndpoint } from '../../test/database.ts';
 import { TEMP_PREFIX } from '../../test/leak-check.ts';
-import { testGroup, type TestGroup, type TestMember } from '../cluster/ddl/group-of-three.suite.ts';
+import { replayDdl } from '../cluster/bootstrap/replay.ts';
+import {
+  testEdge,
+  testGroup,
+  testMember,
+  type TestGroup,
+  type TestMember,
+} from '../cluster/ddl/group-of-three.suite.ts';
 import { systemClock } from '../core/clock.ts';
 import { installExtension } from '../data-node/install-extension.ts';
 import { DataNodeService } from '../data-node/service.ts';
@@ -66,7 +73,7 @@ describe('the registry of data nodes in a group', () => {
   }
 
   const FOREIGN = `select c.oid::regclass, c.relowner::regrole, s.srvname, f.ftoptions, pg_get_expr(c.relpartbound, c.oid)
-    from pg_foreign_table f join pg_class c on c.oid = f.ftrelid join pg_foreign_server s on s.oid = f.ftserver order by 1`;
+    from pg_foreign_table f join pg_class c on c.oid = f.ftrelid join pg_foreign_server s on s.oid = f.ftserver order by c.oid::regclass::text`;
   const REGISTRY = `select (select uuid from varve.identity), n.node_name, n.host, n.database, array(select o from unnest(s.srvoptions) o order by o), n.available
     from varve.data_node n left join pg_foreign_server s on s.srvname = n.node_name order by 2`;
   const MAPPINGS = `select srvname, usename from pg_user_mappings order by 1, 2`;
@@ -190,6 +197,54 @@ describe('the registry of data nodes in a group', () => {
       group.members[0]?.connection.query(`select create_distributed_hypertable('second', 'time')`),
     ).rejects.toMatchObject({ sqlstate: '25006', hint: expect.stringContaining('"n2"') });
     await group.members[0]?.connection.query('rollback');
+  });
+
+  test('a member that joins later has the registry and can use it', async () => {
+    const { connection } = group.master;
+    await connection.query(`create type weather as enum ('sun')`);
+    await connection.query(`alter type weather add value 'rain'`);
+    await connection.query(`create table days (d date primary key, w weather default 'rain')`);
+    await connection.query(`insert into days values ('2026-01-01')`);
+    await group.caughtUp();
+    const joiner = await testMember(18, 'n4', group.groupUuid);
+    try {
+      services.push(await startDaemon(joiner, folder));
+      await using holder = await connect({ ...group.master.test.server.admin(), database: 'app' });
+      await holder.query('select varve_group.hold_ddl()');
+      await replayDdl(connection, joiner.connection);
+      await joiner.connection.query(`update varve_group.local set master = 'n2'`);
+      await testEdge(group.master, joiner, { copyData: true });
+      await holder.query('select varve_group.release_ddl()');
+      await connection.query('create table after_join (id int primary key)');
+      await connection.query('insert into after_join values (1)');
+      await connection.query(`create table third (time timestamptz not null, k int)`);
+      await connection.query(
+        `select create_distributed_hypertable('third', 'time', 'k', number_partitions => 2)`,
+      );
+      for (const sql of [
+        REGISTRY,
+        FOREIGN,
+        'select count(*) from second',
+        'select * from days',
+        'select id from after_join',
+      ]) {
+        const wanted = await lines(connection, sql);
+        await expect
+          .poll(() => lines(joiner.connection, sql).catch(String), { timeout: 20_000 })
+          .toEqual(wanted);
+      }
+      expect(
+        await lines(
+          joiner.connection,
+          `select s.srrelid::regclass, s.srsubstate from pg_subscription_rel s where srsubstate <> 'r'`,
+        ),
+      ).toEqual([]);
+    } finally {
+      await services.pop()?.[Symbol.asyncDispose]();
+      await joiner.connection.query('drop subscription varve_n2_app').catch(() => {});
+      await joiner.connection.close();
+      await joiner.test[Symbol.asyncDispose]();
+    }
   });
 });
 

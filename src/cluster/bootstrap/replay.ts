@@ -2,25 +2,14 @@ import type { Connection } from '../../postgres/connection.ts';
 
 /**
  * Gives an empty database of a joiner the structure of the donor's: the roles, then every statement of the donor's
- * queue in order, in one transaction. The rows of the queue themselves come with the content; `replayed` tells
+ * queue in order, each in a transaction of its own. The rows of the queue themselves come with the content; `replayed` tells
  * the joiner which of them are carried out already.
  */
 export async function replayDdl(donor: Connection, joiner: Connection): Promise<void> {
   const { roles } = await donor.one<{ roles: object }>('select varve_group._roles() as roles');
-  const { rows } = await donor.query<{ id: string; row: object }>(
-    'select id, pg_catalog.to_jsonb(q) as row from varve_group.ddl_queue q order by id',
+  const { rows } = await donor.query<{ row: object }>(
+    'select pg_catalog.to_jsonb(q) as row from varve_group.ddl_queue q order by id',
   );
-  await joiner.transaction(async () => {
-    await joiner.query(`set local varve_group.ddl = 'off'`);
-    await joiner.query('select varve_group._make_roles($1)', [JSON.stringify(roles)]);
-    for (const { row } of rows) {
-      await joiner.query(
-        `select varve_group.apply_ddl(pg_catalog.jsonb_populate_record(null::varve_group.ddl_queue, $1))`,
-        [JSON.stringify(row)],
-      );
-    }
-    await joiner.query('update varve_group.local set replayed = greatest(replayed, $1)', [
-      rows.at(-1)?.id ?? '0',
-    ]);
-  });
+  await joiner.query('select varve_group._make_roles($1)', [JSON.stringify(roles)]);
+  for (const { row } of rows) await joiner.query('select varve_group.replay_ddl($1)', [JSON.stringify(row)]);
 }
