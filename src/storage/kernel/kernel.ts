@@ -265,9 +265,6 @@ export interface KernelCalls {
     values: Address,
     capacity: number,
   ): number;
-  encodeLogSeries(table: Address, first: number, count: number, out: Address, capacity: number): number;
-  decodeLogSeries(from: Address, sizeBytes: number, entries: Address, maxSeries: number): number;
-  logFirstReference(): number;
   /** What a write needs beside `maxLogSamplesBytes`. */
   maxLogNamesBytes(
     state: Address,

@@ -1,11 +1,10 @@
 import fc from 'fast-check';
 import { afterEach, expect, test } from 'vitest';
 import { damage, damaged, bitsOf } from './columns.suite.ts';
-import { type Address, ENTRY } from './kernel.ts';
+import { type Address } from './kernel.ts';
 import { checked } from './kernel-fault.ts';
 import { KernelHarness, faultOf } from './kernel-harness.suite.ts';
 import * as plain from './log-batch.ts';
-import { labelBytes } from './remote-write.suite.ts';
 
 const harness = new KernelHarness();
 const { kernel } = harness;
@@ -155,58 +154,4 @@ test('the bytes of format version 1 stay what they are', () => {
   ];
   expect(hex(encode(state, true, samples))).toBe('02028f040cf03f9202010000000000000080');
   calls.freeLogState(state);
-});
-
-test('series are written from the table and come back as they were', () => {
-  const table = calls.createSeriesTable(100, 7n);
-  const labels = Array.from({ length: 20 }, (_, i) => labelBytes([['a', `${i}`.repeat(i * 5 + 1)]]));
-  for (const one of labels) checked(calls.resolveLabels(table, harness.put(0, one), one.length, 1));
-  const out = harness.region(1);
-  const size = checked(calls.encodeLogSeries(table, 5, 15, out, 100_000));
-  const bytes = harness.take(out, size);
-  expect(hex(bytes)).toBe(hex(plain.encodeLogSeries({ first: 5, labels: labels.slice(5) })));
-  expect(plain.decodeLogSeries(bytes, 15)).toEqual({
-    first: 5,
-    labels: labels.slice(5).map((one) => Uint8Array.from(one)),
-  });
-  const entries = harness.region(2);
-  expect(calls.decodeLogSeries(harness.put(0, bytes), size, entries, 15)).toBe(15);
-  expect(calls.logFirstReference()).toBe(5);
-  const references = harness.region(3);
-  calls.resolveSeries(table, entries, 15, references, -1);
-  expect(Array.from(new Int32Array(harness.take(references, 60).buffer))).toEqual(
-    Array.from({ length: 15 }, (_, i) => i + 5),
-  );
-  expect(faultOf(() => checked(calls.encodeLogSeries(table, 5, 16, out, 100_000)))).toBe('BAD_REFERENCE');
-  expect(faultOf(() => checked(calls.encodeLogSeries(table, 5, 15, out, size - 1)))).toBe('TOO_LARGE');
-  calls.freeSeriesTable(table);
-});
-
-test('damaged batches of series are refused by both for the same reason, or read alike by both', () => {
-  const series = fc.record({
-    first: fc.nat(),
-    labels: fc.array(fc.uint8Array({ maxLength: 200 }), { maxLength: 10 }),
-  });
-  fc.assert(
-    fc.property(series, damage, (all, how) => {
-      const bytes = damaged(plain.encodeLogSeries(all), how);
-      const entries = harness.region(1);
-      let expected: plain.LogSeries | undefined;
-      const fault = faultOf(() => (expected = plain.decodeLogSeries(bytes, 20)));
-      const from = harness.put(0, bytes);
-      let count = 0;
-      expect(faultOf(() => (count = checked(calls.decodeLogSeries(from, bytes.length, entries, 20))))).toBe(
-        fault,
-      );
-      if (expected === undefined) return;
-      const found = new Uint32Array(harness.take(entries, count * 16).buffer);
-      expect(calls.logFirstReference()).toBe(expected.first);
-      expect(
-        Array.from({ length: count }, (_, i) =>
-          hex(harness.take(found[i * ENTRY.length] ?? 0, found[i * ENTRY.length + 1] ?? 0)),
-        ),
-      ).toEqual(expected.labels.map(hex));
-    }),
-    { numRuns: 400 },
-  );
 });

@@ -3,8 +3,8 @@ import { ByteWriter } from './byte-writer.ts';
 import { KernelFault } from './kernel-fault.ts';
 
 /**
- * The plain counterpart of `assembly/log-batch.ts` and `assembly/log-series.ts`: the payloads of commit log
- * batches. `docs/formats/commit-log-batch.md` draws the bytes.
+ * The plain counterpart of `assembly/log-batch.ts`: the samples in payloads of commit log batches.
+ * `docs/formats/commit-log-batch.md` draws the bytes.
  */
 export interface LogSample {
   readonly reference: number;
@@ -16,7 +16,6 @@ export interface LogSample {
 
 const SAMPLES = 1;
 const RESTARTED_SAMPLES = 2;
-const SERIES = 3;
 const NS_PER_MS = 1_000_000n;
 
 /** Zero bytes behind and bytes kept, by code. */
@@ -102,9 +101,10 @@ function readTime(reader: ByteReader): bigint {
 export function decodeLogSamples(
   state: LogState,
   bytes: Uint8Array,
-  { maxReference, capacity }: { readonly maxReference: number; readonly capacity: number },
+  limits: { readonly maxReference: number; readonly capacity: number },
 ): LogSample[] {
   const reader = new ByteReader(bytes);
+  const { maxReference, capacity } = limits;
   const kind = reader.varint();
   const count = reader.varint();
   if (kind !== BigInt(SAMPLES) && kind !== BigInt(RESTARTED_SAMPLES)) throw new KernelFault('BAD_HEADER');
@@ -128,39 +128,4 @@ export function decodeLogSamples(
   }
   reader.end();
   return samples;
-}
-
-export interface LogSeries {
-  /** The reference of the first; the others follow. */
-  readonly first: number;
-  /** Canonical labels. */
-  readonly labels: readonly Uint8Array[];
-}
-
-export function encodeLogSeries({ first, labels }: LogSeries): Uint8Array {
-  const writer = new ByteWriter();
-  writer.varint(SERIES);
-  writer.varint(first);
-  writer.varint(labels.length);
-  for (const bytes of labels) {
-    writer.varint(bytes.length);
-    writer.append(bytes);
-  }
-  return writer.toBytes();
-}
-
-/** Reads a payload of at most `maxSeries` series. @throws KernelFault */
-export function decodeLogSeries(bytes: Uint8Array, maxSeries: number): LogSeries {
-  const reader = new ByteReader(bytes);
-  const kind = reader.varint();
-  const first = reader.varint();
-  const count = reader.varint();
-  if (kind !== BigInt(SERIES)) throw new KernelFault('BAD_HEADER');
-  if (first > 0x7fff_ffffn) throw new KernelFault('BAD_REFERENCE');
-  if (count > maxSeries) throw new KernelFault('TOO_LARGE');
-  const labels = Array.from({ length: Number(count) }, () =>
-    Uint8Array.from(reader.take(Number(reader.varint()))),
-  );
-  reader.end();
-  return { first: Number(first), labels };
 }

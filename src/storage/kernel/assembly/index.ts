@@ -77,7 +77,6 @@ export {
   maxLogSamplesBytes,
   restartLogState,
 } from './log-batch';
-export { decodeLogSeries, encodeLogSeries, logFirstReference } from './log-series';
 export { walkWriteRequest2 } from './remote-write-2';
 export {
   becomeReader,
