@@ -57,7 +57,7 @@ export const OPTIONS = {
   }),
   access: option(count(1, 64), {
     commands: ['up'],
-    defaultText: '1, or as many as the folder already has',
+    defaultText: '3, or as many as the folder already has',
     help: 'Number of access nodes: 1, which stands alone, or 3 and more, which are one replicated group. A group may grow from one start to the next; a member is taken out with varve cluster leave.',
   }),
   data: option(count(0, 256), {

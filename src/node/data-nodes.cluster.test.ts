@@ -14,7 +14,7 @@ let port: number;
 
 beforeAll(async () => {
   dir = await mkdtemp(join(tmpdir(), `${TEMP_PREFIX}nodes-`));
-  system = await SystemProcess.up(dir, ['--data', '1', '--no-metrics']);
+  system = await SystemProcess.up(dir, ['--access', '1', '--data', '1', '--no-metrics']);
   port = system.connections().data[0]?.pgPort ?? 0;
   session = await open();
 });

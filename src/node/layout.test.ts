@@ -5,7 +5,7 @@ import { nextLayout, type SystemLayout, type WantedLayout } from './layout.ts';
 import { chooseFreePorts, isFree } from './ports.ts';
 
 const want = (wanted: Partial<WantedLayout> = {}): WantedLayout => ({
-  access: undefined,
+  access: 1,
   data: undefined,
   portBase: undefined,
   postgres: undefined,
@@ -25,11 +25,11 @@ const ports = ({ coordinatorPort, nodes }: SystemLayout): number[] => [
 ];
 
 describe('the layout of a system', () => {
-  test('is one access node and three data nodes by default', async () => {
-    const made = await layout({});
-    expect(names(made)).toBe('an1 dn1 dn2 dn3');
-    expect(made.postgres).toBe('embedded');
-    expect(new Set(ports(made)).size).toBe(13);
+  test('is three access nodes, a group, and three data nodes by default', async () => {
+    const made = await layout({ access: undefined });
+    expect(names(made)).toBe('an1 an2 an3 dn1 dn2 dn3');
+    expect(made).toMatchObject({ postgres: 'embedded', groupSize: 3 });
+    expect(new Set(ports(made)).size).toBe(19);
   });
 
   test('counts its ports from the base', async () => {
@@ -60,7 +60,7 @@ describe('the layout of a system', () => {
     expect(names(made)).toBe('an1 an2 an3 dn1');
     const proxies = made.nodes.flatMap(({ proxies: p }) => (p ? [p.write, p.read, p.pooler] : []));
     expect(new Set([...ports(made), ...proxies]).size).toBe(22);
-    expect(await layout({}, made)).toEqual(made);
+    expect(await layout({ access: undefined }, made)).toEqual(made);
     const grown = await layout({ access: 4, data: 2 }, made);
     expect(names(grown)).toBe('an1 an2 an3 dn1 an4 dn2');
     expect(grown.nodes.slice(0, 4)).toEqual(made.nodes);

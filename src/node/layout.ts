@@ -57,7 +57,7 @@ export interface WantedLayout {
 /** Gives `count` ports that nobody listens on, none of them in `taken`. */
 export type ChoosePorts = (count: number, taken: readonly number[]) => Promise<number[]>;
 
-const DEFAULT_ACCESS_NODES = 1;
+const DEFAULT_ACCESS_NODES = 3;
 const DEFAULT_DATA_NODES = 3;
 /** A group of fewer could not tell who of two is cut off. */
 const SMALLEST_GROUP = 3;

@@ -30,7 +30,7 @@ afterEach(async () => {
 afterAll(() => rm(base, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 }));
 
 async function up(dir: string, args: readonly string[] = [], user?: User): Promise<SystemProcess> {
-  running = await SystemProcess.up(dir, ['--no-metrics', ...args], user);
+  running = await SystemProcess.up(dir, ['--access', '1', '--no-metrics', ...args], user);
   return running;
 }
 
@@ -180,7 +180,7 @@ describe('a system of one access node and two data nodes', () => {
 
 test("this machine's metrics go to a table that is spread over the data nodes, through kills", async () => {
   const dir = join(base, 'metrics');
-  running = await SystemProcess.up(dir, ['--data', '2']);
+  running = await SystemProcess.up(dir, ['--access', '1', '--data', '2']);
   const system = running;
   const seconds = async (from: SystemProcess): Promise<number> =>
     Number((await from.sql('select count(distinct time) from public.host_metrics'))[0]);

@@ -1,0 +1,226 @@
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { TEMP_PREFIX } from '../../test/leak-check.ts';
+import { SystemProcess, varve } from '../../test/system-process.ts';
+import { findProxyProgram } from '../cluster/services/proxy-programs.ts';
+import { Connection } from '../postgres/connection.ts';
+import type { GroupStatus } from './group-control.ts';
+import type { SystemLayout } from './layout.ts';
+
+const TAKEOVER_MS = 60_000;
+
+const haproxy = await findProxyProgram('haproxy', {});
+if (haproxy === undefined) {
+  if (process.env['VARVE_REQUIRE_SERVICES'] === '1') throw new Error('haproxy is required here');
+  process.stderr.write('SKIPPED: clients that come through HAProxy: install haproxy\n');
+}
+
+/** One system for all: what one test leaves is where the next begins, as for those who run it. */
+describe('three access nodes and two data nodes', () => {
+  let dir: string;
+  let system: SystemProcess;
+
+  beforeAll(async () => {
+    dir = await mkdtemp(join(tmpdir(), `${TEMP_PREFIX}group-`));
+    system = await SystemProcess.up(dir, ['--data', '2', '--no-metrics', '--lease-ttl', '2s']);
+  });
+
+  afterAll(async () => {
+    await system?.stop();
+    await rm(dir, { recursive: true, force: true });
+  });
+
+  async function group(): Promise<GroupStatus> {
+    const { stdout } = await varve(['cluster', 'status', '--dir', dir, '--json']);
+    return JSON.parse(stdout) as GroupStatus;
+  }
+
+  async function master(): Promise<string> {
+    const found = await expect
+      .poll(async () => (await group()).master, { timeout: TAKEOVER_MS })
+      .not.toBeNull();
+    void found;
+    return (await group()).master ?? '';
+  }
+
+  async function others(): Promise<string[]> {
+    const now = await master();
+    return ['an1', 'an2', 'an3'].filter((name) => name !== now);
+  }
+
+  /** A client of one access node, or through a port. */
+  async function open(at: string | number): Promise<Connection> {
+    const [first] = system.connections().access;
+    const port =
+      typeof at === 'number' ? at : (system.connections().access.find(({ name }) => name === at)?.port ?? 0);
+    const password = (await readFile(first?.passwordFile ?? '', 'utf8')).trim();
+    const endpoint = { host: '127.0.0.1', port, database: 'varve', user: 'postgres', password };
+    return Connection.open(endpoint, { connectTimeoutMs: 5000, throughPooler: typeof at === 'number' });
+  }
+
+  async function rowsOn(node: string, table: string): Promise<number> {
+    await using client = await open(node);
+    return (await client.one<{ count: number }>(`select count(*)::int4 as count from ${table}`)).count;
+  }
+
+  /** Writes rows to whoever takes them until stopped; gives the numbers of those that were acknowledged. */
+  function writeRows(table: string): { stop: () => Promise<number[]> } {
+    const acknowledged: number[] = [];
+    let next = 1;
+    let going = true;
+    const done = Promise.all(
+      ['an1', 'an2', 'an3'].map(async (node) => {
+        while (going) {
+          try {
+            await using client = await open(node);
+            while (going) {
+              const id = next++;
+              await client.query(`insert into ${table} values (now(), 'd' || ($1 % 7), $1)`, [id], {
+                timeoutMs: 5000,
+              });
+              acknowledged.push(id);
+            }
+          } catch {
+            await new Promise((resolve) => setTimeout(resolve, 50));
+          }
+        }
+      }),
+    );
+    return {
+      stop: async () => {
+        going = false;
+        await done;
+        return acknowledged;
+      },
+    };
+  }
+
+  async function missing(node: string, table: string, ids: readonly number[]): Promise<number[]> {
+    await using client = await open(node);
+    const { rows } = await client.query<{ id: number }>(
+      `select id from unnest($1::int4[]) as want (id) where not exists (select from ${table} t where t.id = want.id)`,
+      [ids],
+    );
+    return rows.map(({ id }) => id);
+  }
+
+  it('are one group with one write master; the data nodes were added through it', async () => {
+    const status = await group();
+    expect(status).toMatchObject({ state: 'complete', kind: 'manager', paused: false });
+    expect(status.members.map(({ node, state, alive }) => [node, state, alive])).toEqual([
+      ['an1', 'member', true],
+      ['an2', 'member', true],
+      ['an3', 'member', true],
+    ]);
+    for (const node of ['an1', 'an2', 'an3']) {
+      await using client = await open(node);
+      const { rows } = await client.query('select node_name::text as name from varve.data_nodes order by 1');
+      expect(rows).toEqual([{ name: 'dn1' }, { name: 'dn2' }]);
+    }
+  });
+
+  it('what is made and written on the write master is on all of them', async () => {
+    await using client = await open(await master());
+    await client.query('create table public.plain (at timestamptz, device text, id int4 primary key)');
+    await client.query("insert into public.plain values (now(), 'd', 1)");
+    for (const node of await others()) {
+      await expect.poll(() => rowsOn(node, 'public.plain').catch(() => 0)).toBe(1);
+    }
+  });
+
+  it('others refuse writes and say who takes them', async () => {
+    const now = await master();
+    const [other = ''] = await others();
+    await using client = await open(other);
+    await expect(client.query("insert into public.plain values (now(), 'd', 2)")).rejects.toMatchObject({
+      sqlstate: '25006',
+    });
+    const add = client.query("select * from add_data_node('dn9', '127.0.0.1')");
+    await expect(add).rejects.toMatchObject({
+      sqlstate: '25006',
+      hint: expect.stringContaining(now) as string,
+    });
+  });
+
+  it('distributed hypertables are usable from every access node', async () => {
+    await using client = await open(await master());
+    await client.query('create table public.conditions (time timestamptz not null, device text, id int4)');
+    await client.query("select * from create_distributed_hypertable('public.conditions', 'time', 'device')");
+    await client.query(
+      "insert into public.conditions select now(), 'd' || (i % 7), -i from generate_series(1, 50) as i",
+    );
+    for (const node of ['an1', 'an2', 'an3']) {
+      await expect.poll(() => rowsOn(node, 'public.conditions').catch(() => 0), { timeout: 20_000 }).toBe(50);
+    }
+  });
+
+  it('when the write master dies another takes over: nothing that was acknowledged is lost, and hypertables go on', async () => {
+    const before = await master();
+    const plain = writeRows('public.plain');
+    const spread = writeRows('public.conditions');
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+    await system.kill([system.daemonPid(before), system.postgresPid(before)]);
+    await expect
+      .poll(async () => (await group().catch(() => undefined))?.master ?? before, { timeout: TAKEOVER_MS })
+      .not.toBe(before);
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    const [ids, spreadIds] = await Promise.all([plain.stop(), spread.stop()]);
+    const now = await master();
+    expect(ids.length).toBeGreaterThan(0);
+    expect(await missing(now, 'public.plain', ids)).toEqual([]);
+    expect(await missing(now, 'public.conditions', spreadIds)).toEqual([]);
+    await system.allReady();
+    await expect
+      .poll(async () => (await group()).members.map(({ role }) => role).toSorted(), { timeout: TAKEOVER_MS })
+      .toEqual(['following', 'following', 'write master']);
+    const count = await rowsOn(now, 'public.plain');
+    for (const node of await others()) {
+      await expect.poll(() => rowsOn(node, 'public.plain'), { timeout: 20_000 }).toBe(count);
+    }
+  });
+
+  it.skipIf(haproxy === undefined)(
+    'clients come to the write master through any node, and follow a switch-over',
+    async () => {
+      const layout = JSON.parse(await readFile(join(dir, 'system.json'), 'utf8')) as SystemLayout;
+      const ports = layout.nodes.flatMap(({ proxies }) => (proxies ? [proxies.write] : []));
+      const asked = async (port: number): Promise<string> => {
+        await using client = await open(port);
+        return (await client.one<{ name: string }>("select current_setting('cluster_name') as name")).name;
+      };
+      const before = await master();
+      for (const port of ports)
+        await expect.poll(() => asked(port).catch(() => ''), { timeout: 10_000 }).toBe(before);
+      const [target = ''] = await others();
+      const { code, stderr } = await varve(['cluster', 'switchover', target, '--dir', dir]);
+      expect([code, stderr]).toEqual([0, expect.any(String)]);
+      expect(await master()).toBe(target);
+      for (const port of ports)
+        await expect.poll(() => asked(port).catch(() => ''), { timeout: 10_000 }).toBe(target);
+    },
+  );
+
+  it('in maintenance nobody takes over; afterwards the same one goes on', async () => {
+    expect((await varve(['cluster', 'pause', '--dir', dir])).code).toBe(0);
+    expect((await group()).paused).toBe(true);
+    expect((await varve(['cluster', 'resume', '--dir', dir])).code).toBe(0);
+    expect((await group()).paused).toBe(false);
+  });
+
+  it('all of it killed at once comes back with everything', async () => {
+    const count = await rowsOn(await master(), 'public.plain');
+    await system.kill(system.allPids());
+    system = await SystemProcess.up(dir, ['--no-metrics', '--lease-ttl', '2s']);
+    const now = await master();
+    expect(await rowsOn(now, 'public.plain')).toBe(count);
+    await using client = await open(now);
+    await client.query("insert into public.plain values (now(), 'after', -1)");
+    for (const node of ['an1', 'an2', 'an3']) {
+      await expect
+        .poll(() => rowsOn(node, 'public.plain').catch(() => 0), { timeout: 20_000 })
+        .toBe(count + 1);
+    }
+  });
+});
