@@ -54,6 +54,16 @@ export class GroupStage implements AsyncDisposable {
     return client;
   }
 
+  /** As a crash, and started again on its folder and port. */
+  async restartCoordinator(): Promise<void> {
+    const port = Number(new URL(this.#coordinator.url).port);
+    await this.#coordinator.close();
+    this.#coordinator = await EmbeddedCoordinator.start(
+      { folder: this.#folder, port },
+      { clock: systemClock, log: quiet },
+    );
+  }
+
   get coordinatorUrl(): string {
     return this.#coordinator.url;
   }

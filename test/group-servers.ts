@@ -20,6 +20,8 @@ export interface TestGroupServers extends AsyncDisposable {
   /** A database with that name on every server, made anew. */
   makeDatabases(name: string): Promise<void>;
   connect(index: number, database: string): Promise<Connection>;
+  /** Kills the server as a crash of its machine would, and starts it again on the same folder and port. */
+  crash(index: number): Promise<void>;
 }
 
 export interface TestGroupOptions {
@@ -85,6 +87,14 @@ export async function startGroupServers(
       await onAll(`create database ${quoteIdent(name)} template template0`);
     },
     connect,
+    crash: async (index) => {
+      const server = own[index];
+      if (!server) throw new Error(`there is no server ${index}`);
+      process.kill(server.pid, 'SIGKILL');
+      // Its processes notice by themselves; with them it could not start.
+      await server.stop();
+      own[index] = await startServer(serverOptions(join(folder, `s${index}`), major, settings));
+    },
     [Symbol.asyncDispose]: dispose,
   };
 }
