@@ -2,7 +2,7 @@
 // reference"), or the first number and then the differences, again over the least of each mini-block.
 // All arithmetic wraps at 64 bits, so every sequence of integers can be stored.
 import { BAD_WIDTH, TRUNCATED } from './fault';
-import { MINI_BLOCK, highPlane, pack, packedBytes, put, unpackRow, widthMask } from './mini-block';
+import { MINI_BLOCK, highPlane, pack, packedBytes, put, putFour, unpackRow, widthMask } from './mini-block';
 import {
   cursor,
   readVarint,
@@ -25,17 +25,48 @@ function at(numbers: usize, i: u32): i64 {
   return load<i64>(numbers + (<usize>i << 3));
 }
 
+/** Two numbers from a place on, or their differences from those before. */
+@inline
+function two(place: usize, delta: bool): v128 {
+  return delta ? i64x2.sub(v128.load(place), v128.load(place - 8)) : v128.load(place);
+}
+
 @inline
 function measure(numbers: usize, from: u32, to: u32, delta: bool): void {
   let low = i64.MAX_VALUE;
   let high = i64.MIN_VALUE;
-  for (let i = from; i < to; i++) {
+  let i = from;
+  if (to - from >= 4) {
+    let lows = i64x2.splat(low);
+    let highs = i64x2.splat(high);
+    let place = numbers + (<usize>from << 3);
+    for (; i + 2 <= to; i += 2, place += 16) {
+      const some = two(place, delta);
+      lows = v128.bitselect(some, lows, i64x2.lt_s(some, lows));
+      highs = v128.bitselect(some, highs, i64x2.gt_s(some, highs));
+    }
+    low = min(i64x2.extract_lane(lows, 0), i64x2.extract_lane(lows, 1));
+    high = max(i64x2.extract_lane(highs, 0), i64x2.extract_lane(highs, 1));
+  }
+  for (; i < to; i++) {
     const number = delta ? at(numbers, i) - at(numbers, i - 1) : at(numbers, i);
     low = min(low, number);
     high = max(high, number);
   }
   least = low;
   width = 64 - <u32>clz(high - low);
+}
+
+/** Sets the mini-block that is packed next to numbers, or their differences, over the least. */
+@inline
+function putAll(numbers: usize, from: u32, to: u32, delta: bool): void {
+  const base = i64x2.splat(least);
+  let place = numbers + (<usize>from << 3);
+  let i = from;
+  for (; i + 4 <= to; i += 4, place += 32) {
+    putFour(i - from, i64x2.sub(two(place, delta), base), i64x2.sub(two(place + 16, delta), base));
+  }
+  for (; i < to; i++) put(i - from, (delta ? at(numbers, i) - at(numbers, i - 1) : at(numbers, i)) - least);
 }
 
 /** Bytes that `writeIntegers` will write. */
@@ -65,8 +96,8 @@ export function writeIntegers(numbers: usize, count: u32, mode: u32): void {
     writeVarint(<u64>width);
     writeZigzag(least - previous);
     previous = least;
-    if (delta) for (let i = from; i < to; i++) put(i - from, at(numbers, i) - at(numbers, i - 1) - least);
-    else for (let i = from; i < to; i++) put(i - from, at(numbers, i) - least);
+    if (delta) putAll(numbers, from, to, true);
+    else putAll(numbers, from, to, false);
     setCursor(pack(to - from, width, cursor));
   }
 }

@@ -28,6 +28,13 @@ export function put(index: u32, value: u64): void {
   store<u32>(planes + HIGH + (index << 2), <u32>(value >> 32));
 }
 
+/** Sets four numbers from `index`, which is a multiple of 4. */
+@inline
+export function putFour(index: u32, one: v128, two: v128): void {
+  v128.store(planes + LOW + (index << 2), v128.shuffle<i32>(one, two, 0, 2, 4, 6));
+  v128.store(planes + HIGH + (index << 2), v128.shuffle<i32>(one, two, 1, 3, 5, 7));
+}
+
 /** Packs the `count` numbers that were put, and returns the end of what it wrote. */
 export function pack(count: u32, width: u32, out: usize): usize {
   for (let i = count; i & 3; i++) put(i, 0);

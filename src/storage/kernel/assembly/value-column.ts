@@ -39,6 +39,8 @@ const MAX_EXPONENT: i32 = 18;
 /** Below it, d and the sums of the decoder are exact in a double. */
 const MAX_DECIMAL: f64 = 2251799813685248.0;
 const SAMPLES: u32 = 32;
+/** 1.5 * 2^52. */
+const SHIFT: f64 = 6755399441055744.0;
 
 const powers: usize = memory.data<f64>(
   [1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18],
@@ -65,30 +67,48 @@ function isDecimal(bits: u64, scale: f64): bool {
   return reinterpret<u64>((nearest(scaled) + 0.0) / scale) == bits;
 }
 
-/** The least exponent that makes the value whole, or MAX_EXPONENT + 1. */
-function exponentOf(bits: u64): i32 {
-  for (let exponent = 0; exponent <= MAX_EXPONENT; exponent++) {
-    const scale = power(exponent);
-    // Also ends the search for NaN.
-    if (!(abs(reinterpret<f64>(bits)) * scale < MAX_DECIMAL)) break;
-    if (isDecimal(bits, scale)) return exponent;
+/** The greatest exponent that keeps a positive number below MAX_DECIMAL, or -1. */
+function greatestExponent(size: f64): i32 {
+  if (!(size < MAX_DECIMAL)) return -1;
+  // By its power of two; the estimate is at most one too great.
+  const binary = <i32>(reinterpret<u64>(size) >> 52) - 1023;
+  let exponent = min(MAX_EXPONENT, ((51 - binary) * 1233 >> 12) + 1);
+  while (size * power(exponent) >= MAX_DECIMAL) exponent--;
+  return exponent;
+}
+
+/**
+ * The least exponent that makes the value whole, or MAX_EXPONENT + 1. What one exponent makes whole all greater ones do
+ * as long as it stays below MAX_DECIMAL: so `near`, which may be any, is asked first, and then the greatest.
+ */
+function exponentOf(bits: u64, near: i32): i32 {
+  const greatest = greatestExponent(abs(reinterpret<f64>(bits)));
+  let exponent = min(near, greatest);
+  if (exponent < 0) return MAX_EXPONENT + 1;
+  if (isDecimal(bits, power(exponent))) {
+    while (exponent > 0 && isDecimal(bits, power(exponent - 1))) exponent--;
+    return exponent;
   }
-  return MAX_EXPONENT + 1;
+  if (exponent == greatest || !isDecimal(bits, power(greatest))) return MAX_EXPONENT + 1;
+  while (!isDecimal(bits, power(++exponent)));
+  return exponent;
 }
 
 /** The exponent with the least cost among every `stride`-th value: a digit is 3.3 bits, an exception 80. */
 function chooseExponent(values: usize, count: u32, stride: u32): i32 {
   memory.fill(needs, 0, 80);
   let samples: u32 = 0;
+  let exponent = 0;
   for (let i: u32 = 0; i < count; i += stride) {
-    const place = needs + (<usize>exponentOf(bitsAt(values, i)) << 2);
+    exponent = exponentOf(bitsAt(values, i), exponent);
+    const place = needs + (<usize>exponent << 2);
     store<u32>(place, load<u32>(place) + 1);
     samples++;
   }
   let beyond = samples;
   let best = 0;
   let bestCost = u64.MAX_VALUE;
-  for (let exponent = 0; exponent <= MAX_EXPONENT; exponent++) {
+  for (exponent = 0; exponent <= MAX_EXPONENT; exponent++) {
     beyond -= load<u32>(needs + (<usize>exponent << 2));
     const cost = 33 * <u64>exponent * <u64>samples + 800 * <u64>beyond;
     if (cost < bestCost) {
@@ -104,7 +124,22 @@ function toIntegers(values: usize, count: u32, exponent: i32, integers: usize, e
   const scale = power(exponent);
   let excepted: u32 = 0;
   let previous: i64 = 0;
-  for (let i: u32 = 0; i < count; i++) {
+  let i: u32 = 0;
+  const scales = f64x2.splat(scale);
+  for (; i + 2 <= count; i += 2) {
+    const place = <usize>i << 3;
+    const pair = v128.load(values + place);
+    const scaled = f64x2.mul(pair, scales);
+    const whole = f64x2.add(f64x2.nearest(scaled), f64x2.splat(0));
+    const same = i64x2.eq(f64x2.div(whole, scales), pair);
+    const small = f64x2.lt(f64x2.abs(scaled), f64x2.splat(MAX_DECIMAL));
+    if (!i64x2.all_true(v128.and(same, small))) break;
+    // A number that large has its integer in its lowest bits.
+    const integer = i64x2.sub(f64x2.add(whole, f64x2.splat(SHIFT)), i64x2.splat(reinterpret<i64>(SHIFT)));
+    v128.store(integers + place, integer);
+  }
+  if (i > 0) previous = load<i64>(integers + (<usize>(i - 1) << 3));
+  for (; i < count; i++) {
     const bits = bitsAt(values, i);
     if (isDecimal(bits, scale)) {
       previous = <i64>nearest(reinterpret<f64>(bits) * scale);
