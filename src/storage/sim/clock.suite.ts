@@ -24,12 +24,16 @@ export class SimulatedClock implements Clock {
         reject(signal.reason as Error);
         return;
       }
-      const sleeper = { wakesAtMs: this.#monotonicMs + Math.max(0, ms), wake: resolve };
-      this.#sleepers.add(sleeper);
       const abort = (): void => {
         this.#sleepers.delete(sleeper);
         reject(signal?.reason as Error);
       };
+      const wake = (): void => {
+        signal?.removeEventListener('abort', abort);
+        resolve();
+      };
+      const sleeper = { wakesAtMs: this.#monotonicMs + Math.max(0, ms), wake };
+      this.#sleepers.add(sleeper);
       signal?.addEventListener('abort', abort, { once: true });
     });
   }

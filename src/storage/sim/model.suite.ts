@@ -168,20 +168,16 @@ function judge(changes: Change[], held: Held, expired: boolean): string | undefi
   const base = certain < 0 ? undefined : changes[certain]?.bits;
   const open = changes.slice(certain + 1);
   const place = open.findLastIndex(({ bits }) => bits === held);
-  const chosen = open[place];
   const isBase = held === base || (expired && held === undefined);
-  if (chosen === undefined && !isBase) {
+  if (place < 0 && !isBase) {
     const history = changes.map(
       ({ attempt, bits }) =>
         `${attempt.what} (${attempt.startedAt}) ${show(bits)}${attempt.acknowledged ? '' : ' (not acknowledged)'}`,
     );
     return `there is ${show(held)}, after ${history.join(', ')}`;
   }
-  const kept = changes[certain];
-  changes.length = 0;
-  if (kept) changes.push(kept);
   // What came before the one that is seen may still be under it.
-  changes.push(...open.slice(0, place + 1));
+  changes.length = certain + 1 + place + 1;
   return undefined;
 }
 
