@@ -30,11 +30,16 @@ export async function storage(context: CliContext, flags: Flags, given: readonly
 
 /** Runs an engine without PostgreSQL until it is told to stop. */
 async function serve(options: StorageOptions, flags: Flags): Promise<number> {
-  const { serveOptions } = await import('../node/storage-settings.ts');
+  const { isSystemFolder, serveOptions } = await import('../node/storage-settings.ts');
   const { runStorageNode } = await import('../node/storage-daemon.ts');
   const { logger } = await import('./logger.ts');
   if (flags['dir'] === undefined) {
     throw new VarveError('INVALID_ARGUMENT', 'varve storage serve needs --dir, the folder of its engine');
+  }
+  if (isSystemFolder(options.dir)) {
+    throw new VarveError('INVALID_ARGUMENT', `${options.dir} is the folder of a whole system`, {
+      hint: 'varve up runs it, with a storage engine in each data node; name another folder.',
+    });
   }
   const node = serveOptions(options);
   using signals = stopSignals();

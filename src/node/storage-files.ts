@@ -1,5 +1,5 @@
 import { existsSync, readFileSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { resolve } from 'node:path';
 import { VarveError } from '../core/errors.ts';
 import { NodeFileSystem } from '../core/node-file-system.ts';
 import { bytesText } from '../run/figures.ts';
@@ -42,11 +42,6 @@ export async function findStorage(dir: string, node: string | undefined): Promis
     throw new VarveError('NODE_UNKNOWN', `there is no node ${node} with a storage engine in ${path}`);
   }
   return found;
-}
-
-/** Whether a folder is that of a whole system, in which an engine of its own has no place. */
-export function isSystemFolder(dir: string): boolean {
-  return existsSync(join(resolve(dir), 'system.json'));
 }
 
 /** Every file set, from small files alone. */

@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { Options } from '../config/options.ts';
 import { messageOf, VarveError } from '../core/errors.ts';
@@ -118,6 +118,11 @@ export function storageNodeOptions(given: Options<'node'>): StorageNodeOptions {
     coordinator: coordinatorOptions(given),
     storage,
   };
+}
+
+/** Whether a folder is that of a whole system, in which an engine of its own has no place. */
+export function isSystemFolder(dir: string): boolean {
+  return existsSync(join(resolve(dir), 'system.json'));
 }
 
 /** Of `varve storage serve`: a node that stands alone; its folder is that of the engine. @throws CONFIG_INVALID */

@@ -25,6 +25,7 @@ test('what is left out is the default, or as it was', () => {
     ...base,
     bufferPastNs: 1_800_000_000_000n,
   });
+  expect(namespaceFromSettings('a', { blockSize: '1h' }, base).indexBlockSizeNs).toBe(3_600_000_000_000n);
   expect(namespaceFromSettings('a', { blockSize: '4h', retention: '8h' }).indexBlockSizeNs).toBe(
     14_400_000_000_000n,
   );

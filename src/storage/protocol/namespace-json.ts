@@ -50,7 +50,11 @@ export function namespaceFromSettings(
     }
     given[field] = valueOf(name, key, { value, pattern: NAMESPACE_DEFAULTS[field] });
   }
-  return namespaceOptions({ ...base, ...given, name });
+  const { indexBlockSizeNs, ...rest } = base;
+  // An index block that was one data block stays so.
+  const follows = given['blockSizeNs'] !== undefined && indexBlockSizeNs === base.blockSizeNs;
+  const kept = follows || indexBlockSizeNs === undefined ? {} : { indexBlockSizeNs };
+  return namespaceOptions({ ...rest, ...kept, ...given, name });
 }
 
 function valueOf(
