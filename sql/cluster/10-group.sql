@@ -30,6 +30,8 @@ create table if not exists varve_group.ddl_queue (
   -- All roles as of this statement, where they have changed since the last one that tells.
   roles jsonb
 );
+-- Who owned what it touched, for members on which REASSIGN OWNED was not seen. [{"type", "identity", "owner"}, …]
+alter table varve_group.ddl_queue add column if not exists owners jsonb not null default '[]';
 create sequence if not exists varve_group.ddl_queue_id_seq;
 
 -- A row whose arrival elsewhere shows that everything before it has arrived.

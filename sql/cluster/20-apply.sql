@@ -109,6 +109,47 @@ begin
 end
 $$;
 
+-- Objects that have another owner than on the write master, because REASSIGN OWNED is seen by nobody.
+create or replace function varve_group._align_owners(owners jsonb) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp set varve_group.ddl = 'off'
+as $$
+declare
+  object record;
+begin
+  for object in select * from jsonb_to_recordset(owners) as o(type text, identity text, owner name) loop
+    begin
+      execute format('alter %s %s owner to %I', object.type, object.identity, object.owner);
+    exception
+      -- Not there yet, or not there at all: the statement itself will tell.
+      when others then null;
+    end;
+  end loop;
+end
+$$;
+
+-- As the role that typed it. Where that role lacks a right here that it had there (REASSIGN OWNED, or a membership
+-- that is on its way), owners are aligned; and what computes nothing is carried out for it.
+create or replace function varve_group._execute_with_rights(q varve_group.ddl_queue) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform varve_group._execute(q);
+exception
+  when insufficient_privilege then
+    perform varve_group._align_owners(q.owners);
+    begin
+      perform varve_group._execute(q);
+    exception
+      when insufficient_privilege then
+        if q.tag not like 'DROP %' and q.tag not in ('GRANT', 'REVOKE', 'COMMENT') then
+          raise;
+        end if;
+        q.role := current_user;
+        perform varve_group._execute(q);
+    end;
+end
+$$;
+
 create or replace function varve_group.apply_ddl(q varve_group.ddl_queue) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp set varve_group.ddl = 'off'
 as $$
@@ -116,7 +157,7 @@ begin
   if q.roles is not null then
     perform varve_group._make_roles(q.roles);
   end if;
-  perform varve_group._execute(q);
+  perform varve_group._execute_with_rights(q);
   perform varve_group._fill_missing(q.missing);
   perform varve_group.adopt_tables();
 end

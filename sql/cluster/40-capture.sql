@@ -127,7 +127,8 @@ begin
 end
 $$;
 
-create or replace function varve_group._enqueue(tag text, statement text, missing jsonb) returns void
+create or replace function varve_group._enqueue(tag text, statement text, missing jsonb, owners jsonb default null)
+returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -136,15 +137,48 @@ declare
 begin
   perform varve_group._lock_ddl();
   select q.roles into last from varve_group.ddl_queue q where q.roles is not null order by q.id desc limit 1;
-  insert into varve_group.ddl_queue (id, node, role, tag, statement, settings, missing, roles)
+  insert into varve_group.ddl_queue (id, node, role, tag, statement, settings, missing, roles, owners)
     select nextval('varve_group.ddl_queue_id_seq'), l.node, current_setting('varve_group.caller'), _enqueue.tag,
       _enqueue.statement,
       (select coalesce(jsonb_object_agg(s.name, current_setting(s.name, true)), '{}')
           || jsonb_build_object('search_path', current_setting('varve_group.caller_path'))
         from unnest(varve_group._setting_names()) s(name) where current_setting(s.name, true) is not null),
-      coalesce(_enqueue.missing, '[]'), case when present is distinct from last then present end
+      coalesce(_enqueue.missing, '[]'), case when present is distinct from last then present end,
+      coalesce(_enqueue.owners, '[]')
     from varve_group.local l;
 end
+$$;
+
+-- Who owns what a command has changed: tables, for what is part of a table, and the schemas of all of it.
+create or replace function varve_group._owners(addresses jsonb) returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  with touched as (
+    select (a ->> 'class')::oid as class, (a ->> 'object')::oid as object from jsonb_array_elements(addresses) a
+  ), tables as (
+    select t.object from touched t where t.class = 'pg_class'::regclass
+    union select i.indrelid from touched t join pg_index i on i.indexrelid = t.object where t.class = 'pg_class'::regclass
+    union select g.tgrelid from touched t join pg_trigger g on g.oid = t.object where t.class = 'pg_trigger'::regclass
+    union select p.polrelid from touched t join pg_policy p on p.oid = t.object where t.class = 'pg_policy'::regclass
+    union select w.ev_class from touched t join pg_rewrite w on w.oid = t.object where t.class = 'pg_rewrite'::regclass
+    union select k.conrelid from touched t join pg_constraint k on k.oid = t.object where t.class = 'pg_constraint'::regclass
+  )
+  select jsonb_agg(jsonb_build_object('type', i.type, 'identity', i.identity, 'owner', pg_get_userbyid(o.owner)))
+  from (
+    select 'pg_class'::regclass::oid as class, c.oid as object, c.relowner as owner
+      from tables t join pg_class c on c.oid = t.object where c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
+    union all
+    select t.class, t.object, p.proowner from touched t join pg_proc p on p.oid = t.object where t.class = 'pg_proc'::regclass
+    union all
+    select t.class, t.object, p.typowner from touched t join pg_type p on p.oid = t.object where t.class = 'pg_type'::regclass
+    union all
+    select 'pg_namespace'::regclass, n.oid, n.nspowner from pg_namespace n
+    where n.nspname !~ '^pg_' and n.oid in (
+      select t.object from touched t where t.class = 'pg_namespace'::regclass
+      union select c.relnamespace from tables t join pg_class c on c.oid = t.object
+      union select p.pronamespace from touched t join pg_proc p on p.oid = t.object where t.class = 'pg_proc'::regclass
+      union select p.typnamespace from touched t join pg_type p on p.oid = t.object where t.class = 'pg_type'::regclass)
+  ) o cross join lateral pg_identify_object(o.class, o.object, 0) i
 $$;
 
 -- Columns whose default was given to rows that were there: what was put into them.
@@ -299,6 +333,7 @@ declare
   context text;
   dropped text := coalesce(current_setting('varve_group.dropped', true), '');
   objects oid[];
+  addresses jsonb;
   total integer;
   ours integer;
   extension oid;
@@ -319,8 +354,10 @@ begin
   select count(*), count(*) filter (where not c.in_extension
         and not (coalesce(c.schema_name, '') = 'pg_temp' or coalesce(c.object_identity, '') ~ '\ypg_temp\.')),
       array_agg(c.objid) filter (where c.classid = 'pg_class'::regclass),
+      coalesce(jsonb_agg(distinct jsonb_build_object('class', c.classid, 'object', c.objid))
+        filter (where c.objid is not null), '[]'),
       max(c.objid) filter (where c.classid = 'pg_extension'::regclass)
-    into total, ours, objects, extension from pg_event_trigger_ddl_commands() c;
+    into total, ours, objects, addresses, extension from pg_event_trigger_ddl_commands() c;
   -- Nothing came of it (IF [NOT] EXISTS), it is PostgreSQL's own way of doing something else, or temporary.
   if (case when tg_tag = 'DROP OWNED' then false when tg_tag like 'DROP %' then dropped <> 'kept' else ours = 0 end) then
     return;
@@ -351,7 +388,7 @@ begin
     found_text.statement := varve_group._with_version(found_text.statement, extension);
   end if;
   perform varve_group._enqueue(tg_tag, varve_group._portable(found_text.statement, tg_tag),
-    case when tg_tag = 'ALTER TABLE' then varve_group._missing_values(objects) end);
+    case when tg_tag = 'ALTER TABLE' then varve_group._missing_values(objects) end, varve_group._owners(addresses));
   perform varve_group.adopt_tables();
 end
 $$;

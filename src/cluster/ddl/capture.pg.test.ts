@@ -303,6 +303,26 @@ describe('on the write master', () => {
     expect(await there('select id from work.prey')).toEqual(['1']);
   });
 
+  test('after REASSIGN OWNED, which nobody sees, the new owner’s statements go through all the same', async () => {
+    await admin().query(`create role former; create schema moved authorization former; set role former;
+      create table moved.t (id int primary key); create function moved.f() returns int language sql as 'select 1';
+      create view moved.v as select 1 as x; reset role; grant create on database app to former`);
+    await admin().query('reassign owned by former to alice');
+    await user.query('alter table moved.t add column n int');
+    await user.query('create index on moved.t (n)');
+    await user.query(`create or replace function moved.f() returns int language sql as 'select 2'`);
+    await user.query(
+      'comment on view moved.v is $$seen$$; grant select on moved.t to bob; drop view moved.v',
+    );
+    await user.query('create table moved.u (id int)');
+    expect(
+      await there(
+        `select relname, relowner::regrole from pg_class where relnamespace = 'moved'::regnamespace and relkind = 'r' order by 1`,
+      ),
+    ).toEqual(['t alice', 'u alice']);
+    expect(await there('select moved.f()')).toEqual(['2']);
+  });
+
   test('a long string is taken apart, whatever its statements hold', async () => {
     const body = `begin ${"perform 1; -- it's $$;\n".repeat(2000)} end`;
     const parts = Array.from(
