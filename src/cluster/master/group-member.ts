@@ -173,7 +173,7 @@ export class GroupMember {
     readonly timeoutMs?: number;
   }): Promise<string> {
     const { clock } = this.#deps;
-    const id = `switchover-${randomUUID()}`;
+    const id = `s${randomUUID().replaceAll('-', '')}`;
     const at = new Date(clock.nowMs()).toISOString();
     const document = this.#keys.requests.at(id);
     await document.create({
