@@ -28,6 +28,7 @@ import {
  * | `join/journal`        | `JoinJournal`, while members are frozen for a joiner         | who joins; who thaws     |
  * | `config`              | `GroupConfig`                                                | by version               |
  * | `requests/<id>`       | `GroupRequest`: switch-over, leave, replace, reinit          | who asks; who answers    |
+ * | `recover`             | a group's UUID as text: its record is lost, make it anew     | people                   |
  */
 export class GroupKeys {
   readonly cluster: string;
@@ -42,6 +43,7 @@ export class GroupKeys {
   readonly reigns: Collection<ReignRecord>;
   readonly status: Collection<MemberStatus>;
   readonly bootstrapLock: string;
+  readonly recoverKey: string;
   readonly masterLock: string;
   readonly restartLock: string;
 
@@ -63,6 +65,7 @@ export class GroupKeys {
     this.status = new Collection(coordinator, `${this.prefix}status/`, memberStatus);
     this.restartLock = `${this.prefix}restart/lock`;
     this.bootstrapLock = `${this.prefix}bootstrap/lock`;
+    this.recoverKey = `${this.prefix}recover`;
     this.masterLock = `${this.prefix}master/lock`;
   }
 
@@ -253,6 +256,8 @@ export const groupRecord = z.object({
   accessDatabase: z.string().optional(),
   /** Of the control schema, once it is complete. */
   schemaVersion: z.string().optional(),
+  /** The coordinator had lost it: whoever has its UUID in all databases is a member without asking. */
+  recovered: z.boolean().optional(),
   createdAt: time,
 });
 export type GroupRecord = z.infer<typeof groupRecord>;

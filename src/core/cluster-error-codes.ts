@@ -25,7 +25,7 @@ export const CLUSTER_ERROR_CODES = {
     sqlstate: '55000',
     http: 503,
     manual:
-      'The coordinator knows nothing of a group of which this server’s databases are a part: it came back without its data, or it is another one than before. No second group is made. Bring the coordinator’s data back or correct its URL; when they are lost for good, have the group recorded anew from a member that has everything (`varve cluster recover`).',
+      'The coordinator knows nothing of a group of which this server’s databases are a part: it came back without its data, or it is another one than before. No second group is made. Bring the coordinator’s data back or correct its URL. When they are lost for good, write the group’s UUID, as the detail has it, into the coordinator’s key `varve/cluster/<cluster>/recover`: then the members record the group anew, and themselves as its members.',
   },
   GROUP_NAME_TAKEN: {
     sqlstate: '42710',

@@ -121,6 +121,21 @@ test('a coordinator that has forgotten the group gets no second one', async () =
   expect(await again.keys.group.read()).toBeUndefined();
 });
 
+test('a group whose record is lost for good is recorded anew when somebody says so', async () => {
+  const nodes = [0, 1].map((i) => node(i, { cluster: 'lost', ...single, size: 2 }));
+  await Promise.all(nodes.map((one) => bootstrap(one)));
+  const { keys } = nodes[0] as GroupContext;
+  const uuid = (await keys.group.read())?.value.uuid ?? '';
+  await keys.coordinator.txn([], [{ kind: 'delete-prefix', prefix: keys.prefix }]);
+  await keys.coordinator.put(keys.recoverKey, uuid);
+  await Promise.all(nodes.map((one) => bootstrap(one)));
+  expect((await keys.group.read())?.value).toMatchObject({ uuid, state: 'complete', recovered: true });
+  expect([...(await keys.members.list()).values()].map(({ value }) => value.state)).toEqual([
+    'member',
+    'member',
+  ]);
+});
+
 test('a name that another node has is refused, and so is a copied folder', async () => {
   const one = node(0, { cluster: 'names', ...single });
   await bootstrap(one);

@@ -46,7 +46,7 @@ export function judgeIdentity({ cluster, node, local, group }: IdentityFacts): v
   if (some && !group) {
     throw new VarveError('GROUP_FORGOTTEN', `the coordinator knows no group ${cluster}`, {
       detail: `Database ${some[0]} of ${node} is a part of group ${some[1].groupUuid}.`,
-      hint: 'Bring the coordinator’s data back, or correct its URL. If they are lost: varve cluster recover',
+      hint: `Bring the coordinator’s data back, or correct its URL. If they are lost for good, write ${some[1].groupUuid} into its key varve/cluster/${cluster}/recover and start the members again.`,
     });
   }
 }

@@ -4,6 +4,7 @@ import type { MemberRecord } from '../group-keys.ts';
 import type { GroupContext } from './context.ts';
 import { judgeIdentity, judgeShape, readIdentities } from './identity.ts';
 import { readRoster, type Roster } from './members.ts';
+import { isRecovered, recoverGroup } from './recover.ts';
 import { met, waitsFor, waitUntil, type Look } from './wait.ts';
 
 /** Registration with the coordinator, and the wait for the nodes of the cluster. */
@@ -27,7 +28,8 @@ export const REGISTER_STEPS: readonly Step<GroupContext>[] = [
 /** @throws GROUP_FOREIGN, GROUP_FORGOTTEN, GROUP_SHAPE */
 export async function checkIdentity(context: GroupContext): Promise<void> {
   const { keys, options } = context;
-  const [local, group] = await Promise.all([readIdentities(context), keys.group.read()]);
+  const local = await readIdentities(context);
+  const group = (await keys.group.read()) ?? (await recoverGroup(context, local));
   judgeIdentity({ cluster: keys.cluster, node: options.node, local, group: group?.value });
   if (group) judgeShape(keys.cluster, group.value, options);
 }
@@ -48,7 +50,9 @@ async function registerNode(context: GroupContext): Promise<void> {
   );
 }
 
-async function claimName({ keys, options, deps, databases }: GroupContext): Promise<void> {
+async function claimName(context: GroupContext): Promise<void> {
+  const { keys, options, deps, databases } = context;
+  const state = (await isRecovered(context)) ? 'member' : 'joining';
   const { node, nodeUuid, host, port, httpUrl, poolerPort, nofailover } = options;
   await keys.members.at(node).update((present) => {
     if (present && present.nodeUuid !== nodeUuid) {
@@ -61,7 +65,7 @@ async function claimName({ keys, options, deps, databases }: GroupContext): Prom
       ...(present ?? {
         node,
         nodeUuid,
-        state: 'joining',
+        state,
         databases,
         joinedAt: new Date(deps.clock.nowMs()).toISOString(),
       }),
