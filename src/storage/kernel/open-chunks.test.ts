@@ -261,7 +261,7 @@ test('a series of a dozen regular samples takes 160 bytes', () => {
   calls.freeChunks(chunks);
 });
 
-test('series of 480 regular samples take 5 bytes a sample, most of them for the open piece', () => {
+test('series of 480 regular samples take less than 4 bytes a sample, most of them for the open piece', () => {
   const chunks = calls.createChunks(0n, 1n << 60n, 0);
   const series = 1000;
   for (let i = 0; i < 480; i++) {
@@ -275,7 +275,7 @@ test('series of 480 regular samples take 5 bytes a sample, most of them for the 
       1n,
     );
   }
-  expect((calls.usedPages() * 65_536) / (480 * series)).toBeLessThan(5);
+  expect((calls.usedPages() * 65_536) / (480 * series)).toBeLessThan(4);
   calls.freeChunks(chunks);
 });
 

@@ -1,4 +1,4 @@
-// A closed piece: up to 128 samples of a series as sealed columns. It begins with the address of the piece before,
+// A closed piece: up to 64 samples of a series as sealed columns. It begins with the address of the piece before,
 // the bytes of its time column and of its value column, which follow.
 import {
   ALL_STEPPED,
@@ -24,11 +24,11 @@ const VALUE_BYTES: usize = 6;
 const HEAD: usize = 8;
 
 /** Room for the columns of a piece, decoded and encoded, and for what encoding needs. */
-const times: usize = memory.data(1088, 16);
-const values: usize = memory.data(1088, 16);
-const encodedTimes: usize = memory.data(1280, 16);
-const encodedValues: usize = memory.data(1408, 16);
-const scratch: usize = memory.data(2688, 16);
+const times: usize = memory.data(576, 16);
+const values: usize = memory.data(576, 16);
+const encodedTimes: usize = memory.data(768, 16);
+const encodedValues: usize = memory.data(832, 16);
+const scratch: usize = memory.data(1408, 16);
 
 /** Copies the samples of the open piece of a line to columns. */
 export function readOpenPiece(line: usize, timesOut: usize, valuesOut: usize): void {

@@ -27,6 +27,7 @@ import {
   PIECE_END,
   PIECE_HEAD,
   ROOM_PAGES,
+  SPARSE,
   START,
   STEP,
   STEPPED,
@@ -130,13 +131,13 @@ export function lineToWrite(chunks: usize, reference: u32): usize {
 }
 
 /**
- * Where the room for samples ends. First pieces end at different places, so that series that began together are not
+ * Where the room for samples ends. First large pieces end at different places, so that series that began together are not
  * all closed by one request.
  */
 function roomEnd(piece: usize, reference: u32): usize {
   const kind = load<u8>(piece, CLASS);
   if (kind < LAST_CLASS) return piece + classSize(kind);
-  const capacity = load<u32>(piece, CLOSED_COUNT) == 0 ? 64 + (reference & 63) : MAX_OPEN;
+  const capacity = load<u32>(piece, CLOSED_COUNT) < 2 * SPARSE ? 32 + (reference & 31) : MAX_OPEN;
   return piece + PIECE_HEAD + (capacity << 3);
 }
 
@@ -176,9 +177,9 @@ export function push(chunks: usize, line: usize, reference: u32, time: i64, valu
     }
     const next = at + (timed ? 16 : 8);
     if (next > end) {
-      const isLargest = load<u8>(piece, CLASS) == LAST_CLASS;
-      if (!(isLargest ? closePiece(chunks, line) : grow(chunks, line))) return false;
-      if (!isLargest && !timed) store<usize>(line, roomEnd(load<usize>(line, PIECE), reference), PIECE_END);
+      const grows = load<u8>(piece, CLASS) < LAST_CLASS && load<u32>(piece, CLOSED_COUNT) >= SPARSE;
+      if (!(grows ? grow(chunks, line) : closePiece(chunks, line))) return false;
+      if (grows && !timed) store<usize>(line, roomEnd(load<usize>(line, PIECE), reference), PIECE_END);
       continue;
     }
     if (count == 1 && !timed) store<i64>(line, difference, STEP);
