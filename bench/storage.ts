@@ -1,7 +1,7 @@
 /**
  * Varve's storage engine side by side with VictoriaMetrics and Prometheus, on this machine and in one run: ingest
  * over HTTP, kill -9, restarts, sizes, reads. Data sets as `storage-data.ts` makes them, ending now.
- *   npm run bench -- storage [--scale 1] [--rounds 3] [--only ingest-A,…] [--folder DIR]
+ *   npm run bench -- storage [--scale 1] [--rounds 3] [--only ingest-A,…] [--contenders varve,vm] [--folder DIR]
  * Eleven minutes in full on two cores; `--scale 0.1` for trying out. Parts: ingest-A, ingest-B, ingest-C, reads, decode.
  */
 import { cpus, tmpdir } from 'node:os';
@@ -32,6 +32,7 @@ const { values } = parseArgs({
     scale: { type: 'string', default: '1' },
     rounds: { type: 'string', default: '3' },
     only: { type: 'string', default: 'ingest-A,ingest-B,ingest-C,reads,decode' },
+    contenders: { type: 'string', default: 'varve,varveSync,vm,prom' },
     folder: { type: 'string', default: tmpdir() },
   },
 });
@@ -44,12 +45,12 @@ const startedAt = performance.now();
 type Kind = 'varve' | 'varveSync' | 'vm' | 'prom';
 type Results = Partial<Record<Kind, IngestFigures[]>>;
 
-const available: readonly Kind[] = [
-  'varve',
-  'varveSync',
-  ...(existsSync(VICTORIA_METRICS) ? (['vm'] as const) : []),
-  ...(existsSync(PROMETHEUS) ? (['prom'] as const) : []),
-];
+const wantedKinds = new Set(values.contenders.split(','));
+const available = (['varve', 'varveSync', 'vm', 'prom'] as const).filter((kind) => {
+  const isThere =
+    (kind !== 'vm' || existsSync(VICTORIA_METRICS)) && (kind !== 'prom' || existsSync(PROMETHEUS));
+  return isThere && wantedKinds.has(kind);
+});
 let pastHours = 4;
 
 function make(kind: Kind, at: string): Promise<Contender> {
