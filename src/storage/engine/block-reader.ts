@@ -2,6 +2,7 @@ import type { FileSystem } from '../../core/file-system.ts';
 import { ByteCursor } from '../fileset/byte-cursor.ts';
 import { FileDamageError, FormatFault } from '../fileset/fileset-damage.ts';
 import { filesetPath } from '../fileset/fileset-id.ts';
+import type { FilesetScan } from '../fileset/fileset-scan.ts';
 import { FilesetReader, type ReadOptions } from '../fileset/fileset-reader.ts';
 import type { FilesetInfo } from '../fileset/info-file.ts';
 import {
@@ -13,7 +14,7 @@ import {
 } from './block-annotation.ts';
 import type { SealedInput } from './block-writer.ts';
 import type { Columns } from './columns.ts';
-import { decodeSealedSeries, type ColumnCodec } from './sealed-series.ts';
+import { decodeSealedSeries, type ColumnCodec, type SealedSeries } from './sealed-series.ts';
 
 /**
  * Reads the series of one fileset. Files are opened when something is asked for, the dictionary of times is read
@@ -27,6 +28,7 @@ export class BlockReader {
   readonly #files: FilesetReader;
   readonly #codec: ColumnCodec;
   #dictionary: Promise<readonly SharedTimes[]> | undefined;
+  #shared: readonly SharedTimes[] | undefined;
 
   constructor(
     deps: { readonly fs: FileSystem; readonly codec: ColumnCodec },
@@ -48,16 +50,31 @@ export class BlockReader {
   /** The samples in such bytes; the caller's own. */
   async decode(payload: Buffer): Promise<Columns> {
     const series = this.#located(() => decodeSealedSeries(payload));
-    const { timesNumber, values, overwrites } = series;
+    const { timesNumber } = series;
     const dictionary = timesNumber === undefined ? undefined : await this.#openDictionary();
-    return this.#located(() => {
-      const times =
-        timesNumber === undefined
-          ? this.#codec.decodeTimes(series.times ?? new Uint8Array()).slice()
-          : timesOf(dictionary?.[timesNumber], this.#codec);
-      const bits = this.#codec.decodeValues(values, times.length).slice();
-      return { times, bits, overwrites };
-    });
+    return this.#located(() => this.#columnsOf(series, dictionary?.[timesNumber ?? 0]));
+  }
+
+  #columnsOf({ timesNumber, times: own, values, overwrites }: SealedSeries, shared?: SharedTimes): Columns {
+    const times =
+      timesNumber === undefined
+        ? this.#codec.decodeTimes(own ?? new Uint8Array()).slice()
+        : timesOf(shared, this.#codec);
+    const bits = this.#codec.decodeValues(values, times.length).slice();
+    return { times, bits, overwrites };
+  }
+
+  /** The same at once, if what it needs is at hand; undefined otherwise. */
+  decodeNow(payload: Buffer): Columns | undefined {
+    const series = this.#located(() => decodeSealedSeries(payload));
+    const { timesNumber } = series;
+    if (timesNumber !== undefined && !this.#shared) return undefined;
+    return this.#located(() => this.#columnsOf(series, this.#shared?.[timesNumber ?? 0]));
+  }
+
+  /** For many ids: reads ahead so much at once. */
+  scan(aheadBytes: number): FilesetScan {
+    return this.#files.scan(aheadBytes);
   }
 
   /** Such bytes as a writer takes them, without decoding the samples. Views. */
@@ -101,7 +118,8 @@ export class BlockReader {
       this.#dictionary = undefined;
       throw error;
     });
-    return await this.#dictionary;
+    this.#shared = await this.#dictionary;
+    return this.#shared;
   }
 
   async #readDictionary(): Promise<readonly SharedTimes[]> {

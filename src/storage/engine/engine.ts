@@ -22,6 +22,7 @@ import type { Namespace } from './namespace.ts';
 import { NamespaceRegistry } from './namespace-registry.ts';
 import { recoverMemory, type RecoveredMemory } from './recover-memory.ts';
 import { ColumnCodec } from './sealed-series.ts';
+import type { ReaderDeps } from './series-columns.ts';
 import { indexOf, SeriesReader } from './series-reader.ts';
 import { inspectFolder, verifyFolder } from './storage-check.ts';
 import type * as api from './storage-engine.ts';
@@ -226,26 +227,17 @@ export class Engine implements api.StorageEngine {
     return await this.#commit(namespace, namespace.buffer.prepare(series, this.#hybridClock.nowNs()));
   }
 
-  async *read(name: string, query: api.ReadQuery): AsyncIterable<api.SeriesRead> {
+  read(name: string, query: api.ReadQuery): AsyncIterable<api.SeriesRead> {
     const namespace = this.#readable(name);
     // What is out of retention goes bit by bit, first from the memory: half of it would be the wrong half.
     const keptFromNs = earliest(namespace, this.#hybridClock.nowNs());
     const startNs = query.startNs > keptFromNs ? query.startNs : keptFromNs;
-    const reader = new SeriesReader(
-      {
-        nowNs: () => this.#hybridClock.nowNs(),
-        onDamage: (where, info, error) => this.#upkeep.salvage(where, info, error),
-      },
-      namespace,
-      { ...query, startNs },
-    );
-    try {
-      yield* reader.series();
-    } catch (error) {
-      if (error instanceof VarveError && error.code === 'INDEX_SEGMENT_DAMAGED')
-        this.#upkeep.healIndex(namespace);
-      throw error;
-    }
+    const deps: ReaderDeps = {
+      nowNs: () => this.#hybridClock.nowNs(),
+      onDamage: (where, info, error) => this.#upkeep.salvage(where, info, error),
+      onIndexDamage: (where) => this.#upkeep.healIndex(where),
+    };
+    return new SeriesReader(deps, namespace, { ...query, startNs });
   }
 
   async series(name: string, query: api.MetadataQuery): Promise<api.LimitedResult<readonly LabelPair[]>> {

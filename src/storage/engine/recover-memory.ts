@@ -88,7 +88,7 @@ async function usableNotes(
   // What the log has forgotten since is in snapshots only.
   if ((snapshots.from?.sequence ?? 0) > position.sequence) return undefined;
   const [first] = await listSegments(fs, join(folder, LOG_FOLDER));
-  return first !== undefined && first <= position.segment ? notes : undefined;
+  return (first ?? 0) <= position.segment ? notes : undefined;
 }
 
 /**

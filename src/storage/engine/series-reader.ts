@@ -1,27 +1,14 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { VarveError } from '../../core/errors.ts';
-import { FileDamageError } from '../fileset/fileset-damage.ts';
-import type { FilesetInfo } from '../fileset/info-file.ts';
 import { IndexBlock } from '../index/index-block.ts';
-import { decodeLabels, type LabelPair } from '../index/labels.ts';
+import type { LabelPair } from '../index/labels.ts';
 import type { SeriesSet } from '../index/series-set.ts';
 import { murmur3 } from '../kernel/murmur3.ts';
-import { copyColumns, mergeColumns, NO_COLUMNS, sliceColumns, type Columns } from './columns.ts';
+import { sliceColumns, type Columns } from './columns.ts';
 import type { FilesetLease } from './fileset-store.ts';
 import type { Namespace } from './namespace.ts';
+import { SeriesColumns, type Found, type OpenBlock, type ReaderDeps } from './series-columns.ts';
 import type { ColumnBatch, ReadQuery, SeriesRead } from './storage-engine.ts';
-import { bury } from './tombstones.ts';
-
-export interface ReaderDeps {
-  readonly nowNs: () => bigint;
-  /** Told before the damage is thrown. */
-  readonly onDamage: (namespace: Namespace, info: FilesetInfo, error: FileDamageError) => void;
-}
-
-interface Found {
-  readonly index: number;
-  readonly id: Uint8Array;
-  readonly shard: number;
-}
 
 /** The blocks of a namespace that have any sample in a range. */
 export function blocksIn(
@@ -51,20 +38,32 @@ export async function indexOf(
   return new IndexBlock(memory.length > 0 ? [...namespace.buffer.index().segments, ...sealed] : sealed);
 }
 
-/** One read: what it needs stays until it ends. */
-export class SeriesReader {
+/** More blocks than this are read one after the other, as they are asked for; fewer at once. */
+const MAX_EAGER_BLOCKS = 16;
+/** After so many samples others get their turn. */
+const SAMPLES_A_TURN = 2_000_000;
+
+/**
+ * One read: what it needs stays until it ends. Made for going through many series: most steps wait for nothing, because
+ * a step that does costs more than to decode a block.
+ */
+export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
   readonly #deps: ReaderDeps;
   readonly #namespace: Namespace;
   readonly #query: ReadQuery;
-  readonly #blocks: readonly { readonly startNs: bigint; readonly inMemory: boolean }[];
+  readonly #blocks: readonly OpenBlock[];
   #samplesLeft: number;
-  #movedBlocks: number;
+  #samplesThisTurn = 0;
+  #lease: FilesetLease | undefined;
+  #parts:
+    | { readonly found: SeriesSet; readonly due: Iterator<Found>; readonly columns: SeriesColumns }
+    | undefined;
+  #state: 'new' | 'open' | 'done' = 'new';
 
   constructor(deps: ReaderDeps, namespace: Namespace, query: ReadQuery) {
     this.#deps = deps;
     this.#namespace = namespace;
     this.#query = query;
-    this.#movedBlocks = namespace.movedBlocks;
     const { memory, files } = blocksIn(namespace, query);
     const open = new Set(memory);
     this.#blocks = [...new Set([...memory, ...files])]
@@ -73,27 +72,147 @@ export class SeriesReader {
     this.#samplesLeft = query.limits?.maxSamples ?? Number.POSITIVE_INFINITY;
   }
 
-  async *series(): AsyncIterable<SeriesRead> {
-    const { matchers, ordered = false, limits = {}, signal } = this.#query;
-    if (this.#blocks.length === 0) return;
-    using lease = this.#namespace.filesets.lease(this.#blocks.map(({ startNs }) => startNs));
-    const index = await indexOf(this.#namespace, this.#query);
-    const found = index.series({ selectors: [matchers], ordered });
-    if (found.count > (limits.maxSeries ?? Number.POSITIVE_INFINITY)) {
-      throw new VarveError(
-        'READ_LIMIT_EXCEEDED',
-        `the query selects ${found.count} series, more than ${limits.maxSeries}`,
-        { hint: 'Narrow the selectors, or raise the limit.' },
-      );
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  next(): Promise<IteratorResult<SeriesRead>> {
+    if (this.#state === 'new') return this.#begin();
+    return this.#step();
+  }
+
+  return(): Promise<IteratorResult<SeriesRead>> {
+    this.#end();
+    return Promise.resolve({ done: true, value: undefined });
+  }
+
+  async #begin(): Promise<IteratorResult<SeriesRead>> {
+    this.#state = 'open';
+    if (this.#blocks.length === 0) return await this.return();
+    try {
+      const { matchers, ordered = false, limits = {} } = this.#query;
+      this.#lease = this.#namespace.filesets.lease(this.#blocks.map(({ startNs }) => startNs));
+      const index = await indexOf(this.#namespace, this.#query);
+      const found = index.series({ selectors: [matchers], ordered });
+      if (found.count > (limits.maxSeries ?? Number.POSITIVE_INFINITY)) {
+        throw new VarveError(
+          'READ_LIMIT_EXCEEDED',
+          `the query selects ${found.count} series, more than ${limits.maxSeries}`,
+          { hint: 'Narrow the selectors, or raise the limit.' },
+        );
+      }
+      const columns = new SeriesColumns(this.#deps, this.#namespace, this.#lease, {
+        blocks: this.#blocks.length,
+        ordered,
+      });
+      this.#parts = { found, due: this.#arranged(found, ordered)[Symbol.iterator](), columns };
+    } catch (error) {
+      this.#end();
+      const isDamage = error instanceof VarveError && error.code === 'INDEX_SEGMENT_DAMAGED';
+      if (isDamage) this.#deps.onIndexDamage(this.#namespace);
+      throw error;
     }
-    for (const one of this.#arranged(found, ordered)) {
-      signal?.throwIfAborted();
-      const batches = this.#batches(one, lease);
+    return await this.#step();
+  }
+
+  #step(): Promise<IteratorResult<SeriesRead>> {
+    try {
+      while (this.#state === 'open' && this.#parts) {
+        this.#query.signal?.throwIfAborted();
+        if (this.#samplesThisTurn > SAMPLES_A_TURN) return this.#yield();
+        const { found, due, columns } = this.#parts;
+        const { done, value: one } = due.next();
+        if (done) break;
+        if (this.#blocks.length > MAX_EAGER_BLOCKS) return this.#lazy(one, columns);
+        const batches: ColumnBatch[] = [];
+        const waiting = this.#collect(one, columns, batches);
+        if (waiting) return this.#wait(waiting, one, batches);
+        // Otherwise its samples are all outside of the range.
+        if (batches.length > 0) {
+          return Promise.resolve({ done: false, value: new FoundSeries(found, one, new Batches(batches)) });
+        }
+      }
+      return this.return();
+    } catch (error) {
+      this.#end();
+      return Promise.reject(error);
+    }
+  }
+
+  /** Others get their turn. */
+  async #yield(): Promise<IteratorResult<SeriesRead>> {
+    this.#samplesThisTurn = 0;
+    await nextTurn();
+    return await this.#step();
+  }
+
+  /** Puts the batches of a series together from block `from` on; a promise when something has to be read first. */
+  #collect(one: Found, columns: SeriesColumns, batches: ColumnBatch[], from = 0): Promise<void> | undefined {
+    for (let place = from; place < this.#blocks.length; place++) {
+      const part = columns.read(one, this.#blocks[place] as OpenBlock);
+      if (part instanceof Promise) {
+        return part.then((read) => {
+          this.#take(read, batches);
+          return this.#collect(one, columns, batches, place + 1);
+        });
+      }
+      this.#take(part, batches);
+    }
+    return undefined;
+  }
+
+  async #wait(
+    waiting: Promise<void>,
+    one: Found,
+    batches: ColumnBatch[],
+  ): Promise<IteratorResult<SeriesRead>> {
+    try {
+      await waiting;
+    } catch (error) {
+      this.#end();
+      throw error;
+    }
+    if (batches.length === 0 || !this.#parts) return await this.#step();
+    return { done: false, value: new FoundSeries(this.#parts.found, one, new Batches(batches)) };
+  }
+
+  async #lazy(one: Found, columns: SeriesColumns): Promise<IteratorResult<SeriesRead>> {
+    try {
+      const batches = this.#oneByOne(one, columns);
       const first = await batches.next();
-      // Its samples are all outside of the range.
-      if (first.done) continue;
-      yield new FoundSeries(found, one, continued(first.value, batches));
+      if (!first.done && this.#parts) {
+        const { found } = this.#parts;
+        return { done: false, value: new FoundSeries(found, one, continued(first.value, batches)) };
+      }
+    } catch (error) {
+      this.#end();
+      throw error;
     }
+    return await this.#step();
+  }
+
+  async *#oneByOne(one: Found, columns: SeriesColumns): AsyncGenerator<ColumnBatch, void, void> {
+    for (const block of this.#blocks) {
+      this.#query.signal?.throwIfAborted();
+      const batches: ColumnBatch[] = [];
+      this.#take(await columns.read(one, block), batches);
+      yield* batches;
+    }
+  }
+
+  #take(columns: Columns, batches: ColumnBatch[]): void {
+    if (columns.times.length === 0) return;
+    const { times, bits } = sliceColumns(columns, this.#query.startNs, this.#query.endNs);
+    if (times.length === 0) return;
+    this.#samplesLeft -= times.length;
+    this.#samplesThisTurn += times.length;
+    if (this.#samplesLeft < 0) {
+      const limit = this.#query.limits?.maxSamples;
+      throw new VarveError('READ_LIMIT_EXCEEDED', `the query reads more than ${limit} samples`, {
+        hint: 'Narrow the selectors or the time range, or raise the limit.',
+      });
+    }
+    batches.push({ times, bits, values: new Float64Array(bits.buffer, bits.byteOffset, bits.length) });
   }
 
   /** Unless an order is asked for: as the files have them, so that these are read from front to back. */
@@ -111,69 +230,11 @@ export class SeriesReader {
     yield* all.sort((a, b) => a.shard - b.shard || Buffer.compare(a.id, b.id));
   }
 
-  async *#batches(one: Found, lease: FilesetLease): AsyncGenerator<ColumnBatch, void, void> {
-    const { startNs, endNs } = this.#query;
-    for (const block of this.#blocks) {
-      this.#query.signal?.throwIfAborted();
-      const { times, bits } = sliceColumns(await this.#block(one, block, lease), startNs, endNs);
-      if (times.length === 0) continue;
-      this.#samplesLeft -= times.length;
-      if (this.#samplesLeft < 0) {
-        const limit = this.#query.limits?.maxSamples;
-        throw new VarveError('READ_LIMIT_EXCEEDED', `the query reads more than ${limit} samples`, {
-          hint: 'Narrow the selectors or the time range, or raise the limit.',
-        });
-      }
-      yield { times, bits, values: new Float64Array(bits.buffer, bits.byteOffset, bits.length) };
-    }
-  }
-
-  /** A block may move from memory to files between two looks: then it is looked at again, in files that have it. */
-  async #block(
-    one: Found,
-    { startNs, inMemory }: { readonly startNs: bigint; readonly inMemory: boolean },
-    lease: FilesetLease,
-  ): Promise<Columns> {
-    for (;;) {
-      if (this.#namespace.deleted) throw deletedNamespace(this.#namespace.name);
-      if (this.#movedBlocks !== this.#namespace.movedBlocks) {
-        this.#movedBlocks = this.#namespace.movedBlocks;
-        lease.renew();
-      }
-      const newer = inMemory ? this.#fromMemory(one, startNs) : NO_COLUMNS;
-      const older = await this.#fromFile(one, startNs, lease);
-      if (this.#movedBlocks === this.#namespace.movedBlocks) return mergeColumns(older, newer);
-    }
-  }
-
-  #fromMemory(one: Found, blockStartNs: bigint): Columns {
-    const { buffer } = this.#namespace;
-    const reference = buffer.find(one.id);
-    const columns = reference < 0 ? undefined : buffer.readBlock(reference, blockStartNs);
-    return columns ? copyColumns(columns) : NO_COLUMNS;
-  }
-
-  async #fromFile({ id, shard }: Found, blockStartNs: bigint, lease: FilesetLease): Promise<Columns> {
-    const reader = lease.reader(blockStartNs, shard);
-    if (!reader) return NO_COLUMNS;
-    const { cache, tombstones } = this.#namespace;
-    const { info } = reader;
-    try {
-      const nowNs = cache.enabled ? this.#deps.nowNs() : 0n;
-      let payload = cache.get(info, id, nowNs);
-      if (!payload) {
-        payload = await reader.payload(id);
-        if (!payload) return NO_COLUMNS;
-        cache.put(info, id, payload, nowNs);
-      }
-      const columns = await reader.decode(payload);
-      const { deletedUpTo } = reader.annotation;
-      const due = tombstones.after(deletedUpTo, blockStartNs, blockStartNs + info.blockSizeNs);
-      return due.length === 0 ? columns : bury(columns, decodeLabels(id), due);
-    } catch (error) {
-      if (error instanceof FileDamageError) this.#deps.onDamage(this.#namespace, info, error);
-      throw error;
-    }
+  #end(): void {
+    this.#state = 'done';
+    this.#parts = undefined;
+    this.#lease?.[Symbol.dispose]();
+    this.#lease = undefined;
   }
 }
 
@@ -198,11 +259,26 @@ class FoundSeries implements SeriesRead {
   }
 }
 
+/** Batches that are all there. */
+class Batches implements AsyncIterable<ColumnBatch> {
+  readonly #batches: readonly ColumnBatch[];
+
+  constructor(batches: readonly ColumnBatch[]) {
+    this.#batches = batches;
+  }
+
+  [Symbol.asyncIterator](): AsyncIterator<ColumnBatch> {
+    let next = 0;
+    return {
+      next: () => {
+        const value = this.#batches[next++];
+        return Promise.resolve(value ? { done: false, value } : { done: true, value: undefined });
+      },
+    };
+  }
+}
+
 async function* continued<T>(first: T, rest: AsyncIterable<T>): AsyncGenerator<T, void, void> {
   yield first;
   yield* rest;
-}
-
-function deletedNamespace(name: string): VarveError {
-  return new VarveError('NAMESPACE_UNKNOWN', `namespace ${JSON.stringify(name)} was deleted meanwhile`);
 }

@@ -67,6 +67,12 @@ export class ByteCursor {
     return this.#bytes.subarray(at, at + length);
   }
 
+  /** The same bytes, copied to `into` at a place. */
+  copy(into: Buffer, at: number, length: number): void {
+    const from = this.#advance(length);
+    this.#bytes.copy(into, at, from, from + length);
+  }
+
   #advance(length: number): number {
     const at = this.at;
     if (at + length > this.#end) throw new FormatFault(at, 'it ends too early');

@@ -3,6 +3,7 @@ import { hasCode, type File, type FileSystem } from '../../core/file-system.ts';
 import { checkFileHeader, FILE_HEADER_BYTES } from './checked-file.ts';
 import { decodeAt, FileDamageError, type FileDamage } from './fileset-damage.ts';
 import { filesetPath, type FileKind } from './fileset-id.ts';
+import { FilesetScan } from './fileset-scan.ts';
 import { decodeDirectory, decodePage, type IndexEntry, type PagePlace } from './index-pages.ts';
 import type { FilesetInfo } from './info-file.ts';
 
@@ -63,6 +64,19 @@ export class FilesetReader {
 
   async payload(entry: IndexEntry): Promise<Buffer> {
     return this.#checked(entry, await this.#readData(entry.offset, entry.sizeBytes));
+  }
+
+  /** For many ids: reads ahead so much at once. */
+  scan(aheadBytes: number): FilesetScan {
+    const source = {
+      indexFile: this.#path('index'),
+      dataFile: this.#path('data'),
+      dataEnd: FILE_HEADER_BYTES + this.info.payloadBytes,
+      pages: () => this.#openPages(),
+      readIndex: (offset: number, lengthBytes: number) => this.#readIndex(offset, lengthBytes),
+      readData: (offset: number, lengthBytes: number) => this.#readData(offset, lengthBytes),
+    };
+    return new FilesetScan(source, aheadBytes);
   }
 
   /** All entries in the order of their ids, a page at a time. */

@@ -21,7 +21,7 @@ export interface PagePlace {
 
 export const MAX_ID_BYTES = 64 * 1024;
 
-const PAGE_HEADER_BYTES = 24;
+export const PAGE_HEADER_BYTES = 24;
 const PAGE_TARGET_BYTES = 16 * 1024;
 const DIRECTORY_HEADER_BYTES = 12;
 
@@ -86,8 +86,8 @@ export class PageBuilder {
   }
 }
 
-/** @throws FormatFault */
-export function decodePage(bytes: Buffer): IndexEntry[] {
+/** Whether a page is whole; how many entries it has, and where their payloads begin. @throws FormatFault */
+export function checkPage(bytes: Buffer): { readonly entryCount: number; readonly dataOffset: number } {
   if (bytes.length < PAGE_HEADER_BYTES) throw new FormatFault(bytes.length, 'it ends too early');
   if (crc32(bytes.subarray(4)) !== bytes.readUInt32LE(0)) {
     throw new FormatFault(0, 'a page does not match its checksum');
@@ -96,7 +96,14 @@ export function decodePage(bytes: Buffer): IndexEntry[] {
   if (cursor.uint32() !== bytes.length) throw new FormatFault(4, 'a page has another length');
   const entryCount = cursor.uint32();
   cursor.uint32();
-  let offset = cursor.uint53();
+  return { entryCount, dataOffset: cursor.uint53() };
+}
+
+/** @throws FormatFault */
+export function decodePage(bytes: Buffer): IndexEntry[] {
+  const { entryCount, dataOffset } = checkPage(bytes);
+  const cursor = new ByteCursor(bytes, PAGE_HEADER_BYTES);
+  let offset = dataOffset;
   const entries: IndexEntry[] = [];
   let id = Buffer.alloc(0);
   for (let i = 0; i < entryCount; i++) {
