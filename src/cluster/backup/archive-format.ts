@@ -106,6 +106,8 @@ export const manifest = z.object({
   /** As `server_version`. */
   serverVersion: z.string(),
   encoding: z.string(),
+  /** Of the database. */
+  owner: z.string(),
   /** When the snapshot was taken. */
   createdAt: z.iso.datetime(),
   /** What is in the database and not in the backup, for people. */
@@ -130,15 +132,11 @@ export type RoleFrame = z.infer<typeof roleFrame>;
 export const extensionFrame = z.object({ name: z.string(), schema: z.string(), version: z.string() });
 export type ExtensionFrame = z.infer<typeof extensionFrame>;
 
-/** A row of `varve_group.ddl_queue`. */
-export const ddlFrame = z.object({
-  role: z.string(),
-  tag: z.string(),
-  statement: z.string(),
-  settings: z.record(z.string(), z.string()),
-  missing: z.array(z.unknown()),
-  roles: z.array(z.unknown()).nullable(),
-});
+/**
+ * A row of `varve_group.ddl_queue`, with all columns that it had there; what a restore needs to know of it by name
+ * is here.
+ */
+export const ddlFrame = z.looseObject({ tag: z.string(), statement: z.string() });
 export type DdlFrame = z.infer<typeof ddlFrame>;
 
 /** What a table looks like when all statements were carried out: a restore compares. */

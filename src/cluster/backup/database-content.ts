@@ -39,6 +39,7 @@ export async function groupOf(connection: Connection): Promise<GroupDatabase> {
 export interface DatabaseFacts {
   readonly serverVersion: string;
   readonly encoding: string;
+  readonly owner: string;
   readonly leftOut: readonly string[];
 }
 
@@ -46,6 +47,7 @@ export interface DatabaseFacts {
 export async function readFacts(connection: Connection): Promise<DatabaseFacts> {
   const facts = await connection.one<DatabaseFacts & { foreign: string; unlogged: string; objects: string }>(
     `select current_setting('server_version') as "serverVersion", pg_encoding_to_char(d.encoding) as encoding,
+            pg_get_userbyid(d.datdba) as owner,
             (select count(*) from pg_class where relkind = 'f') as foreign,
             (select count(*) from pg_class where relpersistence = 'u' and relkind = 'r') as unlogged,
             (select count(*) from pg_largeobject_metadata) as objects
@@ -56,7 +58,8 @@ export async function readFacts(connection: Connection): Promise<DatabaseFacts> 
     [facts.unlogged, 'unlogged tables: their rows are on one member only'],
     [facts.objects, 'large objects: they are not replicated'],
   ].flatMap(([n, what]) => (Number(n) > 0 ? [`${n} ${what}`] : []));
-  return { serverVersion: facts.serverVersion, encoding: facts.encoding, leftOut };
+  const { serverVersion, encoding, owner } = facts;
+  return { serverVersion, encoding, owner, leftOut };
 }
 
 /** By this two sessions tell whether they see the same structure. */
@@ -73,12 +76,12 @@ const DDL_PAGE = 500;
 export async function* readDdl(connection: Connection): AsyncGenerator<DdlFrame, void> {
   let after = '0';
   for (;;) {
-    const { rows } = await connection.query<DdlFrame & { id: string }>(
-      `select id::text as id, role, tag, statement, settings, missing, roles
-         from varve_group.ddl_queue q where q.id > $1 order by q.id limit ${DDL_PAGE}`,
+    const { rows } = await connection.query<{ id: string; entry: DdlFrame }>(
+      `select q.id::text as id, to_jsonb(q) as entry from varve_group.ddl_queue q
+        where q.id > $1 order by q.id limit ${DDL_PAGE}`,
       [after],
     );
-    for (const { id: _, ...frame } of rows) yield frame;
+    for (const { entry } of rows) yield entry;
     const last = rows.at(-1);
     if (!last || rows.length < DDL_PAGE) return;
     after = last.id;

@@ -111,6 +111,7 @@ class Restoring {
   frames: AsyncGenerator<Frame, void> | undefined;
   readonly #connection: Connection;
   readonly #path: string;
+  readonly #roles: RoleFrame[] = [];
   readonly #extensions: ExtensionFrame[] = [];
   readonly #relations: RelationFrame[] = [];
   /** Whether the statements of the history, and the comparison after them, are behind us. */
@@ -129,7 +130,8 @@ class Restoring {
       case 'table-end':
         return;
       case 'role':
-        return this.#makeRole(parseFrame(this.#path, frame, roleFrame));
+        this.#roles.push(parseFrame(this.#path, frame, roleFrame));
+        return;
       case 'extension':
         this.#extensions.push(parseFrame(this.#path, frame, extensionFrame));
         return;
@@ -158,33 +160,20 @@ class Restoring {
     }
   }
 
-  async #makeRole(role: RoleFrame): Promise<void> {
-    const name = quoteIdent(role.name);
-    const there = await this.#connection.maybeOne('select 1 from pg_roles where rolname = $1', [role.name]);
-    if (there) this.keptRoles.push(role.name);
-    else {
-      await this.#connection.query(createRole(role));
-      for (const statement of roleSettings(role, this.#connection.endpoint.database)) {
+  /** All at once: they come in any order, and are in each other. */
+  async #makeRoles(): Promise<void> {
+    this.keptRoles.push(...(await makeRoles(this.#connection, this.#roles)));
+    for (const role of this.#roles) {
+      for (const statement of databaseSettings(role, this.#connection.endpoint.database)) {
         await this.#connection.query(statement);
       }
     }
-    for (const group of role.memberOf) {
-      // Groups come in any order: one that is still to come is made bare, and grows when its own frame comes.
-      const known = await this.#connection.maybeOne('select 1 from pg_roles where rolname = $1', [group]);
-      if (known) await this.#connection.query(`grant ${quoteIdent(group)} to ${name}`);
-      else this.#memberships.push([group, role.name]);
-    }
   }
 
-  readonly #memberships: [group: string, member: string][] = [];
-
-  /** Extensions that were there before the group was, and so are not in the history. */
   async #beginHistory(): Promise<void> {
     if (this.#begun !== 'nothing') return;
     this.#begun = 'history';
-    for (const [group, member] of this.#memberships) {
-      await this.#connection.query(`grant ${quoteIdent(group)} to ${quoteIdent(member)}`);
-    }
+    await this.#makeRoles();
   }
 
   /**
@@ -196,21 +185,31 @@ class Restoring {
     if (created !== undefined && (await this.#hasExtension(created))) return;
     if (created === undefined) await this.#missingExtensions();
     await this.#connection.query('set local session_replication_role = replica');
+    // Values that ALTER TABLE gave to rows of that time are left out: the rows that come have them.
+    const row: Record<string, unknown> = { ...entry, missing: [] };
+    const columns = (await this.#queueColumns()).filter((name) => Object.hasOwn(row, name)).map(quoteIdent);
     await this.#connection.query(
       `with locked as materialized (select varve_group._lock_ddl())
-       insert into varve_group.ddl_queue (id, node, role, tag, statement, settings, missing, roles)
-       select nextval('varve_group.ddl_queue_id_seq'), l.node, $1, $2, $3, $4::jsonb, $5::jsonb, $6::jsonb
-         from varve_group.local l, locked`,
-      [
-        entry.role,
-        entry.tag,
-        entry.statement,
-        JSON.stringify(entry.settings),
-        // Values that ALTER TABLE gave to rows of that time: the rows that come have them.
-        '[]',
-        entry.roles === null ? null : JSON.stringify(entry.roles),
-      ],
+       insert into varve_group.ddl_queue (${columns.join(', ')})
+       select ${columns.join(', ')} from locked, jsonb_populate_record(null::varve_group.ddl_queue, $1::jsonb
+         || jsonb_build_object('id', nextval('varve_group.ddl_queue_id_seq'),
+              'node', (select l.node from varve_group.local l)))`,
+      [JSON.stringify(row)],
     );
+  }
+
+  #columns: readonly string[] | undefined;
+
+  /** A backup may be older than the queue: what it does not have is as the queue has it by itself. */
+  async #queueColumns(): Promise<readonly string[]> {
+    if (!this.#columns) {
+      const { rows } = await this.#connection.query<{ name: string }>(
+        `select attname as name from pg_attribute
+          where attrelid = 'varve_group.ddl_queue'::regclass and attnum > 0 and not attisdropped order by attnum`,
+      );
+      this.#columns = rows.map(({ name }) => name);
+    }
+    return this.#columns;
   }
 
   #extensionsMade = false;
@@ -332,19 +331,48 @@ const LISTS = new Set([
   'temp_tablespaces',
 ]);
 
-function roleSettings({ name, settings, databaseSettings }: RoleFrame, database: string): string[] {
-  const statement = (setting: string, where: string): string => {
-    const at = setting.indexOf('=');
-    const key = setting.slice(0, at);
-    const value = setting.slice(at + 1);
-    return `alter role ${quoteIdent(name)} ${where} set ${key.split('.').map(quoteIdent).join('.')} = ${
-      LISTS.has(key) ? value || "''" : quoteLiteral(value)
-    }`;
-  };
-  return [
-    ...settings.map((setting) => statement(setting, '')),
-    ...databaseSettings.map((setting) => statement(setting, `in database ${quoteIdent(database)}`)),
-  ];
+function settingStatement(role: string, setting: string, where: string): string {
+  const at = setting.indexOf('=');
+  const key = setting.slice(0, at);
+  const value = setting.slice(at + 1);
+  const name = key.split('.').map(quoteIdent).join('.');
+  return `alter role ${quoteIdent(role)} ${where} set ${name} = ${LISTS.has(key) ? value || "''" : quoteLiteral(value)}`;
+}
+
+function databaseSettings(role: RoleFrame, database: string): string[] {
+  const where = `in database ${quoteIdent(database)}`;
+  return role.databaseSettings.map((setting) => settingStatement(role.name, setting, where));
+}
+
+/** The roles of a backup. @throws BACKUP_DAMAGED */
+export async function readArchiveRoles(path: string): Promise<readonly RoleFrame[]> {
+  const roles: RoleFrame[] = [];
+  for await (const frame of readArchive(path)) {
+    if (frame.kind === 'role') roles.push(parseFrame(path, frame, roleFrame));
+    else if (frame.kind !== 'manifest') break;
+  }
+  return roles;
+}
+
+/**
+ * Makes those that are missing on this server, with verifiers, settings and memberships. The names of those that
+ * were there: they stay as they are.
+ */
+export async function makeRoles(connection: Connection, roles: readonly RoleFrame[]): Promise<string[]> {
+  const { rows } = await connection.query<{ name: string }>(
+    'select rolname as name from pg_roles where rolname = any ($1)',
+    [roles.map(({ name }) => name)],
+  );
+  const kept = new Set(rows.map(({ name }) => name));
+  const missing = roles.filter(({ name }) => !kept.has(name));
+  for (const role of missing) {
+    await connection.query(createRole(role));
+    for (const setting of role.settings) await connection.query(settingStatement(role.name, setting, ''));
+  }
+  for (const { name, memberOf } of missing) {
+    for (const group of memberOf) await connection.query(`grant ${quoteIdent(group)} to ${quoteIdent(name)}`);
+  }
+  return [...kept].sort();
 }
 
 const ATTRIBUTES: Readonly<Record<string, string>> = {

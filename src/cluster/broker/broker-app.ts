@@ -319,6 +319,8 @@ function failure(deps: BrokerDeps, context: Context, error: Error): Response {
   return context.json({ error: error.code, description: error.message }, status as 500);
 }
 
-function tooLarge(): never {
+function tooLarge(context: Context): never {
+  // The rest of the body is not read, so nothing else can come over this connection.
+  context.header('connection', 'close');
   throw new BrokerError('BadRequest', `The body has more than ${MAX_BODY_BYTES} bytes.`);
 }

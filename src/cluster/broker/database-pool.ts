@@ -67,6 +67,11 @@ export class DatabasePool implements ServiceCluster {
 
   async assign(wanted: Assignment): Promise<InstanceRecord | undefined> {
     const record = await this.#deps.control.transaction(async (connection) => {
+      // Who asks for the same instance at the same time waits, and finds it.
+      await connection.query('select pg_advisory_xact_lock($1, hashtext($2))', [
+        ASSIGN_LOCK,
+        wanted.instanceId,
+      ]);
       const own = await readInstance(connection, { instanceId: wanted.instanceId });
       if (own && own.decommissionedAt === null) return own;
       // The oldest that nobody else is taking at this moment: no two get one, and nobody waits.
@@ -301,6 +306,8 @@ const OWNED = `
 
 /** Makers of the pool wait for each other: "pool". */
 const POOL_LOCK = 0x706f6f6c;
+/** Of one instance: "inst". */
+const ASSIGN_LOCK = 0x696e7374;
 
 function checkRole(role: string): void {
   if (BINDING_ROLE.test(role)) return;

@@ -1,3 +1,4 @@
+import { VarveError } from '../../core/errors.ts';
 import { Connection, PLAIN_SESSION } from '../../postgres/connection.ts';
 import { backupForTask, recordBackup, type BackupDeps } from '../backup/backup-actions.ts';
 import type { Actions, Action, TaskContext } from '../tasks/task.ts';
@@ -98,21 +99,44 @@ function decommission(deps: PoolActionDeps): Action {
   };
 }
 
+/** @throws DATABASE_NOT_DROPPED when it can be neither made nor found */
 async function finalBackup(deps: PoolActionDeps, context: TaskContext): Promise<void> {
   const { task, control, signal } = context;
-  if (!(await isOpen(deps, task.data, signal))) return; // An earlier attempt came as far as the drop.
-  const file = await backupForTask(deps, context, task.data);
-  await control.withConnection((connection) => recordBackup(connection, context, file));
+  const state = await stateOn(deps, task.data, signal);
+  if (state === 'open') {
+    const file = await backupForTask(deps, context, task.data);
+    await control.withConnection((connection) => recordBackup(connection, context, file));
+    return;
+  }
+  // An earlier attempt came as far as the drop, so it has made and recorded the backup.
+  const made = await control.withConnection((connection) =>
+    connection.query(
+      `select from backups.file_history f join cfsb.instances i on i.dbname = f.dbname
+        where f.dbname = $1 and f.action = 'CreateBackup' and f.status = 'ok'
+          and f.created_at >= i.ineffective_at`,
+      [task.data],
+    ),
+  );
+  if (made.rowCount > 0 || state === 'absent') return;
+  throw new VarveError('DATABASE_NOT_DROPPED', `database ${task.data} is closed and has no last backup`, {
+    hint: `Open it for the backup: alter database ${task.data} allow_connections true.`,
+  });
 }
 
-async function isOpen(deps: PoolActionDeps, database: string, signal: AbortSignal): Promise<boolean> {
+async function stateOn(
+  deps: PoolActionDeps,
+  database: string,
+  signal: AbortSignal,
+): Promise<'open' | 'closed' | 'absent'> {
   await using connection = await Connection.open(deps.local('rdpg'), {
     connectTimeoutMs: 5_000,
     signal,
     settings: PLAIN_SESSION,
   });
-  const row = await connection.maybeOne('select 1 from pg_database where datname = $1 and datallowconn', [
-    database,
-  ]);
-  return row !== undefined;
+  const row = await connection.maybeOne<{ open: boolean }>(
+    'select datallowconn as open from pg_database where datname = $1',
+    [database],
+  );
+  if (!row) return 'absent';
+  return row.open ? 'open' : 'closed';
 }

@@ -126,10 +126,10 @@ export class PoolDatabases {
 
   /**
    * Takes the database away from every member: first its edges (which takes their slots along), then everybody
-   * out, then the database, then its owner. In another order the drop is refused, or a subscription stays that
+   * out, then the database, then its owner where one is given. In another order the drop is refused, or a subscription stays that
    * asks for a slot for ever.
    */
-  async drop(name: string, owner: string): Promise<void> {
+  async drop(name: string, owner: string | undefined): Promise<void> {
     const { mesh, servers } = this.#deps;
     const members = await this.members();
     await this.#announce(name, false);
@@ -142,6 +142,7 @@ export class PoolDatabases {
     const failed = await this.onEach(CONTROL, async (connection) => {
       await connection.query('select rdpg.disable_database($1)', [name]);
       await connection.query(`drop database if exists ${quoteIdent(name)} with (force)`);
+      if (owner === undefined) return;
       const { rows } = await connection.query<{ member: string }>(
         `select m.rolname as member from pg_roles r join pg_auth_members a on a.roleid = r.oid
            join pg_roles m on m.oid = a.member where r.rolname = $1 and m.rolname ~ '^b[0-9a-f]{32}$'`,

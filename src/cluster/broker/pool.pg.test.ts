@@ -1,10 +1,12 @@
-import { readdir } from 'node:fs/promises';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { GroupStage } from '../../../test/group-nodes.ts';
+import { GroupStage, quiet } from '../../../test/group-nodes.ts';
+import { systemClock } from '../../core/clock.ts';
 import { Connection } from '../../postgres/connection.ts';
 import { listBackups } from '../backup/backup-folder.ts';
-import { restoreDatabase } from '../backup/restore.ts';
+import { restoreBackup } from '../backup/restore-backup.ts';
+import type { RestoreResult } from '../backup/restore.ts';
 import { stageOf, type Assignment, type InstanceRecord } from './instances.ts';
 import { scramVerifier } from './scram-verifier.ts';
 import { testServiceGroup, type TestServiceGroup } from './service-group.suite.ts';
@@ -225,18 +227,49 @@ test('a database that is given back is shut, backed up, dropped everywhere, and 
 
   const [final] = await listBackups(group.folders[0] ?? '', database);
   expect(final?.summary?.manifest.database).toBe(database);
-  await group.databases.create('restored', owner);
-  const { keptRoles } = await restoreDatabase({
-    path: final?.path ?? '',
-    target: group.endpoint(0, 'restored'),
-  });
-  expect(keptRoles).toContain(owner);
+  const restore = (name: string, path: string): Promise<RestoreResult> =>
+    restoreBackup(
+      {
+        control: group.control,
+        databases: group.databases,
+        clock: systemClock,
+        log: quiet,
+        cluster: 'service',
+        node: nodeOf(0),
+      },
+      { path, database: name, into: 'new' },
+    );
+  const { keptRoles } = await restore('restored', final?.path ?? '');
+  expect(keptRoles).toEqual([]);
   await group.databases.barrier('restored');
   for (const index of [0, 1]) {
     await using connection = await group.connect(index, 'restored');
-    expect(
-      (await connection.query('select n from public.own union select n from public.mine order by 1')).rows,
-    ).toEqual([{ n: 1 }, { n: 2 }]);
+    const { rows } = await connection.query(
+      'select n from public.own union select n from public.mine order by 1',
+    );
+    expect(rows).toEqual([{ n: 1 }, { n: 2 }]);
   }
-  await group.databases.drop('restored', owner);
+  await using master = await group.connect(0, 'restored');
+  expect(
+    await master.one(`select pg_get_userbyid(datdba) as owner from pg_database where datname = 'restored'`),
+  ).toEqual({ owner });
+  // Never over another, and nothing is left of one that fails.
+  await expect(restore('restored', final?.path ?? '')).rejects.toMatchObject({
+    code: 'RESTORE_TARGET_NOT_EMPTY',
+  });
+  const damaged = join(group.folders[0] ?? '', 'damaged');
+  await writeFile(damaged, (await readFile(final?.path ?? '')).subarray(0, -50));
+  await expect(restore('other', damaged)).rejects.toMatchObject({ code: 'BACKUP_DAMAGED' });
+  const there = await master.query(`select 1 from pg_database where datname = 'other'`);
+  expect(there.rowCount).toBe(0);
+  const history = await group.control.withConnection((connection) =>
+    connection.query(
+      `select dbname, status from backups.file_history where action = 'RestoreBackup' order by created_at`,
+    ),
+  );
+  expect(history.rows).toEqual([
+    { dbname: 'restored', status: 'ok' },
+    { dbname: 'restored', status: 'error' },
+    { dbname: 'other', status: 'error' },
+  ]);
 });

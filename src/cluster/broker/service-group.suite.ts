@@ -1,7 +1,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { bootstrap, GroupStage, quiet } from '../../../test/group-nodes.ts';
+import { bootstrap, quiet, type GroupStage } from '../../../test/group-nodes.ts';
 import { TEMP_PREFIX } from '../../../test/leak-check.ts';
 import { systemClock } from '../../core/clock.ts';
 import { Connection, type Endpoint } from '../../postgres/connection.ts';

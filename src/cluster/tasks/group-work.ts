@@ -1,7 +1,7 @@
 import { messageOf } from '../../core/errors.ts';
 import type { GroupShape } from '../schema/default-rows.ts';
 import { TaskQueue } from './task-queue.ts';
-import { Worker, type WorkerDeps, type WorkerOptions } from './worker.ts';
+import { Worker, type MemberRole, type WorkerDeps, type WorkerOptions } from './worker.ts';
 
 export interface GroupWorkDeps extends Omit<WorkerDeps, 'queue'> {
   /** All members of the group: each of them gets the tasks that are for each. */
@@ -39,6 +39,7 @@ export class GroupWork {
   readonly #options: GroupWorkOptions;
   readonly #workers: readonly Worker[];
   #trouble: string | null = null;
+  #lastRole: MemberRole | undefined;
 
   constructor(deps: GroupWorkDeps, options: GroupWorkOptions) {
     this.#deps = deps;
@@ -85,11 +86,34 @@ export class GroupWork {
     return this.queue.schedule(await this.#deps.members(), signal);
   }
 
+  /** A row of `rdpg.events` when this member begins its work, and when it becomes or ceases to be write master. */
+  async #tellRole(role: MemberRole | undefined, signal: AbortSignal): Promise<void> {
+    const before = this.#lastRole;
+    if (role === before) return;
+    const { node } = this.#options;
+    await this.#deps.control.withConnection(
+      (connection) =>
+        connection.query('insert into rdpg.events (host, key, msg, detail) values ($1, $2, $3, $4)', [
+          node,
+          'work/role',
+          before === undefined
+            ? `${node} works as ${role} node`
+            : `${node} is ${role} node now, no longer ${before}`,
+          JSON.stringify({ role, before: before ?? null }),
+        ]),
+      signal,
+    );
+    this.#lastRole = role;
+  }
+
   async #schedule(signal: AbortSignal): Promise<void> {
     const { clock, log, role } = this.#deps;
     while (!signal.aborted) {
       try {
-        if (role() !== undefined) await this.scheduleOnce(signal);
+        if (role() !== undefined) {
+          await this.#tellRole(role(), signal);
+          await this.scheduleOnce(signal);
+        }
         this.#trouble = null;
       } catch (error) {
         if (signal.aborted) return;

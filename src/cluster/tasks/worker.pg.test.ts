@@ -292,4 +292,11 @@ test('stopping gives tasks back, and two members do all that is scheduled', asyn
   await running;
   const { rows } = await setup.connection.query('select action, node, state, attempt from tasks.tasks');
   expect(rows).toEqual([{ action: 'Reconfigure', node: 'n2', state: 'queued', attempt: 0 }]);
+  const events = await setup.connection.query(
+    `select host, msg from rdpg.events where key = 'work/role' order by host`,
+  );
+  expect(events.rows).toEqual([
+    { host: 'n1', msg: 'n1 works as write node' },
+    { host: 'n2', msg: 'n2 works as read node' },
+  ]);
 });
