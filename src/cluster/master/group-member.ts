@@ -1,10 +1,8 @@
-import { randomUUID } from 'node:crypto';
 import { withDeadline } from '../../core/deadline.ts';
 import type { Clock } from '../../core/clock.ts';
-import { messageOf, VarveError } from '../../core/errors.ts';
+import { messageOf } from '../../core/errors.ts';
 import type { Coordinator, CoordinatorLog, Entry } from '../../coordination/coordinator.ts';
-import { held } from '../../coordination/coordinator.ts';
-import { GroupKeys, type GroupRequest, type MasterRecord, type MemberStatus } from '../group-keys.ts';
+import { GroupKeys, type MasterRecord, type MemberStatus } from '../group-keys.ts';
 import type { GroupServers, ServerAddress } from '../mesh/group-servers.ts';
 import { Mesh } from '../mesh/mesh.ts';
 import { GapUpkeep } from './gap-upkeep.ts';
@@ -17,7 +15,7 @@ import { plan, type Action, type LocalView, type Observed, type Plan } from './p
 import type { QuorumOptions } from './quorum.ts';
 import { awaitQuorum } from './quorum-wait.ts';
 import { SettingsFollower } from './settings-follower.ts';
-import { chooseTarget, readReadiness } from './switch-over.ts';
+import { askSwitchover, serveSwitchover, setPaused } from './requests.ts';
 import type { MemberState } from './states.ts';
 
 export interface GroupMemberDeps {
@@ -172,45 +170,16 @@ export class GroupMember {
     readonly by: string;
     readonly timeoutMs?: number;
   }): Promise<string> {
-    const { clock } = this.#deps;
-    const id = `s${randomUUID().replaceAll('-', '')}`;
-    const at = new Date(clock.nowMs()).toISOString();
-    const document = this.#keys.requests.at(id);
-    await document.create({
-      id,
-      kind: 'switchover',
-      ...(request.to === undefined ? {} : { node: request.to }),
-      arguments: {},
-      by: request.by,
-      at,
-      state: 'asked',
-    });
-    const timeoutMs = request.timeoutMs ?? 30_000;
-    const untilMs = clock.monotonicMs() + timeoutMs;
-    for (;;) {
-      const answer = (await document.read())?.value;
-      if (answer?.state === 'done') return answer.detail ?? '';
-      if (answer?.state === 'failed') {
-        throw new VarveError('SWITCHOVER_REFUSED', answer.detail ?? 'the switch-over failed');
-      }
-      if (clock.monotonicMs() > untilMs) {
-        await document.update((was) => (was?.state === 'asked' ? { ...was, state: 'failed' } : undefined));
-        throw new VarveError('DEADLINE_EXCEEDED', `the switch-over took longer than ${timeoutMs} ms`, {
-          detail: `It is ${answer?.state ?? 'gone'}.`,
-          hint: 'Look at varve cluster status: is there a write master?',
-        });
-      }
-      await clock.sleep(20);
-    }
+    return askSwitchover({ clock: this.#deps.clock, keys: this.#keys }, request);
   }
 
   /** Nobody is elected until `resume`; the write master goes on, also without the coordinator. */
   async pause(by: string): Promise<void> {
-    await this.#maintenance({ paused: true, by, since: new Date(this.#deps.clock.nowMs()).toISOString() });
+    await setPaused({ clock: this.#deps.clock, keys: this.#keys }, true, by);
   }
 
   async resume(by: string): Promise<void> {
-    await this.#maintenance({ paused: false, by, since: new Date(this.#deps.clock.nowMs()).toISOString() });
+    await setPaused({ clock: this.#deps.clock, keys: this.#keys }, false, by);
   }
 
   /**
@@ -377,43 +346,15 @@ export class GroupMember {
   }
 
   async #serveRequests(view: GroupView, databases: readonly string[]): Promise<void> {
-    const { servers, clock, coordinator } = this.#deps;
-    const { address } = this.#options;
-    const asked = [...view.requests.values()].find(
-      ({ value }) => value.kind === 'switchover' && value.state === 'asked',
-    );
+    const { clock, servers } = this.#deps;
     const lock = this.#lock.held;
-    if (!asked || !view.master || !lock) return;
-    const request: GroupRequest = asked.value;
-    const document = this.#keys.requests.at(request.id);
-    const nodes = this.#peers(view).map(({ node }) => node);
-    const ready = await readReadiness(servers, address, databases, nodes);
-    const choice = chooseTarget(view, address.node, request.node, ready);
-    if ('refusal' in choice) {
-      await document.write({ ...request, state: 'failed', detail: choice.refusal }, asked.version);
-      return;
-    }
-    const at = new Date(clock.nowMs()).toISOString();
-    await coordinator.txn(
-      [held(lock), this.#keys.master.unchanged(view.master), document.unchanged(asked)],
-      [
-        this.#keys.master.put({
-          ...view.master.value,
-          handover: { to: choice.to, request: request.id, at },
-        }),
-        document.put({ ...request, state: 'running', worker: address.node, node: choice.to }),
-      ],
+    if (!lock) return;
+    const server = this.#options.address;
+    const served = await serveSwitchover(
+      { clock, servers, keys: this.#keys },
+      { view, lock, server, databases },
     );
-    this.#poke();
-  }
-
-  async #maintenance(maintenance: { paused: boolean; by: string; since: string }): Promise<void> {
-    await this.#keys.config.update((was) => ({
-      version: was?.version ?? 0,
-      settings: was?.settings ?? {},
-      ...was,
-      maintenance,
-    }));
+    if (served) this.#poke();
   }
 
   async #watch(signal: AbortSignal): Promise<void> {
@@ -458,11 +399,10 @@ export class GroupMember {
       ...(configVersion === undefined ? {} : { configVersion }),
       pendingRestart: [...pendingRestart],
     };
-    const { at, ...present } = this.#view?.status.get(node) ?? { at: '' };
-    if (JSON.stringify(present) === JSON.stringify(status)) return;
-    await this.#keys.status
-      .at(node)
-      .update(() => ({ ...status, at: new Date(this.#deps.clock.nowMs()).toISOString() }));
+    const present = this.#view?.status.get(node);
+    if (present && JSON.stringify({ ...present, at: '' }) === JSON.stringify({ ...status, at: '' })) return;
+    const at = new Date(this.#deps.clock.nowMs()).toISOString();
+    await this.#keys.status.at(node).update(() => ({ ...status, at }));
   }
 
   #show(): void {

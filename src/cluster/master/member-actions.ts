@@ -138,12 +138,14 @@ export class MemberActions {
     const { databases, view } = situation;
     const reign = reignOf(record);
     const peers = [...view.members.keys()].filter((node) => node !== this.#self.node);
-    const disabled = databases.flatMap((database) =>
-      peers.map((node) => mesh.disable({ from: { node }, to: this.#self, database })),
-    );
     // Who reads on a member that only followed need not be disturbed.
     const kept = this.#wasFollower(view) && (await local.isSet(undefined));
-    await Promise.all([...disabled, ...(kept ? [] : [local.keepOut()])]);
+    await Promise.all([
+      ...databases.flatMap((database) =>
+        peers.map((node) => mesh.disable({ from: { node }, to: this.#self, database })),
+      ),
+      ...(kept ? [] : [local.keepOut()]),
+    ]);
     await local.tellMaster(databases, record.node);
     const previous = record.previous?.node;
     const fence: FenceRecord = {
