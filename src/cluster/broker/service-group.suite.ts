@@ -48,7 +48,6 @@ export async function testServiceGroup(
 ): Promise<TestServiceGroup> {
   const shape: GroupShape = { cluster, kind: 'service', replicated: members > 1 };
   const key = new SecretKey(Buffer.alloc(32, 7));
-  const folder = await mkdtemp(join(tmpdir(), `${TEMP_PREFIX}backups-`));
   const all = Array.from(
     { length: members },
     (_, i) =>
@@ -65,6 +64,7 @@ export async function testServiceGroup(
   const [first] = contexts;
   if (!first) throw new Error('a group has a member');
   const { keys, mesh, servers } = first;
+  const folder = await mkdtemp(join(tmpdir(), `${TEMP_PREFIX}backups-`));
   const endpoint = (index: number, database: string): Endpoint => {
     const context = contexts[index];
     if (!context) throw new Error('no such member');

@@ -27,8 +27,8 @@ const INSTALL_LOCK = 0x72647067;
  * transaction, and the row of `rdpg.schema_version` is the last of it: whoever sees that row sees all of it,
  * on every member.
  *
- * Each statement travels to the other members through the group's queue of DDL where the database has one; the
- * rows are ordinary rows.
+ * Each migration travels to the other members as one entry of the group's queue of DDL, where the database has one;
+ * the rows are ordinary rows.
  *
  * @throws SCHEMA_NEWER when a newer program made it
  * @throws SCHEMA_DIFFERS when an applied migration is not this program's
