@@ -82,7 +82,21 @@ export function groupJobs(deps: GroupJobsDeps, options: GroupJobsOptions): Group
   };
   const databases = new PoolDatabases({ mesh: context.mesh, servers, keys, log });
   const waitForQuorum = (): Promise<void> => controlQuorum(deps, options);
-  const pool = new DatabasePool({ control, databases, log, waitForQuorum }, shape);
+  const pool = new DatabasePool(
+    {
+      control,
+      databases,
+      log,
+      waitForQuorum,
+      entrance: async () => {
+        // The write master's HAProxy, which follows it; registered by whoever is write master.
+        const [present] = await deps.coordinator.services(`${shape.cluster}-master`);
+        return present && { host: present.address, port: present.port };
+      },
+      rolesChanged: () => deps.services.reconfigure(),
+    },
+    shape,
+  );
   const clusters = new CoordinatorServiceClusters(deps.coordinator, secrets.adminToken);
   const reconfigure = (): Promise<void> => deps.services.reconfigure();
   const actions = {

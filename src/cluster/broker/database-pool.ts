@@ -16,6 +16,10 @@ export interface DatabasePoolDeps {
   readonly log: WorkLog;
   /** Resolves when what was committed in the control database survives the loss of its server. */
   readonly waitForQuorum?: () => Promise<void>;
+  /** Where clients are led to the write master, whoever that is; undefined where nothing leads them. */
+  readonly entrance?: () => Promise<ServiceAddress | undefined>;
+  /** Makes what leads them know of roles that have changed. */
+  readonly rolesChanged?: () => Promise<void>;
 }
 
 /** Names of roles that bindings get: nothing else is ever dropped or shut out here. */
@@ -236,7 +240,10 @@ export class DatabasePool implements ServiceCluster {
     );
     const match = /^(.+):(\d+)$/.exec(config.serviceAddress);
     if (match?.[1] !== undefined) return { host: match[1], port: Number(match[2]) };
-    return { host: master.host, port: master.port };
+    const entrance = await this.#deps.entrance?.();
+    if (!entrance) return { host: master.host, port: master.port };
+    await this.#deps.rolesChanged?.();
+    return entrance;
   }
 
   /**
