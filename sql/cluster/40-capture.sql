@@ -23,8 +23,10 @@ $$;
 -- The statement of the client's string that is being carried out at its top level, and what speaks against
 -- relying on it. Statements of one string are carried out in their order, so each is the next one of its kind: that
 -- holds only if every event asks, also one of which nothing is queued. Of a long string only the part behind the
--- last one is looked at.
-create or replace function varve_group._next_typed(tag text, is_off boolean, out statement text, out obstacle text)
+-- last one is looked at. An extension's script looks (before 18) as if its commands stood here, too: they come before
+-- the event of the statement that has it run.
+create or replace function varve_group._next_typed(
+  tag text, is_off boolean, out statement text, out obstacle text, out in_extension boolean)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -36,8 +38,9 @@ declare
 begin
   if strpos(rtrim(script, E'; \n\r\t'), ';') = 0 then
     if not is_off then
-      select s.statement into statement
-        from varve_group._statements(script) s where varve_group._has_tag(s.words, s.has_as, tag);
+      select s.statement, s.words[2] = 'EXTENSION' and tag not like '% EXTENSION' into statement, in_extension
+        from varve_group._statements(script) s
+        where varve_group._has_tag(s.words, s.has_as, tag) or s.words[2] = 'EXTENSION';
     end if;
   else
     key := md5(script) || statement_timestamp();
@@ -50,14 +53,18 @@ begin
       return;
     end if;
     loop
-      select s.statement, s.ends_at into statement, ends_at
+      select s.statement, s.ends_at, s.words[2] = 'EXTENSION' and tag not like '% EXTENSION'
+        into statement, ends_at, in_extension
         from varve_group._statements(substr(script, place::integer + 1, width)) s
-        where varve_group._has_tag(s.words, s.has_as, tag)
+        where (varve_group._has_tag(s.words, s.has_as, tag) or s.words[1] in ('CREATE', 'ALTER') and s.words[2] = 'EXTENSION')
           and (s.ends_at <= width or place::integer + width >= length(script))
         order by s.number limit 1;
       exit when found or place::integer + width >= length(script);
       width := width * 4;
     end loop;
+    if in_extension then
+      return;
+    end if;
     perform set_config('varve_group.script', key || ' ' || (place::integer + ends_at), false);
     if script ~* '\y(rollback|abort|savepoint|release|prepare)\y' and exists (
       select from varve_group._statements(script) s where s.words[1] in ('ROLLBACK', 'ABORT', 'SAVEPOINT', 'RELEASE')
@@ -73,7 +80,8 @@ $$;
 
 -- The same for a command in a function. `context` is where it stands: the calling functions, innermost first, behind
 -- the event trigger's own line.
-create or replace function varve_group._nested(tag text, context text, out statement text, out obstacle text)
+create or replace function varve_group._nested(
+  tag text, context text, out statement text, out obstacle text, out in_extension boolean)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -90,6 +98,11 @@ begin
   place := (select min(nullif(strpos(script, p), 0)) from unnest(array[E'"\nPL/pgSQL function ', E'"\nSQL function ',
     E'"\nSQL statement "', E'"\nextension script file ']) p);
   script := left(script, coalesce(place - 1, length(script) - 1));
+  in_extension := strpos(frames, E'"\nextension script file ') > 0
+    or tag not like '% EXTENSION' and exists (select from varve_group._statements(script) s where s.words[2] = 'EXTENSION');
+  if in_extension then
+    return;
+  end if;
   select count(*), (array_agg(s.statement))[1] into count, statement
     from varve_group._statements(script) s where varve_group._has_tag(s.words, s.has_as, tag);
   if count <> 1 then
@@ -334,30 +347,31 @@ declare
   dropped text := coalesce(current_setting('varve_group.dropped', true), '');
   objects oid[];
   addresses jsonb;
-  total integer;
+  of_extension boolean;
   ours integer;
   extension oid;
-  is_off boolean;
   found_text record;
 begin
   get diagnostics context = pg_context;
   perform set_config('varve_group.dropped', '', true);
-  is_off := varve_group._is_off();
-  if strpos(context, E'\n') = 0 then
-    select * into found_text from varve_group._next_typed(tg_tag, is_off);
-  elsif not is_off then
-    select * into found_text from varve_group._nested(tg_tag, context);
-  end if;
-  if is_off then
-    return;
-  end if;
-  select count(*), count(*) filter (where not c.in_extension
+  select bool_and(c.in_extension), count(*) filter (where not c.in_extension
         and not (coalesce(c.schema_name, '') = 'pg_temp' or coalesce(c.object_identity, '') ~ '\ypg_temp\.')),
       array_agg(c.objid) filter (where c.classid = 'pg_class'::regclass),
       coalesce(jsonb_agg(distinct jsonb_build_object('class', c.classid, 'object', c.objid))
         filter (where c.objid is not null), '[]'),
       max(c.objid) filter (where c.classid = 'pg_extension'::regclass)
-    into total, ours, objects, addresses, extension from pg_event_trigger_ddl_commands() c;
+    into of_extension, ours, objects, addresses, extension from pg_event_trigger_ddl_commands() c;
+  if of_extension then
+    return;
+  end if;
+  if strpos(context, E'\n') = 0 then
+    select * into found_text from varve_group._next_typed(tg_tag, varve_group._is_off());
+  else
+    select * into found_text from varve_group._nested(tg_tag, context);
+  end if;
+  if found_text.in_extension or varve_group._is_off() then
+    return;
+  end if;
   -- Nothing came of it (IF [NOT] EXISTS), it is PostgreSQL's own way of doing something else, or temporary.
   if (case when tg_tag = 'DROP OWNED' then false when tg_tag like 'DROP %' then dropped <> 'kept' else ours = 0 end) then
     return;
