@@ -105,9 +105,10 @@ export class GroupStage implements AsyncDisposable {
       port: address.port,
       groupPassword: this.servers.password,
       healthPassword: 'of-health',
-      waitTimeoutMs: 20_000,
-      registrationTtlMs: 1000,
-      lockTtlMs: 1000,
+      // On a busy machine.
+      waitTimeoutMs: 90_000,
+      registrationTtlMs: 2000,
+      lockTtlMs: 1500,
       lockDelayMs: 200,
       takeoverAfterMs: 300,
       maxClockSkewMs: 2000,

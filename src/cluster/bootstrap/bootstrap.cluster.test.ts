@@ -34,9 +34,6 @@ afterAll(async () => {
   await rm(folder, { recursive: true, force: true });
 });
 
-/** On a busy machine. */
-const PATIENT = { waitTimeoutMs: 90_000, registrationTtlMs: 2000, lockTtlMs: 1500 };
-
 /** A daemon under a supervisor: when it ends before its bootstrap has, it is started again. */
 class SupervisedNode implements AsyncDisposable {
   readonly done: Promise<void>;
@@ -136,7 +133,7 @@ function supervised(index: number, cluster: string): SupervisedNode {
     cluster,
     coordinator: { kind: 'embedded', url: stage.coordinatorUrl, timeoutMs: 3000 },
     admin: server.admin(),
-    bootstrap: stage.options(index, PATIENT),
+    bootstrap: stage.options(index),
   });
 }
 
@@ -187,7 +184,7 @@ else {
         { kind: 'etcd', url: servers.urls.join(','), timeoutMs: 3000, minTtlMs: ETCD_TEST_MIN_TTL_MS },
         { clock: systemClock, log: quiet },
       );
-      const context = new GroupContext(stage.deps(i, 'with-etcd', coordinator), stage.options(i, PATIENT));
+      const context = new GroupContext(stage.deps(i, 'with-etcd', coordinator), stage.options(i));
       return { coordinator, context };
     });
     try {

@@ -1,10 +1,12 @@
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest';
 import { bootstrap, GroupStage } from '../../../test/group-nodes.ts';
 import { systemClock } from '../../core/clock.ts';
 import { Connection } from '../../postgres/connection.ts';
 import { RunEvents } from '../../run/events.ts';
 import { groupIdentity } from '../ddl/install.ts';
 import { GroupContext } from './context.ts';
+
+vi.setConfig({ testTimeout: 240_000 });
 
 let stage: GroupStage;
 const contexts: GroupContext[] = [];

@@ -81,6 +81,8 @@ export class GroupContext implements AsyncDisposable {
   registration: Registration | undefined;
   /** Since when the group's creator is missing, on the monotonic clock. */
   ownerMissingSinceMs: number | undefined;
+  /** When this member last looked whether its edges are whole, on the monotonic clock. */
+  edgesTendedMs: number | undefined;
   #session: Session | undefined;
   #lock: Lock | undefined;
 

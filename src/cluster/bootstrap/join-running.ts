@@ -3,6 +3,7 @@ import { held } from '../../coordination/coordinator.ts';
 import type { Connection } from '../../postgres/connection.ts';
 import type { StepWork } from '../../run/step.ts';
 import type { MasterRecord, MemberRecord, Versioned } from '../group-keys.ts';
+import { followsFromNow } from '../master/group-view.ts';
 import type { ServerAddress } from '../mesh/group-servers.ts';
 import { checkLimits } from '../mesh/limits.ts';
 import type { Link } from '../mesh/mesh.ts';
@@ -207,7 +208,10 @@ async function finish(context: GroupContext, plan: JoinPlan): Promise<void> {
       // With another write master in between nobody knows which of its changes went where.
       keys.master.unchanged(plan.master),
     ],
-    [mine.put({ ...record, state: 'member', databases: [...plan.databases] })],
+    [
+      mine.put({ ...record, state: 'member', databases: [...plan.databases] }),
+      ...followsFromNow(keys, options.node, plan.master?.value, context.deps.clock.nowMs()),
+    ],
   );
   if (committed) return unmark(context, plan.databases);
   throw new VarveError('GROUP_MEMBER_AWAY', 'the write master changed in the middle of a join', {

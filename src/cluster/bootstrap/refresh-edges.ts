@@ -35,10 +35,29 @@ export const refreshEdges: Step<GroupContext> = {
         );
       });
     }
-    const company = members.map(({ node }) => node);
-    for (const database of databases) await mesh.sweep(context.self, database, company);
+    await sweepOwn(context, databases);
   },
 };
+
+/** Every member's look at its own edges, now and then while it runs. Nothing when it cannot be looked at. */
+export async function tendEdges(context: GroupContext): Promise<void> {
+  const { keys, options } = context;
+  const own = await keys.members.at(options.node).read();
+  if (own?.value.state !== 'member') return;
+  await detectLoss(context, membersOf(await readRoster(keys)), own.value.databases);
+  await sweepOwn(context, own.value.databases);
+}
+
+/**
+ * What is kept here for nodes that have left, or have to join anew anyway, would fill the disk. A joiner's edges are
+ * left alone: it makes them before it is a member.
+ */
+async function sweepOwn(context: GroupContext, databases: readonly string[]): Promise<void> {
+  const company = [...(await context.keys.members.list()).values()]
+    .filter(({ value }) => value.state === 'member' || value.state === 'joining')
+    .map(({ value }) => value.node);
+  for (const database of databases) await context.mesh.sweep(context.self, database, company);
+}
 
 /** A member that has been away for longer than the others kept its changes is told so, and does not diverge. */
 async function detectLoss(

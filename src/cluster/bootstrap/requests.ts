@@ -6,6 +6,9 @@ import type { GroupContext } from './context.ts';
 import { thawAbandonedJoin } from './freeze.ts';
 import { leaveGroup, reinitialise, replaceMember } from './leave.ts';
 import { readRoster } from './members.ts';
+import { tendEdges } from './refresh-edges.ts';
+
+const EDGES_EVERY_MS = 10_000;
 
 /** What is asked of a group's members as a whole. */
 export type MembershipRequest =
@@ -38,6 +41,11 @@ export async function askMembers(
  */
 export async function tendMembership(context: GroupContext, work: StepWork): Promise<void> {
   await thawAbandonedJoin(context, work.signal);
+  const nowMs = context.deps.clock.monotonicMs();
+  if (nowMs - (context.edgesTendedMs ?? -Infinity) >= EDGES_EVERY_MS) {
+    context.edgesTendedMs = nowMs;
+    await tendEdges(context);
+  }
   const [requests, { alive }] = await Promise.all([context.keys.requests.list(), readRoster(context.keys)]);
   for (const request of requests.values()) {
     if (!isMine(context.options.node, request.value, alive)) continue;

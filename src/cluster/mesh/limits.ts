@@ -52,6 +52,8 @@ function groupSettings(scale: GroupScale): Readonly<Record<string, string>> {
     // A worker that failed, or whose publisher was away, is started anew after this at the earliest.
     wal_retrieve_retry_interval: '200ms',
     wal_receiver_status_interval: '1s',
+    // What is kept for a member that is away; behind that it is told to join anew, before the disk is full.
+    max_slot_wal_keep_size: '8GB',
     // What is applied is reported as safe no later than this after its commit; quorums wait for it.
     wal_writer_delay: '10ms',
   };

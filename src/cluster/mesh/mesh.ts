@@ -140,7 +140,7 @@ export class Mesh {
         await this.#dropByName(connection, name);
       }
       const unknown = [...(await readSlots(connection)).keys()].filter(
-        (name) => !slots.has(name) && !name.startsWith('varve_gap'),
+        (name) => !slots.has(name) && !name.startsWith('varve_gap_of_'),
       );
       await this.dropSlots(connection, unknown);
     });
