@@ -108,10 +108,12 @@ class Daemon {
     const { name, storage: settings, coordinator, httpHost } = this.#options;
     if (!settings) return undefined;
     const note = (level: 'info' | 'warn', text: string): void => report({ type: 'note', level, text });
-    return new StorageService(
-      { log, clock, registry: this.metrics, events: this.#events, note },
+    const storage = new StorageService(
+      { log, clock, events: this.#events, note },
       { node: name, settings, coordinator, isLoopback: isLoopback(httpHost), retries: true },
     );
+    void storage.registerMetrics(this.metrics);
+    return storage;
   }
 
   /** Disposing of it closes the engine. */

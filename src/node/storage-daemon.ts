@@ -1,6 +1,6 @@
 import { mkdir } from 'node:fs/promises';
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { Registry } from 'prom-client';
+import type { Registry } from 'prom-client';
 import type { Clock } from '../core/clock.ts';
 import { messageOf, VarveError } from '../core/errors.ts';
 import { applyEvent, emptyBoard, type Board } from '../run/board.ts';
@@ -8,7 +8,6 @@ import { RunEvents } from '../run/events.ts';
 import { answerError, exchangeOf, JSON_TYPE } from '../storage/http/exchange.ts';
 import { listen, type HttpServer } from './listen.ts';
 import type { Log } from './log.ts';
-import { nodeMetrics } from './node-metrics.ts';
 import { currentStep, runStatuses, type NodeStatus } from './node-status.ts';
 import { StorageService } from './storage-service.ts';
 import { isLoopback, type StorageNodeOptions } from './storage-settings.ts';
@@ -52,11 +51,10 @@ function knownError(error: unknown): VarveError {
 class StorageDaemon {
   readonly service: StorageService;
   readonly #options: StorageNodeOptions;
-  readonly #registry = new Registry();
   readonly #events = new RunEvents();
   readonly #startedAtMs: number;
   #board: Board = emptyBoard;
-  #metrics: Registry | undefined;
+  #metrics: Promise<Registry> | undefined;
 
   constructor(deps: StorageDaemonDeps, options: StorageNodeOptions) {
     this.#options = options;
@@ -70,7 +68,6 @@ class StorageDaemon {
       {
         log,
         clock,
-        registry: this.#registry,
         events: this.#events,
         note: (level, text) => {
           log[level]({}, text);
@@ -124,8 +121,9 @@ class StorageDaemon {
           text: JSON.stringify({ ready: why === undefined, reasons: why === undefined ? [] : [why] }),
         };
       case '/metrics': {
-        this.#metrics ??= Registry.merge([nodeMetrics(this.#events, () => this.status()), this.#registry]);
-        return { status: 200, type: this.#metrics.contentType, text: await this.#metrics.metrics() };
+        this.#metrics ??= this.#loadMetrics();
+        const metrics = await this.#metrics;
+        return { status: 200, type: metrics.contentType, text: await metrics.metrics() };
       }
       case '/api/status':
         return { status: 200, text: JSON.stringify(this.status()) };
@@ -134,6 +132,13 @@ class StorageDaemon {
           hint: 'There are /healthz, /readyz, /metrics, /api/status, and what docs/prometheus.md lists.',
         });
     }
+  }
+
+  async #loadMetrics(): Promise<Registry> {
+    const { nodeMetrics } = await import('./node-metrics.ts');
+    const registry = nodeMetrics(this.#events, () => this.status());
+    await this.service.registerMetrics(registry);
+    return registry;
   }
 
   status(): NodeStatus {

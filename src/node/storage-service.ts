@@ -7,7 +7,8 @@ import type { Clock } from '../core/clock.ts';
 import { messageOf, VarveError } from '../core/errors.ts';
 import { lockFolder } from '../core/folder-lock.ts';
 import { NodeFileSystem } from '../core/node-file-system.ts';
-import { openCoordinator, type CoordinatorOptions } from '../coordination/open-coordinator.ts';
+import type { Coordinator } from '../coordination/coordinator.ts';
+import type { CoordinatorOptions } from '../coordination/open-coordinator.ts';
 import type { RunEvents } from '../run/events.ts';
 import { Engine } from '../storage/engine/engine.ts';
 import type { NamespaceOptions, StorageEngine } from '../storage/engine/storage-engine.ts';
@@ -20,14 +21,12 @@ import { StorageHttp } from '../storage/http/storage-http.ts';
 import { NamespaceDirectory } from '../storage/namespaces/namespace-directory.ts';
 import { ProtocolKernel } from '../storage/protocol/protocol-kernel.ts';
 import type { Log } from './log.ts';
-import { storageMetrics } from './storage-metrics.ts';
 import type { StorageSettings } from './storage-settings.ts';
 import { recoveryText, storageStatus, type StorageStatus } from './storage-status.ts';
 
 export interface StorageServiceDeps {
   readonly log: Log;
   readonly clock: Clock;
-  readonly registry: Registry;
   readonly events: RunEvents | undefined;
   /** For those who look at a terminal. */
   readonly note: (level: 'info' | 'warn', text: string) => void;
@@ -56,6 +55,8 @@ export class StorageService {
   readonly #deps: StorageServiceDeps;
   readonly #options: StorageServiceOptions;
   readonly #http: StorageHttp;
+  readonly #figures = new HttpFigures();
+  #now = { reads: () => 0, bodyBytes: () => 0 };
   #engine: Engine | undefined;
   #directory: NamespaceDirectory | undefined;
   #reason: string | undefined = 'the storage engine is starting';
@@ -64,7 +65,14 @@ export class StorageService {
     this.#deps = deps;
     this.#options = options;
     this.#http = this.#makeHttp();
-    storageMetrics(deps.registry, () => this.#engine?.status());
+  }
+
+  /** Puts its figures into a registry. What that takes is loaded then. */
+  async registerMetrics(registry: Registry): Promise<void> {
+    const { httpMetrics } = await import('../storage/http/http-metrics.ts');
+    const { storageMetrics } = await import('./storage-metrics.ts');
+    httpMetrics(registry, this.#figures, this.#now);
+    storageMetrics(registry, () => this.#engine?.status());
   }
 
   /** @throws what keeps a request of anybody out */
@@ -131,7 +139,7 @@ export class StorageService {
       },
       settings.engine,
     );
-    await using coordinator = coordinatorAt ? openCoordinator(coordinatorAt, { clock, log }) : undefined;
+    await using coordinator = coordinatorAt ? await this.#coordinator(coordinatorAt) : undefined;
     this.#engine = engine;
     try {
       const file = join(settings.engine.folder, LIST_FILE);
@@ -150,6 +158,12 @@ export class StorageService {
     }
   }
 
+  /** Loaded where there is one: an engine that stands alone starts without. */
+  async #coordinator(options: CoordinatorOptions): Promise<Coordinator> {
+    const { openCoordinator } = await import('../coordination/open-coordinator.ts');
+    return openCoordinator(options, this.#deps);
+  }
+
   async #announce(engine: Engine, signal: AbortSignal): Promise<void> {
     await engine.ready();
     if (signal.aborted) return;
@@ -161,7 +175,7 @@ export class StorageService {
   }
 
   #makeHttp(): StorageHttp {
-    const { clock, log, registry } = this.#deps;
+    const { clock, log } = this.#deps;
     const { settings, isLoopback } = this.#options;
     const {
       maxBodyBytes: maxBytes,
@@ -171,8 +185,7 @@ export class StorageService {
     } = settings;
     const bodies = new RequestBodies({ maxBytes, maxWaitingBytes: WAITING_BODIES * maxBytes });
     const reads = new ReadGate({ maxReads, timeoutMs });
-    const figures = new HttpFigures(registry);
-    figures.watch(registry, { reads: () => reads.running, bodyBytes: () => bodies.waitingBytes });
+    this.#now = { reads: () => reads.running, bodyBytes: () => bodies.waitingBytes };
     return new StorageHttp({
       clock,
       engine: (namespace) => this.#engineFor(namespace),
@@ -181,7 +194,7 @@ export class StorageService {
       kernel: new ProtocolKernel(),
       bodies,
       reads,
-      figures,
+      figures: this.#figures,
       door: { token: settings.token, isLoopback },
       limits: { read: { maxSamples } },
       onBug: (error) => log.error({ error }, 'a request to the storage engine met a bug'),

@@ -1,49 +1,57 @@
-import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
+/** Upper ends of the classes that durations are counted in, in seconds; the last one has none. */
+export const DURATION_BUCKETS = [
+  0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30,
+] as const;
 
-/** What `/metrics` says of requests to the storage engine. */
+/** How long requests to one route took. */
+export interface Durations {
+  /** One more than there are buckets; each counts only its own. */
+  readonly counts: readonly number[];
+  readonly count: number;
+  readonly sumSeconds: number;
+}
+
+/** What the HTTP side counts. Plain numbers: metrics are asked for far less often than requests come. */
 export class HttpFigures {
-  readonly #requests: Counter<'route' | 'status'>;
-  readonly #durations: Histogram<'route'>;
-  readonly #textFields: Counter;
+  readonly #answers = new Map<string, Map<number, number>>();
+  readonly #durations = new Map<string, { counts: number[]; count: number; sumSeconds: number }>();
+  #textFields = 0;
 
-  constructor(registry: Registry) {
-    const registers = [registry];
-    this.#requests = new Counter({
-      name: 'varve_storage_http_requests_total',
-      help: 'Requests to the storage engine that were answered.',
-      labelNames: ['route', 'status'],
-      registers,
-    });
-    this.#durations = new Histogram({
-      name: 'varve_storage_http_request_duration_seconds',
-      help: 'From the head of a request to the end of its answer.',
-      labelNames: ['route'],
-      buckets: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30],
-      registers,
-    });
-    this.#textFields = new Counter({
-      name: 'varve_storage_influx_text_fields_total',
-      help: 'Fields of line protocol that were left out because they are texts.',
-      registers,
-    });
+  get answers(): ReadonlyMap<string, ReadonlyMap<number, number>> {
+    return this.#answers;
+  }
+
+  get durations(): ReadonlyMap<string, Durations> {
+    return this.#durations;
+  }
+
+  /** Fields of line protocol that were left out because they are texts. */
+  get textFields(): number {
+    return this.#textFields;
   }
 
   answered(route: string, status: number, tookMs: number): void {
-    this.#requests.inc({ route, status });
-    this.#durations.observe({ route }, tookMs / 1000);
+    let statuses = this.#answers.get(route);
+    if (!statuses) this.#answers.set(route, (statuses = new Map()));
+    statuses.set(status, (statuses.get(status) ?? 0) + 1);
+    let durations = this.#durations.get(route);
+    if (!durations) {
+      durations = {
+        counts: Array.from({ length: DURATION_BUCKETS.length + 1 }, () => 0),
+        count: 0,
+        sumSeconds: 0,
+      };
+      this.#durations.set(route, durations);
+    }
+    const seconds = tookMs / 1000;
+    const found = DURATION_BUCKETS.findIndex((end) => seconds <= end);
+    const bucket = found < 0 ? DURATION_BUCKETS.length : found;
+    durations.counts[bucket] = (durations.counts[bucket] ?? 0) + 1;
+    durations.count += 1;
+    durations.sumSeconds += seconds;
   }
 
   leftOut(textFields: number): void {
-    if (textFields > 0) this.#textFields.inc(textFields);
-  }
-
-  /** Of what is under way. */
-  watch(registry: Registry, now: { readonly reads: () => number; readonly bodyBytes: () => number }): void {
-    const gauge = (name: string, help: string, read: () => number): void => {
-      const made: Gauge = new Gauge({ name, help, registers: [], collect: () => made.set(read()) });
-      registry.registerMetric(made);
-    };
-    gauge('varve_storage_http_reads_running', 'Reads that are under way.', now.reads);
-    gauge('varve_storage_http_body_bytes', 'Bytes of request bodies that are in memory.', now.bodyBytes);
+    this.#textFields += textFields;
   }
 }

@@ -7,6 +7,7 @@ import { VarveError } from '../../core/errors.ts';
 import type { NamespaceOptions, StorageEngine } from '../engine/storage-engine.ts';
 import { ProtocolKernel } from '../protocol/protocol-kernel.ts';
 import { HttpFigures } from './http-figures.ts';
+import { httpMetrics } from './http-metrics.ts';
 import { ReadGate } from './read-gate.ts';
 import { RequestBodies } from './request-body.ts';
 import { StorageHttp, type StorageHttpDeps } from './storage-http.ts';
@@ -25,6 +26,8 @@ export async function serveStorage(
 ): Promise<TestServer> {
   const registry = new Registry();
   const bugs: unknown[] = [];
+  const figures = new HttpFigures();
+  httpMetrics(registry, figures, { reads: () => 0, bodyBytes: () => 0 });
   const deps: StorageHttpDeps = {
     clock: systemClock,
     engine: () => engine,
@@ -42,7 +45,7 @@ export async function serveStorage(
     kernel: new ProtocolKernel(),
     bodies: new RequestBodies({ maxBytes: 1 << 20, maxWaitingBytes: 4 << 20 }),
     reads: new ReadGate({ maxReads: 2, timeoutMs: 30_000 }),
-    figures: new HttpFigures(registry),
+    figures,
     door: { token: undefined, isLoopback: true },
     limits: { read: { maxSeries: 10_000 } },
     onBug: (error) => bugs.push(error),
