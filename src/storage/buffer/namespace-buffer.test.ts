@@ -181,6 +181,19 @@ describe('what cannot be taken is told, and does not hold up the rest', () => {
     expect(buffer.seriesCount).toBe(0);
   });
 
+  test('a request for very many blocks is refused, one for many is taken', async () => {
+    const buffer = newBuffer({ coldWritesEnabled: true, blockSizeNs: 1000n * MS, bufferPastNs: 0n });
+    const spread = (count: number, stepMs: number) => ({
+      labels: labels('a'),
+      samples: Array.from({ length: count }, (_, i) => ({ ms: ms(NOW) - BigInt(i * stepMs), bits: 0n })),
+    });
+    expect(codeOf(() => buffer.decodeRemote(1, bodyOf([spread(1001, 1000)]), NOW))).toBe('WRITE_INVALID');
+    expect(buffer.seriesCount).toBe(0);
+    // Far apart, but few.
+    expect(await write(buffer, [spread(20, 5_000_000)])).toMatchObject({ samples: 20, rejected: [] });
+    expect(buffer.blocks()).toHaveLength(20);
+  });
+
   test('a request of very many samples and series is taken as a whole', async () => {
     const buffer = newBuffer();
     const many = Array.from({ length: 9000 }, (_, i) => one(String(i % 4500), NOW + BigInt(i) * MS, i));
@@ -248,6 +261,43 @@ describe('a batch', () => {
         ?.keys() ?? []),
     ]).toEqual([NOW + 2n * MS]);
   });
+});
+
+test('series without samples are forgotten, the others keep what they have, in memory and log', async () => {
+  const memory = newMemory();
+  const buffer = newBuffer({ coldWritesEnabled: true }, memory);
+  const payloads: Uint8Array[] = [];
+  const before = NOW - 4n * HOUR;
+  const names = Array.from({ length: 5000 }, (_, i) => `n${i}`);
+  await write(
+    buffer,
+    names.map((name, i) => one(name, before, i)),
+    1n,
+  );
+  const late = {
+    ...one('n7', NOW, 1),
+    samples: [one('n7', NOW, 1), one('n7', NOW - MS, 2)].flatMap(({ samples }) => samples),
+  };
+  await write(buffer, [...names.slice(4000).map((name, i) => one(name, NOW, i)), late], 2n);
+  expect(buffer.dropUnusedSeries()).toBe(0);
+  const [old] = buffer.blocks();
+  buffer.dropBlock(old?.startNs ?? 0n);
+  const live = contentOf(buffer);
+  expect(buffer.index().seriesCount()).toBe(5000);
+  expect(buffer.dropUnusedSeries()).toBe(3999);
+  expect([buffer.seriesCount, buffer.index().seriesCount()]).toEqual([1001, 1001]);
+  expect(sorted(contentOf(buffer))).toEqual(sorted(live));
+  expect(buffer.dropUnusedSeries()).toBe(0);
+
+  await write(buffer, [one('n1', NOW, 5), one('n4999', NOW + MS, 6)], 3n, payloads);
+  const replayed = newBuffer({}, memory);
+  expect(payloads.map((payload) => replayed.replay(payload))).toMatchObject([
+    { samples: 2, unreadable: false },
+  ]);
+  expect(contentOf(buffer).get(keyOf(labels('n1')))).toEqual(contentOf(replayed).get(keyOf(labels('n1'))));
+  expect(buffer.seriesCount).toBe(1002);
+  for (const each of [buffer, replayed]) each.dispose();
+  expect(memory.kernel.calls.usedPages()).toBe(0);
 });
 
 interface Write {

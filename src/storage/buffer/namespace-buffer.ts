@@ -303,6 +303,41 @@ export class NamespaceBuffer {
     this.#memory.noteRelease();
   }
 
+  /**
+   * Forgets series that have no samples in memory, if they are at least so large a share of all; returns how many. The
+   * others get new references: to be called when nobody holds any, and an index that was asked for before is void. The
+   * next log payload names its series anew. Takes memory for a second table while it works; without it does nothing.
+   */
+  dropUnusedSeries(leastShare = 0.5): number {
+    const { kernel, space } = this.#memory;
+    const { calls } = kernel;
+    const count = this.seriesCount;
+    this.#memory.beginUse();
+    const marks = space.scratch.ensure(count);
+    kernel.bytes.fill(0, marks, marks + count);
+    this.#blocks.mark(marks, count);
+    const used = kernel.bytes.subarray(marks, marks + count).reduce((sum, mark) => sum + mark, 0);
+    if (count === 0 || count - used < leastShare * count) return 0;
+    const map = space.references.ensure(count * 4);
+    const needed = calls.listTablePages(this.#table, 0, 0) + this.#blocks.renumberPages(used);
+    const fresh =
+      calls.availablePages() > needed + SPARE_PAGES ? calls.createSeriesTable(MAX_SERIES, TABLE_SEED) : 0;
+    if (fresh === 0) return 0;
+    if (calls.moveSeries(this.#table, fresh, marks, map, count) < 0) {
+      calls.freeSeriesTable(fresh);
+      return 0;
+    }
+    this.#blocks.renumber(map, count);
+    calls.limitSeries(fresh, Math.min(this.#options.maxSeries, MAX_SERIES));
+    calls.replaceTable(this.#table, fresh);
+    this.#memory.noteRelease();
+    this.#index.forget();
+    this.#admission.forget();
+    this.#writer.beginEpoch();
+    this.#reader.dispose();
+    return count - used;
+  }
+
   /** The index of all series, complete; `ref` is a reference. Series may have no samples in memory. */
   index(): IndexBlock {
     return this.#index.get();
@@ -314,9 +349,9 @@ export class NamespaceBuffer {
   }
 
   #admitted(nowNs: bigint): Admitted {
-    const { bufferPastNs, bufferFutureNs, retentionNs, coldWritesEnabled } = this.#options;
+    const { bufferPastNs, bufferFutureNs, retentionNs, coldWritesEnabled, blockSizeNs } = this.#options;
     const pastNs = coldWritesEnabled && retentionNs > bufferPastNs ? retentionNs : bufferPastNs;
-    return { fromNs: nowNs - pastNs, toNs: nowNs + bufferFutureNs };
+    return { fromNs: nowNs - pastNs, toNs: nowNs + bufferFutureNs, blockSizeNs };
   }
 
   /** @throws STORAGE_OVERLOADED when some of it found no memory */
@@ -350,6 +385,7 @@ export class NamespaceBuffer {
 }
 
 const RECORD_NUMBERS = 3;
+const SPARE_PAGES = 16;
 const BYTES_PER_SERIES = 4096;
 /** Of a sample that is inserted, at most. */
 const INSERTED_BYTES = 48;

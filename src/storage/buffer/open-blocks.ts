@@ -39,6 +39,7 @@ const NO_OVERWRITES: readonly Overwrite[] = [];
 const REWRITE_BYTES = 20;
 const REWRITE_PAGES = 3;
 const MARGIN_BYTES = 64;
+const LINES_PER_PAGE = 2048;
 
 /** The samples of a namespace by block. */
 export class OpenBlocks {
@@ -221,6 +222,21 @@ export class OpenBlocks {
     return this.#blocks.some(
       ({ chunks }) => calls.seriesOrdered(chunks, reference) > 0 || calls.seriesLate(chunks, reference) > 0,
     );
+  }
+
+  /** Sets a byte at `marks` for each of `count` series that has samples. */
+  mark(marks: Address, count: number): void {
+    for (const { chunks } of this.#blocks) this.#memory.kernel.calls.markSeries(chunks, marks, count);
+  }
+
+  /** Series have new references, those of `map` less 1. There is memory for it. */
+  renumber(map: Address, count: number): void {
+    for (const { chunks } of this.#blocks) checked(this.#memory.kernel.calls.moveLines(chunks, map, count));
+  }
+
+  /** What `renumber` takes while it works, in pages. */
+  renumberPages(series: number): number {
+    return this.#blocks.length * (2 + Math.ceil(series / LINES_PER_PAGE));
   }
 
   drop(blockStartNs: bigint): void {

@@ -8,7 +8,9 @@ import type { WorkingSpace } from './buffer-memory.ts';
 export const REQUEST_LIMITS = {
   bodyBytes: 32 * 1024 * 1024,
   series: 500_000,
-  samples: 1_000_000,
+  samples: 500_000,
+  /** Each of them costs a pass over the samples. */
+  blocks: 1000,
   symbols: 1_000_000,
   labelBytes: 128 * 1024 * 1024,
 } as const;

@@ -9,8 +9,8 @@ import { RECORD, type Address, type Kernel } from '../kernel/kernel.ts';
 export class SeriesIndex {
   readonly #kernel: Kernel;
   readonly #table: Address;
-  readonly #segment = new MutableSegment();
-  readonly #block = new IndexBlock([this.#segment]);
+  #segment = new MutableSegment();
+  #block = new IndexBlock([this.#segment]);
 
   constructor(kernel: Kernel, table: Address) {
     this.#kernel = kernel;
@@ -19,6 +19,12 @@ export class SeriesIndex {
 
   get memoryBytes(): number {
     return this.#segment.memoryBytes;
+  }
+
+  /** Series have new references: begins anew. */
+  forget(): void {
+    this.#segment = new MutableSegment();
+    this.#block = new IndexBlock([this.#segment]);
   }
 
   /** Of all series that there are now. */

@@ -1,22 +1,30 @@
+import { VarveError } from '../../core/errors.ts';
 import type { RemoteWriteVersion, RejectReason, SeriesSamples } from '../engine/storage-engine.ts';
 import { ByteWriter } from '../index/byte-writer.ts';
 import { writeLabel } from '../index/labels.ts';
 import { ENTRY, type Address } from '../kernel/kernel.ts';
 import { checked, KernelFault, type KernelFaultName } from '../kernel/kernel-fault.ts';
-import { overloaded, type BufferMemory } from './buffer-memory.ts';
-import { RequestDecoder, type DecodedRequest } from './request-decoder.ts';
+import { blockStartOf } from './block-start.ts';
+import { overloaded, PAGE_BYTES, type BufferMemory } from './buffer-memory.ts';
+import { REQUEST_LIMITS, RequestDecoder, type DecodedRequest } from './request-decoder.ts';
 import { Rejections, type WriteBatch } from './write-batch.ts';
 
 /** The times that are taken, [fromNs, toNs). */
 export interface Admitted {
   readonly fromNs: bigint;
   readonly toNs: bigint;
+  readonly blockSizeNs: bigint;
 }
 
 /** What a series with samples may take at most of memory, beside its labels, and a sample of it. */
 const BYTES_PER_SERIES = 1400;
 const BYTES_PER_SAMPLE = 40;
 const BYTES_PER_NEW_SERIES = 400;
+const BYTES_PER_BLOCK = 4 * PAGE_BYTES;
+/** So many blocks are what every request may have. */
+const FEW_BLOCKS = 4;
+/** Blocks that are counted one by one. */
+const MAX_SPAN = 1 << 24;
 const UNRESOLVED = -(2 ** 31);
 
 /**
@@ -36,6 +44,11 @@ export class WriteAdmission {
     this.#decoder = new RequestDecoder(memory.kernel, memory.space);
   }
 
+  /** Series have new references. */
+  forget(): void {
+    this.#last = -1;
+  }
+
   /** @throws WRITE_INVALID, STORAGE_OVERLOADED */
   decode(version: RemoteWriteVersion, body: Uint8Array, admitted: Admitted): WriteBatch {
     const use = this.#memory.beginUse();
@@ -48,7 +61,7 @@ export class WriteAdmission {
     return this.#admit(this.#put(series), admitted, use);
   }
 
-  #admit(request: DecodedRequest, { fromNs, toNs }: Admitted, use: number): WriteBatch {
+  #admit(request: DecodedRequest, { fromNs, toNs, blockSizeNs }: Admitted, use: number): WriteBatch {
     const { kernel, space } = this.#memory;
     const { calls } = kernel;
     const { series, unresolved, rawBytes } = request;
@@ -70,6 +83,7 @@ export class WriteAdmission {
       toNs,
     );
     const leastNs = calls.admittedLeast();
+    if (inBounds > 0) this.#reserveBlocks(leastNs, inBounds, blockSizeNs);
     if (inBounds < request.samples) this.#rejectTimes(rejections);
     const before = calls.seriesCount(this.#table);
     let refused = 0;
@@ -87,6 +101,27 @@ export class WriteAdmission {
       histograms: request.histograms,
       use,
     };
+  }
+
+  /** @throws WRITE_INVALID for samples in very many blocks, STORAGE_OVERLOADED */
+  #reserveBlocks(leastNs: bigint, samples: number, blockSizeNs: bigint): void {
+    const { kernel, space } = this.#memory;
+    const startNs = blockStartOf(leastNs, blockSizeNs);
+    const span = Number((kernel.calls.admittedMost() - startNs) / blockSizeNs) + 1;
+    if (span <= FEW_BLOCKS) return;
+    let blocks = Math.min(span, samples);
+    if (span <= MAX_SPAN) {
+      const sizeBytes = (span >>> 3) + 1;
+      const bits = space.scratch.ensure(sizeBytes);
+      kernel.bytes.fill(0, bits, bits + sizeBytes);
+      blocks = kernel.calls.countBlocks(space.times.address, samples, startNs, blockSizeNs, bits);
+    }
+    if (blocks > REQUEST_LIMITS.blocks) {
+      throw new VarveError('WRITE_INVALID', `the samples of the request are in ${blocks} blocks`, {
+        hint: `Write what is in at most ${REQUEST_LIMITS.blocks} blocks at once.`,
+      });
+    }
+    this.#memory.reserve(blocks * BYTES_PER_BLOCK);
   }
 
   #rejectTimes(rejections: Rejections): void {

@@ -145,6 +145,8 @@ export interface KernelCalls {
   findSpan(times: Address, count: number): void;
   admittedLeast(): bigint;
   admittedMost(): bigint;
+  /** In how many blocks from `start` on times are; `bits` has zero bits, one a block. */
+  countBlocks(times: Address, count: number, start: bigint, size: bigint, bits: Address): number;
   refusedOld(): number;
   refusedNew(): number;
   refusedOldEntry(): number;
@@ -234,6 +236,15 @@ export interface KernelCalls {
   ): number;
   /** How many series of a shard have samples; their references go to `out`, unless that is 0. */
   listSeries(chunks: Address, table: Address, shard: number, shardCount: number, out: Address): number;
+
+  /**
+   * Forgetting series: sets a byte for each that has samples in a set; adds those to a fresh table, with their new
+   * references + 1 in `map`; moves the lines of a set accordingly; puts the fresh table in the place of the old one.
+   */
+  markSeries(chunks: Address, marks: Address, count: number): void;
+  moveSeries(table: Address, fresh: Address, marks: Address, map: Address, count: number): number;
+  moveLines(chunks: Address, map: Address, count: number): number;
+  replaceTable(table: Address, fresh: Address): void;
 
   /** What a writer or reader of a commit log knows. */
   createLogState(): Address;

@@ -76,6 +76,21 @@ export function findSpan(times: usize, count: u32): void {
   }
 }
 
+/** In how many blocks of `size` from `start` on times are; `bits` has room for one bit a block, and times are in them. */
+export function countBlocks(times: usize, count: u32, start: i64, size: i64, bits: usize): u32 {
+  let blocks: u32 = 0;
+  for (let i: u32 = 0; i < count; i++) {
+    const block = <u64>(load<i64>(times + (<usize>i << 3)) - start) / <u64>size;
+    const place = bits + <usize>(block >> 3);
+    const bit: u32 = 1 << (<u32>block & 7);
+    const others = <u32>load<u8>(place);
+    if (others & bit) continue;
+    store<u8>(place, <u8>(others | bit));
+    blocks++;
+  }
+  return blocks;
+}
+
 function sift(entries: usize, count: u32, times: usize, values: usize, from: i64, to: i64): u32 {
   let kept: u32 = 0;
   least = i64.MAX_VALUE;

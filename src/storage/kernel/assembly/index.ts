@@ -94,6 +94,7 @@ export {
   admitSamples,
   admittedLeast,
   admittedMost,
+  countBlocks,
   findSpan,
   refusedNew,
   refusedNewEntry,
@@ -102,3 +103,4 @@ export {
   refusedOldEntry,
   refusedOldTime,
 } from './admission';
+export { markSeries, moveLines, moveSeries, replaceTable } from './series-compaction';

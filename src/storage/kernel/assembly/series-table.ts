@@ -81,6 +81,12 @@ export function createSeriesTable(maxSeries: u32, seed: u64): usize {
 
 /** Gives back all memory of the table; open chunks must have been given back before. */
 export function freeSeriesTable(table: usize): void {
+  emptySeriesTable(table);
+  givePage(table);
+}
+
+/** Gives back all memory of the table but its own page. */
+export function emptySeriesTable(table: usize): void {
   for (let i: u32 = 0; i < MAX_PAGES; i++) {
     const page = load<usize>(table + RECORD_PAGES + (i << 2));
     if (page == 0) break;
@@ -93,7 +99,6 @@ export function freeSeriesTable(table: usize): void {
     page = before;
   }
   givePage(load<usize>(table, SCRATCH));
-  givePage(table);
 }
 
 function freeSlots(table: usize, slots: u32): void {
