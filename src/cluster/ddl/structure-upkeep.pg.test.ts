@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest';
 import { systemClock } from '../../core/clock.ts';
-import type { Connection } from '../../postgres/connection.ts';
+import type { Connection, Endpoint } from '../../postgres/connection.ts';
+import { connect } from '../../../test/database.ts';
 import type { ServerAddress } from '../mesh/group-servers.ts';
 import { testGroup } from './group-of-three.suite.ts';
 import { StructureUpkeep } from './structure-upkeep.ts';
@@ -18,7 +19,12 @@ test('a statement that fails on a member is seen there, with its error, and goes
           work(group.members.find((member) => member.node === node)?.connection as Connection),
       },
     },
-    { self: at('n2'), view: () => ({ master: at('n1'), databases: ['app'] }), intervalMs: 1000 },
+    {
+      self: at('n2'),
+      view: () => ({ master: at('n1'), databases: ['app'] }),
+      intervalMs: 1000,
+      readerPatienceMs: 200,
+    },
   );
   await group.setMaster('n1');
   const { connection } = group.master;
@@ -31,6 +37,28 @@ test('a statement that fails on a member is seen there, with its error, and goes
   expect(
     await connection.one(`select extensions -> 'pg_trgm' is not null as told from varve_group.member`),
   ).toEqual({ told: true });
+
+  // A reader on the member may hold the stream up for a while, and no longer.
+  await connection.query('create table read_there (id int primary key)');
+  await group.caughtUp();
+  await using reader = await connect({
+    ...group.members[1]?.test.server.admin(),
+    database: 'app',
+  } as Endpoint);
+  await reader.query('begin; select * from read_there');
+  await connection.query('alter table read_there add column x int');
+  await expect
+    .poll(
+      async () => {
+        await upkeep.round();
+        return said.length;
+      },
+      { timeout: 10_000 },
+    )
+    .toBe(1);
+  await group.caughtUp();
+  expect(said.splice(0)).toMatchObject([{ role: 'postgres', query: expect.stringContaining('read_there') }]);
+  await expect(reader.query('select 1')).rejects.toMatchObject({ code: 'CONNECTION_LOST' });
 
   await member.query(`set varve_group.ddl = off; create table here_first (x int); reset varve_group.ddl`);
   await connection.query('create table here_first (id int primary key)');

@@ -16,6 +16,11 @@ export interface StructureUpkeepOptions {
   /** As of now: the write master, when clients are let in there, and the replicated databases. */
   readonly view: () => { readonly master: ServerAddress | undefined; readonly databases: readonly string[] };
   readonly intervalMs: number;
+  /**
+   * For so long readers on this member may hold up a change of the structure; then they are ended, as on a
+   * standby (`max_standby_streaming_delay`). 30 s.
+   */
+  readonly readerPatienceMs?: number | undefined;
 }
 
 /** For `status`. */
@@ -39,6 +44,7 @@ export interface PendingDdl {
 
 /** A statement that has been on its way for so long is tried, to learn what it fails with. */
 const PATIENCE_MS = 3_000;
+const READER_PATIENCE_MS = 30_000;
 const STATEMENT_SHOWN = 500;
 
 /**
@@ -100,6 +106,7 @@ export class StructureUpkeep {
         if (!master) return { database, problems: [] };
         await here.query('select varve_group.set_write_master($1)', [master.node]);
         if (master.node === self.node) return { database, problems: [] };
+        await this.#endBlockers(database, here);
         return servers.withConnection(
           master,
           database,
@@ -118,6 +125,20 @@ export class StructureUpkeep {
     await tellFacts(this.#options.self.node, master, here);
     const pending = await pendingDdl(master, here, this.#deps.clock.nowMs());
     return { database, problems, pending };
+  }
+
+  async #endBlockers(database: string, here: Connection): Promise<void> {
+    const { readerPatienceMs = READER_PATIENCE_MS } = this.#options;
+    const { rows } = await here.query<{ pid: number; role: string; query: string }>(
+      `select pid, role, query from varve_group.end_blockers(pg_catalog.make_interval(secs => $1))`,
+      [readerPatienceMs / 1000],
+    );
+    for (const row of rows) {
+      this.#deps.log.warn(
+        { database, ...row },
+        'a session was ended: it held a table that a statement from the write master has to change',
+      );
+    }
   }
 
   #tell(before: DatabaseStructure | undefined, { database, problems, pending }: DatabaseStructure): void {
