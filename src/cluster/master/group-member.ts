@@ -299,6 +299,7 @@ export class GroupMember {
       previousAnswers: former ? await serverSpeaks(former, PROBE_MS) : false,
       previousSpent: this.#actions.findings.previousSpent,
       cleared: this.#actions.findings.cleared,
+      frozen: new Set(view.joining?.donor === node ? view.joining.frozen.map(({ from }) => from) : []),
     };
   }
 

@@ -1,9 +1,10 @@
-import type { Entry } from '../../coordination/coordinator.ts';
+import type { Entry, Operation } from '../../coordination/coordinator.ts';
 import type {
   FenceRecord,
   GroupConfig,
   GroupKeys,
   GroupRequest,
+  JoinJournal,
   MasterRecord,
   MemberRecord,
   MemberStatus,
@@ -21,6 +22,8 @@ export interface GroupView {
   readonly config: GroupConfig | undefined;
   readonly requests: ReadonlyMap<string, Versioned<GroupRequest>>;
   readonly status: ReadonlyMap<string, MemberStatus>;
+  /** While a node joins. */
+  readonly joining: JoinJournal | undefined;
 }
 
 /** Names of keys start with a letter. */
@@ -39,6 +42,7 @@ export function readView(keys: GroupKeys, entries: readonly Entry[]): GroupView 
     config: undefined as GroupConfig | undefined,
     requests: new Map<string, Versioned<GroupRequest>>(),
     status: new Map<string, MemberStatus>(),
+    joining: undefined as JoinJournal | undefined,
   };
   for (const entry of entries) {
     const [kind = '', first = '', second = ''] = entry.key.slice(keys.prefix.length).split('/');
@@ -66,6 +70,9 @@ export function readView(keys: GroupKeys, entries: readonly Entry[]): GroupView 
       case 'status':
         view.status.set(first, keys.status.at(first).parse(entry).value);
         break;
+      case 'join':
+        if (first === 'journal') view.joining = keys.joinJournal.parse(entry).value;
+        break;
       default: // Others' matters.
     }
   }
@@ -80,4 +87,26 @@ export function lastFollowed(view: Pick<GroupView, 'fences'>, node: string): str
     if (last === undefined || BigInt(reign) > BigInt(last)) last = reign;
   }
   return last;
+}
+
+/**
+ * For the transaction in which a node that has joined becomes a member: it has all that the reign of `master`
+ * started with, because it was copied from one who had.
+ */
+export function followsFromNow(
+  keys: GroupKeys,
+  node: string,
+  master: MasterRecord | undefined,
+  nowMs: number,
+): Operation[] {
+  if (master?.state !== 'active') return [];
+  const reign = master.reign ?? master.term;
+  const fence: FenceRecord = {
+    node,
+    term: reign,
+    progress: {},
+    followed: true,
+    at: new Date(nowMs).toISOString(),
+  };
+  return [keys.fences(reign).at(node).put(fence)];
 }

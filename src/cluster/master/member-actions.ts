@@ -342,13 +342,16 @@ export class MemberActions {
     { enable, disable }: { readonly enable: readonly string[]; readonly disable: readonly string[] },
     { databases, view }: Situation,
   ): Promise<void> {
-    const { mesh } = this.#deps;
+    const { mesh, keys } = this.#deps;
+    // What stands still for a joiner is in the journal before it stands still: maybe since the last look.
+    const journal = enable.length > 0 ? (await keys.joinJournal.read())?.value : undefined;
+    const frozen = new Set(journal?.donor === this.#self.node ? journal.frozen.map(({ from }) => from) : []);
     await Promise.all(
       databases.flatMap((database) => [
         ...disable.map((node) => mesh.disable({ from: { node }, to: this.#self, database })),
         ...enable.map(async (node) => {
           const member = view.members.get(node);
-          if (!member) return;
+          if (!member || frozen.has(node)) return;
           const from = { node, host: member.host, port: member.port };
           await mesh.enable({ from, to: this.#self, database });
         }),

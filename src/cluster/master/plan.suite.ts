@@ -174,6 +174,7 @@ export class ModelGroup {
       previousAnswers: this.#random.chance(0.2),
       previousSpent: node.spent,
       cleared: node.cleared,
+      frozen: new Set(),
     };
   }
 

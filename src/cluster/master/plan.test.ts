@@ -64,6 +64,7 @@ function decide(more: Partial<Observed>): Plan {
       previousAnswers: false,
       previousSpent: false,
       cleared: new Set(),
+      frozen: new Set(),
       ...more,
     },
     OPTIONS,
@@ -443,6 +444,13 @@ describe('what a member does', () => {
       },
       'following',
       { do: 'edges', enable: ['n1', 'n3'], disable: [] },
+      true,
+    ],
+    [
+      'but nothing of those that are frozen for a joiner',
+      { record: decided, fences: new Map([fence('n2', 100n, { followed: true })]), frozen: new Set(['n3']) },
+      'following',
+      { do: 'nothing' },
       true,
     ],
     [

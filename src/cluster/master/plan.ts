@@ -27,6 +27,8 @@ export interface Observed {
   readonly previousSpent: boolean;
   /** Reigns for which it was found that this node, master before, committed nothing that was lost. */
   readonly cleared: ReadonlySet<string>;
+  /** From whom this node takes nothing for the time being, because another joins by its copy. */
+  readonly frozen: ReadonlySet<string>;
 }
 
 /** This node's own PostgreSQL. */
@@ -273,7 +275,9 @@ function edges(o: Observed, record: MasterRecord): Action {
     if (o.members.get(node)?.state !== 'member') return false;
     return masters.has(node) ? o.fences.get(node)?.followed === true : true;
   };
-  const enable = [...o.local.disabledFrom].filter((node) => node !== o.self && trusted(node));
+  const enable = [...o.local.disabledFrom].filter(
+    (node) => node !== o.self && !o.frozen.has(node) && trusted(node),
+  );
   const disable = [...o.local.enabledFrom].filter((node) => masters.has(node) && !trusted(node));
   return enable.length + disable.length > 0 ? { do: 'edges', enable, disable } : NOTHING;
 }
