@@ -69,6 +69,9 @@ export function nodeOptions(given: Options<'node'>): NodeOptions {
       hint: 'docs/configuration.md, varve node, lists every setting.',
     });
   };
+  if (given.kind === 'storage') {
+    throw new VarveError('CONFIG_INVALID', 'a storage node has no PostgreSQL: there is nothing to prepare');
+  }
   const folder = resolve(need(given.folder, 'folder'));
   const hasStorage = given.kind === 'data' && given.storage;
   const storage = hasStorage ? storageSettings(given, storageFolderOf(folder)) : undefined;

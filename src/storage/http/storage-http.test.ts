@@ -183,6 +183,46 @@ describe.each(ENGINES)('over %s:', (_name, make) => {
       });
       expect([response.status, response.headers.get('retry-after')]).toEqual([status, null]);
       expect(await response.text()).toMatch(/\S/);
+      expect(written(response)).toEqual(['0', '0', '0']);
+    });
+
+    test('2.0 with all that a message may have: samples are taken, the rest is told or left out', async () => {
+      const texts = ['', '__name__', 'm', 'help', 'trace_id', 'abc'];
+      const varints = (...numbers: number[]): Uint8Array => Buffer.from(numbers);
+      const sample = new ProtobufWriter();
+      sample.doubleField(1, -0);
+      sample.integerField(2, Number(NOW_MS));
+      const series = (...more: Uint8Array[]): Uint8Array =>
+        bytesField(
+          5,
+          Buffer.concat([
+            bytesField(1, varints(1, 2)),
+            bytesField(2, sample.view()),
+            // Metadata (a type and a help text), when it was created.
+            bytesField(5, Buffer.from([0x08, 1, 0x18, 3])),
+            Buffer.from([0x30, 0x80, 0x01]),
+            ...more,
+          ]),
+        );
+      const exemplar = bytesField(4, Buffer.concat([bytesField(1, varints(4, 5)), Buffer.from([0x18, 1])]));
+      const message = (...parts: Uint8Array[]): Uint8Array =>
+        kernel.encodeSnappy(
+          Buffer.concat([...texts.map((text) => bytesField(4, Buffer.from(text))), ...parts]),
+        );
+      const taken = await post('/api/v1/write', message(series(exemplar)), { 'content-type': V2 });
+      expect([taken.status, written(taken)]).toEqual([204, ['1', '0', '0']]);
+      const partly = await post('/api/v1/write', message(series(bytesField(3, Buffer.alloc(0)))), {
+        'content-type': V2,
+      });
+      expect([partly.status, written(partly)]).toEqual([400, ['1', '0', '0']]);
+      expect(await exported()).toEqual([`{"__name__":"m"} ${-0} ${NOW_MS}`]);
+      for (const wrong of [varints(1), varints(1, 9), varints(2, 1, 2)]) {
+        const body = message(
+          bytesField(5, Buffer.concat([bytesField(1, wrong), bytesField(2, sample.view())])),
+        );
+        const refused = await post('/api/v1/write', body, { 'content-type': V2 });
+        expect([refused.status, written(refused)]).toEqual([400, ['0', '0', '0']]);
+      }
     });
 
     test('samples out of bounds are told with 400, and the others are taken', async () => {

@@ -14,29 +14,46 @@ const TOLD_ERRORS = 10;
 /** Lines of JSON that go to the engine at once have so many characters. */
 const PART_LENGTH = 256 * 1024;
 
-/** `POST /api/v1/write`: Prometheus remote write, 1.0 and 2.0. */
+/** `POST /api/v1/write`: Prometheus remote write, 1.0 and 2.0. How much was taken is said whatever happens. */
 export async function remoteWrite(deps: StorageHttpDeps, exchange: Exchange): Promise<void> {
-  const { request, response } = exchange;
-  const { headers } = request;
-  const version = remoteWriteVersion(headers['content-type'], headers['content-encoding']);
-  const namespace = namespaceOf(exchange);
-  const body = await deps.bodies.read(request);
+  const { response } = exchange;
   let outcome: WriteOutcome;
   try {
-    outcome = await deps.engine(namespace).writeRemote(namespace, version, body.bytes);
-  } finally {
-    body.release();
+    outcome = await takeRemote(deps, exchange);
+  } catch (error) {
+    for (const [name, value] of Object.entries(writtenHeaders(0))) response.setHeader(name, value);
+    throw error;
   }
   const { status, text } = writeAnswer(outcome);
   response.writeHead(status, {
-    'x-prometheus-remote-write-samples-written': outcome.samples,
-    'x-prometheus-remote-write-histograms-written': 0,
-    'x-prometheus-remote-write-exemplars-written': 0,
+    ...writtenHeaders(outcome.samples),
     ...(status === 204
       ? {}
       : { 'content-type': 'text/plain; charset=utf-8', 'content-length': Buffer.byteLength(text) + 1 }),
   });
   response.end(status === 204 ? undefined : `${text}\n`);
+}
+
+async function takeRemote(deps: StorageHttpDeps, exchange: Exchange): Promise<WriteOutcome> {
+  const { request } = exchange;
+  const { headers } = request;
+  const version = remoteWriteVersion(headers['content-type'], headers['content-encoding']);
+  const namespace = namespaceOf(exchange);
+  const body = await deps.bodies.read(request);
+  try {
+    return await deps.engine(namespace).writeRemote(namespace, version, body.bytes);
+  } finally {
+    body.release();
+  }
+}
+
+/** Histograms and exemplars are not stored. */
+function writtenHeaders(samples: number): Record<string, number> {
+  return {
+    'x-prometheus-remote-write-samples-written': samples,
+    'x-prometheus-remote-write-histograms-written': 0,
+    'x-prometheus-remote-write-exemplars-written': 0,
+  };
 }
 
 /** What became of the parts of one request. */
