@@ -19,10 +19,10 @@ export interface ReaderDeps {
 
 /** A series that a query selects. */
 export interface Found {
-  /** In the set of all that it selects. */
-  readonly index: number;
   readonly id: Uint8Array;
   readonly shard: number;
+  /** In the memory, if it is known; -1 when it is known that there is none. */
+  readonly reference: number | undefined;
 }
 
 export interface OpenBlock {
@@ -99,7 +99,7 @@ export class SeriesColumns {
 
   #fromMemory(one: Found, blockStartNs: bigint): Columns {
     const { buffer } = this.#namespace;
-    const reference = buffer.find(one.id);
+    const reference = one.reference ?? buffer.find(one.id);
     const columns = reference < 0 ? undefined : buffer.readBlock(reference, blockStartNs);
     return columns ? copyColumns(columns) : NO_COLUMNS;
   }

@@ -1,12 +1,13 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { VarveError } from '../../core/errors.ts';
 import { IndexBlock } from '../index/index-block.ts';
-import type { LabelPair } from '../index/labels.ts';
+import { decodeLabels, type LabelPair } from '../index/labels.ts';
 import type { SeriesSet } from '../index/series-set.ts';
 import { murmur3 } from '../kernel/murmur3.ts';
 import { sliceColumns, type Columns } from './columns.ts';
 import type { FilesetLease } from './fileset-store.ts';
 import type { Namespace } from './namespace.ts';
+import { arrangedSeries, canArrange } from './segment-order.ts';
 import { SeriesColumns, type Found, type OpenBlock, type ReaderDeps } from './series-columns.ts';
 import type { ColumnBatch, ReadQuery, SeriesRead } from './storage-engine.ts';
 
@@ -55,9 +56,7 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
   #samplesLeft: number;
   #samplesThisTurn = 0;
   #lease: FilesetLease | undefined;
-  #parts:
-    | { readonly found: SeriesSet; readonly due: Iterator<Found>; readonly columns: SeriesColumns }
-    | undefined;
+  #parts: { readonly due: Iterator<Found>; readonly columns: SeriesColumns } | undefined;
   #state: 'new' | 'open' | 'done' = 'new';
 
   constructor(deps: ReaderDeps, namespace: Namespace, query: ReadQuery) {
@@ -90,14 +89,14 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
     this.#state = 'open';
     if (this.#blocks.length === 0) return await this.return();
     try {
-      const { matchers, ordered = false, limits = {} } = this.#query;
+      const { ordered = false, limits = {} } = this.#query;
       this.#lease = this.#namespace.filesets.lease(this.#blocks.map(({ startNs }) => startNs));
-      const index = await indexOf(this.#namespace, this.#query);
-      const found = index.series({ selectors: [matchers], ordered });
-      if (found.count > (limits.maxSeries ?? Number.POSITIVE_INFINITY)) {
+      const { count, series } = await this.#find();
+      const { maxSeries } = limits;
+      if (maxSeries !== undefined && count() > maxSeries) {
         throw new VarveError(
           'READ_LIMIT_EXCEEDED',
-          `the query selects ${found.count} series, more than ${limits.maxSeries}`,
+          `the query selects ${count()} series, more than ${maxSeries}`,
           { hint: 'Narrow the selectors, or raise the limit.' },
         );
       }
@@ -105,7 +104,7 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
         blocks: this.#blocks.length,
         ordered,
       });
-      this.#parts = { found, due: this.#arranged(found, ordered)[Symbol.iterator](), columns };
+      this.#parts = { due: series[Symbol.iterator](), columns };
     } catch (error) {
       this.#end();
       const isDamage = error instanceof VarveError && error.code === 'INDEX_SEGMENT_DAMAGED';
@@ -120,7 +119,7 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
       while (this.#state === 'open' && this.#parts) {
         this.#query.signal?.throwIfAborted();
         if (this.#samplesThisTurn > SAMPLES_A_TURN) return this.#yield();
-        const { found, due, columns } = this.#parts;
+        const { due, columns } = this.#parts;
         const { done, value: one } = due.next();
         if (done) break;
         if (this.#blocks.length > MAX_EAGER_BLOCKS) return this.#lazy(one, columns);
@@ -129,7 +128,7 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
         if (waiting) return this.#wait(waiting, one, batches);
         // Otherwise its samples are all outside of the range.
         if (batches.length > 0) {
-          return Promise.resolve({ done: false, value: new FoundSeries(found, one, new Batches(batches)) });
+          return Promise.resolve({ done: false, value: new FoundSeries(one, new Batches(batches)) });
         }
       }
       return this.return();
@@ -173,7 +172,7 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
       throw error;
     }
     if (batches.length === 0 || !this.#parts) return await this.#step();
-    return { done: false, value: new FoundSeries(this.#parts.found, one, new Batches(batches)) };
+    return { done: false, value: new FoundSeries(one, new Batches(batches)) };
   }
 
   async #lazy(one: Found, columns: SeriesColumns): Promise<IteratorResult<SeriesRead>> {
@@ -181,8 +180,7 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
       const batches = this.#oneByOne(one, columns);
       const first = await batches.next();
       if (!first.done && this.#parts) {
-        const { found } = this.#parts;
-        return { done: false, value: new FoundSeries(found, one, continued(first.value, batches)) };
+        return { done: false, value: new FoundSeries(one, continued(first.value, batches)) };
       }
     } catch (error) {
       this.#end();
@@ -215,14 +213,31 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
     batches.push({ times, bits, values: new Float64Array(bits.buffer, bits.byteOffset, bits.length) });
   }
 
+  /** The series that match, each once; in the order of their labels, or as they are read best. */
+  async #find(): Promise<{ readonly count: () => number; readonly series: Iterable<Found> }> {
+    const { matchers, ordered = false } = this.#query;
+    const { shardCount, index } = this.#namespace;
+    if (!ordered && this.#namespace.options.indexEnabled && this.#blocks.every(({ inMemory }) => !inMemory)) {
+      const segments = await index.segments(this.#blocks.map(({ startNs }) => index.blockOf(startNs)));
+      if (canArrange(segments)) return arrangedSeries(segments, matchers, shardCount);
+    }
+    const all = await indexOf(this.#namespace, this.#query);
+    const found = all.series({ selectors: [matchers], ordered });
+    return { count: () => found.count, series: this.#arranged(found, ordered) };
+  }
+
   /** Unless an order is asked for: as the files have them, so that these are read from front to back. */
   *#arranged(found: SeriesSet, ordered: boolean): Iterable<Found> {
-    const { shardCount } = this.#namespace;
+    const { shardCount, buffer } = this.#namespace;
+    const isInMemory = this.#blocks.every(({ startNs }) => !this.#namespace.filesets.hasBlock(startNs));
     const one = (index: number): Found => {
-      const id = found.labelBytes(index);
-      return { index, id, shard: murmur3(id, 0) % shardCount };
+      // Without files all that was found is of the memory's own index.
+      const reference = isInMemory ? found.ref(index) : undefined;
+      const id = reference === undefined ? found.labelBytes(index) : buffer.labelsOf(reference);
+      const shard = reference === undefined ? murmur3(id, 0) % shardCount : buffer.shardOf(reference);
+      return { id, shard, reference };
     };
-    if (ordered || this.#blocks.every(({ inMemory }) => inMemory)) {
+    if (ordered || isInMemory) {
       for (let index = 0; index < found.count; index++) yield one(index);
       return;
     }
@@ -239,22 +254,18 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
 }
 
 class FoundSeries implements SeriesRead {
-  readonly #found: SeriesSet;
-  readonly #index: number;
   readonly labelBytes: Uint8Array;
   readonly batches: AsyncIterable<ColumnBatch>;
   #labels: readonly LabelPair[] | undefined;
 
-  constructor(found: SeriesSet, { index, id }: Found, batches: AsyncIterable<ColumnBatch>) {
-    this.#found = found;
-    this.#index = index;
+  constructor({ id }: Found, batches: AsyncIterable<ColumnBatch>) {
     this.labelBytes = id;
     this.batches = batches;
   }
 
   /** Made when they are asked for: whoever sums up does not need them. */
   get labels(): readonly LabelPair[] {
-    this.#labels ??= this.#found.labels(this.#index);
+    this.#labels ??= decodeLabels(this.labelBytes);
     return this.#labels;
   }
 }
