@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { VarveError } from '../../core/errors.ts';
 import { KERNEL_FILE, Kernel, type Address } from '../kernel/kernel.ts';
@@ -19,6 +19,8 @@ export interface BufferMemoryOptions {
   readonly limitBytes: number;
   /** The kernels; those of this build unless given. */
   readonly wasm?: Uint8Array;
+  /** Of the hashes of series; nobody who writes series is to know it. Drawn unless given. */
+  readonly hashSeed?: bigint;
 }
 
 export const PAGE_BYTES = 65_536;
@@ -39,10 +41,12 @@ export class BufferMemory {
   readonly space: WorkingSpace;
   /** SHA-256 of the kernels: memory is laid out as they do it. */
   readonly kernelHash: Buffer;
+  readonly hashSeed: bigint;
   #use = 0;
   #releases = 0;
 
-  constructor({ limitBytes, wasm }: BufferMemoryOptions) {
+  constructor({ limitBytes, wasm, hashSeed }: BufferMemoryOptions) {
+    this.hashSeed = hashSeed ?? randomBytes(8).readBigUInt64LE();
     this.limitBytes = limitBytes;
     const kernels = wasm ?? readFileSync(KERNEL_FILE);
     this.kernelHash = createHash('sha256').update(kernels).digest();

@@ -58,9 +58,6 @@ export interface ReplayOutcome {
 /** Appends to the log: `CommitLog.append`, with the namespace put before the payload. Copies before it returns. */
 export type AppendToLog = (payload: Uint8Array) => Promise<unknown>;
 
-/** Any; tables of one process need no other. */
-const TABLE_SEED = 0x5eed_5eedn;
-
 /**
  * What a namespace has in memory: its series, the samples of its open blocks, their index, and what its log payloads
  * build upon. Synchronous but for `commit`; one thread.
@@ -83,7 +80,8 @@ export class NamespaceBuffer {
     this.#memory = memory;
     this.#options = options;
     this.#table =
-      state?.table ?? kernel.calls.createSeriesTable(Math.min(options.maxSeries, MAX_SERIES), TABLE_SEED);
+      state?.table ??
+      kernel.calls.createSeriesTable(Math.min(options.maxSeries, MAX_SERIES), memory.hashSeed);
     if (this.#table === 0) throw overloaded(memory.limitBytes);
     this.#blocks = new OpenBlocks(memory, {
       blockSizeNs: options.blockSizeNs,
@@ -321,7 +319,9 @@ export class NamespaceBuffer {
     const map = space.references.ensure(count * 4);
     const needed = calls.listTablePages(this.#table, 0, 0) + this.#blocks.renumberPages(used);
     const fresh =
-      calls.availablePages() > needed + SPARE_PAGES ? calls.createSeriesTable(MAX_SERIES, TABLE_SEED) : 0;
+      calls.availablePages() > needed + SPARE_PAGES
+        ? calls.createSeriesTable(MAX_SERIES, this.#memory.hashSeed)
+        : 0;
     if (fresh === 0) return 0;
     if (calls.moveSeries(this.#table, fresh, marks, map, count) < 0) {
       calls.freeSeriesTable(fresh);

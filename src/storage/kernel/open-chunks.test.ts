@@ -5,7 +5,9 @@ import { type Address, ENTRY, NO_VERSION } from './kernel.ts';
 import { checked } from './kernel-fault.ts';
 import { KernelHarness, faultOf } from './kernel-harness.suite.ts';
 import { type LogSample } from './log-batch.ts';
+import { murmur3 } from './murmur3.ts';
 import { OpenChunks, type OpenSample } from './open-chunks.ts';
+import { labelBytes } from './remote-write.suite.ts';
 
 const harness = new KernelHarness();
 const { kernel } = harness;
@@ -279,32 +281,42 @@ test('series of 480 regular samples take less than 4 bytes a sample, most of the
   calls.freeChunks(chunks);
 });
 
-test('series are listed by shard, and sorted by their labels', () => {
-  const table = calls.createSeriesTable(100, 1n);
-  const chunks = calls.createChunks(0n, 1n << 60n, 0);
-  const names = ['m9', 'm10', 'a', 'm1', 'zz', 'm'];
-  for (const name of names) {
-    const labels = Buffer.concat([
-      Buffer.from([0x0a, name.length + 5, 0x0a, 1, 97, 0x12, name.length]),
-      Buffer.from(name),
-    ]);
-    checked(calls.resolveLabels(table, harness.put(0, labels), labels.length, 1));
-  }
-  const sample = (reference: number): LogSample => ({ reference, time: 5n, value: 1n });
-  append(chunks, [0, 1, 2, 3, 5].map(sample), 1n);
-  const out = harness.region(0);
-  const listed = (shard: number, shards: number): number[] => {
-    const count = calls.listSeries(chunks, table, shard, shards, out);
-    calls.sortSeries(table, out, count, harness.region(1));
-    return [...new Uint32Array(harness.take(out, count * 4).buffer)];
-  };
-  // By bytes, lengths first.
-  expect(listed(0, 1)).toEqual([2, 5, 3, 0, 1]);
-  const shards = [0, 1, 2].map((shard) => listed(shard, 3));
-  expect(new Set(shards.flat())).toEqual(new Set([0, 1, 2, 3, 5]));
-  expect(shards.flat()).toHaveLength(5);
-  calls.freeChunks(chunks);
-  calls.freeSeriesTable(table);
+test('series are listed by shard, and sorted by the bytes of their labels', () => {
+  const names = fc.uniqueArray(fc.string({ minLength: 1, maxLength: 20, unit: 'binary' }), { maxLength: 40 });
+  fc.assert(
+    fc.property(names, fc.integer({ min: 1, max: 5 }), (all, shards) => {
+      const table = calls.createSeriesTable(100, 1n);
+      const chunks = calls.createChunks(0n, 1n << 60n, 0);
+      try {
+        const labels = all.map((name) => labelBytes([['a', name]]));
+        for (const one of labels) checked(calls.resolveLabels(table, harness.put(0, one), one.length, 1));
+        const written = labels.flatMap((_, reference) => (reference % 4 === 3 ? [] : [reference]));
+        append(
+          chunks,
+          written.map((reference) => ({ reference, time: 5n, value: 1n })),
+          1n,
+        );
+        const out = harness.region(0);
+        const found = Array.from({ length: shards }, (_, shard) => {
+          const count = calls.listSeries(chunks, table, shard, shards, out);
+          calls.sortSeries(table, out, count, harness.region(1));
+          return [...new Uint32Array(harness.take(out, count * 4).buffer)];
+        });
+        const shardOf = (reference: number): number =>
+          murmur3(labels[reference] ?? new Uint8Array(), 0) % shards;
+        const inOrder = [...written].sort((a, b) =>
+          Buffer.compare(labels[a] ?? new Uint8Array(), labels[b] ?? new Uint8Array()),
+        );
+        expect(found).toEqual(
+          found.map((_, shard) => inOrder.filter((reference) => shardOf(reference) === shard)),
+        );
+      } finally {
+        calls.freeChunks(chunks);
+        calls.freeSeriesTable(table);
+      }
+    }),
+    { numRuns: 40 },
+  );
 });
 
 test('when memory ends samples are refused, and those before are kept', () => {
