@@ -37,10 +37,10 @@ export interface GroupMemberOptions {
   readonly cluster: string;
   /** This member, where its own daemon reaches its server. */
   readonly address: ServerAddress;
-  /** Where clients write: the access database, or those of the pool. */
-  readonly clientDatabases: readonly string[];
-  /** Whose commits wait for a quorum: one of many members, or `confirm: 'all'`. */
-  readonly quorumDatabases: readonly string[];
+  /** Where clients write: the access database, or those of the pool, told by all that are replicated now. */
+  readonly clientDatabases: Databases;
+  /** Whose commits wait for a quorum: one database, or several with `confirm: 'all'`. */
+  readonly quorumDatabases: Databases;
   readonly quorum: QuorumOptions;
   readonly ttlMs: number;
   /** How often it looks without being woken; 1 s. */
@@ -50,6 +50,8 @@ export interface GroupMemberOptions {
   /** 5 s. */
   readonly handoverMs?: number;
 }
+
+export type Databases = readonly string[] | ((replicated: readonly string[]) => readonly string[]);
 
 /** What a member knows about itself and the group's write master. */
 export interface GroupMemberStatus {
@@ -104,7 +106,12 @@ export class GroupMember {
     const { clock, log, coordinator, servers } = deps;
     const { address, clientDatabases, quorumDatabases, quorum, ttlMs } = options;
     this.#keys = new GroupKeys(coordinator, options.cluster);
-    this.#local = new LocalServer({ clock, servers }, { address, clientDatabases, quorumDatabases });
+    const now = (databases: Databases) => (): readonly string[] =>
+      typeof databases === 'function' ? databases(this.#view ? this.#databases(this.#view) : []) : databases;
+    this.#local = new LocalServer(
+      { clock, servers },
+      { address, clientDatabases: now(clientDatabases), quorumDatabases: now(quorumDatabases) },
+    );
     this.#lock = new MasterLock(
       { clock, log, coordinator, memory: deps.memory, onChange: () => this.#poke() },
       {

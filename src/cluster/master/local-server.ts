@@ -15,10 +15,10 @@ export interface LocalServerDeps {
 
 export interface LocalServerOptions {
   readonly address: ServerAddress;
-  /** Where clients write. */
-  readonly clientDatabases: readonly string[];
-  /** Whose commits wait for a quorum. */
-  readonly quorumDatabases: readonly string[];
+  /** Where clients write, as of now. */
+  readonly clientDatabases: () => readonly string[];
+  /** Whose commits wait for a quorum, as of now. */
+  readonly quorumDatabases: () => readonly string[];
 }
 
 const POLL_MS = 10;
@@ -46,20 +46,16 @@ export class LocalServer {
 
   /** What the group's own role needs to work on a server that keeps clients out; for apply workers, too. */
   async prepare(): Promise<void> {
-    const { clientDatabases } = this.#options;
     const user = quoteIdent(this.#deps.servers.user);
     await this.#admin(async (connection) => {
       await connection.query(`alter role ${user} set default_transaction_read_only = off`);
       await connection.query(`alter role ${user} set synchronous_commit = local`);
-      for (const database of clientDatabases) {
-        await connection.query(`alter database ${quoteIdent(database)} set synchronous_commit = on`);
-      }
     });
   }
 
   /** Whether all is as `letIn` (with a rule) or `keepOut` (without) leaves it. */
   async isSet(rule: QuorumRule | undefined): Promise<boolean> {
-    const { clientDatabases } = this.#options;
+    const clientDatabases = this.#options.clientDatabases();
     return this.#admin(async (connection) => {
       const { names } = await connection.one<{ names: string }>(
         `select pg_catalog.current_setting('synchronous_standby_names') as names`,
@@ -83,7 +79,7 @@ export class LocalServer {
     await this.#admin(async (connection) => {
       // First, because it takes effect for those who are here, too.
       await this.#setNames(connection, this.#names(undefined));
-      for (const database of this.#options.clientDatabases) {
+      for (const database of this.#options.clientDatabases()) {
         await connection.query(
           `alter database ${quoteIdent(database)} set default_transaction_read_only = on`,
         );
@@ -96,7 +92,9 @@ export class LocalServer {
   async letIn(rule: QuorumRule): Promise<void> {
     await this.#admin(async (connection) => {
       await this.#setNames(connection, this.#names(rule));
-      for (const database of this.#options.clientDatabases) {
+      for (const database of this.#options.clientDatabases()) {
+        // Whatever the server's own default is.
+        await connection.query(`alter database ${quoteIdent(database)} set synchronous_commit = on`);
         await connection.query(`alter database ${quoteIdent(database)} reset default_transaction_read_only`);
       }
     });
@@ -158,7 +156,7 @@ export class LocalServer {
   }
 
   #names(rule: QuorumRule | undefined): string {
-    return standbyNames(rule, this.#options.quorumDatabases);
+    return standbyNames(rule, this.#options.quorumDatabases());
   }
 
   #admin<T>(work: (connection: Connection) => Promise<T>): Promise<T> {
@@ -189,7 +187,7 @@ export class LocalServer {
 
   async #endSessions(connection: Connection): Promise<void> {
     const { clock, servers } = this.#deps;
-    const { clientDatabases } = this.#options;
+    const clientDatabases = this.#options.clientDatabases();
     const { at } = await connection.one<{ at: string }>('select pg_catalog.clock_timestamp()::text as at');
     const beganMs = clock.monotonicMs();
     const end = async (): Promise<number> => {
