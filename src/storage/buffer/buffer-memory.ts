@@ -24,6 +24,8 @@ export interface BufferMemoryOptions {
 }
 
 export const PAGE_BYTES = 65_536;
+/** More than four gigabytes have no addresses of 32 bits. */
+const MAX_LIMIT_BYTES = 65_535 * PAGE_BYTES;
 /** Kernels read and write a little behind what they were given. */
 const SLACK_BYTES = 128;
 const LEAST_REGION_BYTES = 4096;
@@ -47,10 +49,10 @@ export class BufferMemory {
 
   constructor({ limitBytes, wasm, hashSeed }: BufferMemoryOptions) {
     this.hashSeed = hashSeed ?? randomBytes(8).readBigUInt64LE();
-    this.limitBytes = limitBytes;
+    this.limitBytes = Math.min(limitBytes, MAX_LIMIT_BYTES);
     const kernels = wasm ?? readFileSync(KERNEL_FILE);
     this.kernelHash = createHash('sha256').update(kernels).digest();
-    this.kernel = new Kernel(kernels, { limitBytes });
+    this.kernel = new Kernel(kernels, { limitBytes: this.limitBytes });
     this.space = new WorkingSpace(this.kernel);
   }
 

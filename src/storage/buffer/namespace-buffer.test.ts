@@ -263,6 +263,23 @@ describe('a batch', () => {
   });
 });
 
+test('memory above two gigabytes is as good as that below', async () => {
+  const memory = newMemory(8 * 1024 ** 3);
+  expect(memory.limitBytes).toBeLessThan(2 ** 32);
+  // Nothing of it is touched.
+  memory.kernel.allocate(2 ** 31 + 65_536);
+  const buffer = newBuffer({}, memory);
+  const payloads: Uint8Array[] = [];
+  for (let i = 0; i < 100; i++)
+    await write(buffer, [one('a', NOW + BigInt(i) * MS, i), one('b', NOW, i)], BigInt(i + 1), payloads);
+  const replayed = newBuffer({}, memory);
+  for (const payload of payloads) expect(replayed.replay(payload).unreadable).toBe(false);
+  expect(sorted(contentOf(replayed))).toEqual(sorted(contentOf(buffer)));
+  expect(contentOf(buffer).get(keyOf(labels('a')))?.size).toBe(100);
+  expect(buffer.index().seriesCount()).toBe(2);
+  expect(replayed.dropUnusedSeries()).toBe(0);
+});
+
 test('series without samples are forgotten, the others keep what they have, in memory and log', async () => {
   const memory = newMemory();
   const buffer = newBuffer({ coldWritesEnabled: true }, memory);

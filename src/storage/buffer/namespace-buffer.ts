@@ -378,7 +378,7 @@ export class NamespaceBuffer {
   }
 
   #recordOf(reference: number): Uint32Array {
-    const record = this.#memory.kernel.calls.seriesRecord(this.#table, reference);
+    const record = this.#memory.kernel.calls.seriesRecord(this.#table, reference) >>> 0;
     assert(record !== 0, `there is no series ${reference}`);
     return new Uint32Array(this.#memory.kernel.bytes.buffer, record, RECORD_NUMBERS);
   }
