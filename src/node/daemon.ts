@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { join } from 'node:path';
 import type { Registry } from 'prom-client';
 import type { Clock } from '../core/clock.ts';
@@ -167,7 +168,7 @@ class Daemon {
           isReady: () => this.#state === 'ready',
           signal: either,
         }),
-        this.#serve(running, signal),
+        this.#serve(running, either),
       ]);
     } catch (error) {
       if (signal.aborted && (isAbort(error) || error === signal.reason)) return;
@@ -193,7 +194,9 @@ class Daemon {
     const serving = group?.run(signal);
     await using _layer = await this.#startLayer(running);
     this.#ready();
-    await serving;
+    // Who is in no group serves until the end all the same.
+    if (serving) await serving;
+    else if (!signal.aborted) await once(signal, 'abort');
   }
 
   async #openGroup(running: RunningPostgres): Promise<GroupLayer | undefined> {
