@@ -102,6 +102,7 @@ export async function writeImage(
 ): Promise<ImageReport | undefined> {
   await makeFolders(deps.fs, deps.folder, [IMAGE_FOLDER]);
   for (const { tombstones } of namespaces) await tombstones.save();
+  await deps.images.prepare(namespaces.map(({ buffer }) => buffer));
   // In one turn: what is appended from here on is not in the image.
   const notes: ImageNotes = {
     ids: namespaces.map(({ id }) => id),
