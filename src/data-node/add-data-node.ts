@@ -4,6 +4,7 @@ import { messageOf, VarveError } from '../core/errors.ts';
 import { runSteps, type RunDeps } from '../run/run.ts';
 import { done, todo, type Step } from '../run/step.ts';
 import type { Connection } from '../postgres/connection.ts';
+import { describeDatabase } from './describe-database.ts';
 import { findingsError } from './findings.ts';
 import { judge } from './judge.ts';
 import type { Judgement, Wanted } from './judgement.ts';
@@ -15,6 +16,7 @@ import type { OperationKind, Operations, WithAdmin } from './operations.ts';
 import {
   becomeDataNode,
   createDatabaseSql,
+  databaseByOid,
   drawDatabaseOid,
   dropDatabaseByOid,
   holdDatabase,
@@ -128,11 +130,31 @@ export class AddDataNode implements OperationKind {
     if (typeof oid === 'number') {
       await using session = await this.#deps.sessions.openMaintenance(target, login, { signal });
       await holdDatabase(session, target, 'outside');
-      await dropDatabaseByOid(session, oid);
+      const name = await databaseByOid(session, oid);
+      if (
+        name !== undefined &&
+        !(await this.#isTakenOver({ ...target, database: name }, login, operation.id))
+      )
+        await dropDatabaseByOid(session, oid);
     } else {
       await this.#leave(target, login, { token: operation.id, signal });
     }
     this.#passwords.delete(describeTarget(target));
+  }
+
+  /** Whether another call has made the database its own: one on another access node of the group, after a fail-over. */
+  async #isTakenOver(target: Target, login: Login, token: string): Promise<boolean> {
+    try {
+      await using session = await this.#deps.sessions.open(target, login, {});
+      const mark = (await describeDatabase(session))?.distToken ?? null;
+      return mark !== null && mark !== token;
+    } catch (error) {
+      // Gone by now, or never finished: nobody can have made anything of it.
+      const state = sqlStateOf(error);
+      if (state === SqlState.invalidCatalogName || state === SqlState.objectNotInPrerequisiteState)
+        return false;
+      throw error;
+    }
   }
 
   async #leave(target: Target, login: Login, work: { token: string; signal: AbortSignal }): Promise<void> {

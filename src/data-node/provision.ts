@@ -126,15 +126,21 @@ export async function leaveDataNode(connection: Connection, token: string): Prom
   });
 }
 
-/** Drops the database with this OID, whatever its name is by now; says whether there was one. */
-export async function dropDatabaseByOid(connection: Connection, oid: number): Promise<boolean> {
+/** The name that the database with this OID has by now. */
+export async function databaseByOid(connection: Connection, oid: number): Promise<string | undefined> {
   const row = await connection.maybeOne<{ datname: string }>(
     'select datname from pg_database where oid = $1',
     [oid],
   );
-  if (!row) return false;
+  return row?.datname;
+}
+
+/** Drops the database with this OID, whatever its name is by now; says whether there was one. */
+export async function dropDatabaseByOid(connection: Connection, oid: number): Promise<boolean> {
+  const name = await databaseByOid(connection, oid);
+  if (name === undefined) return false;
   try {
-    await connection.query(`drop database ${quoteIdent(row.datname)} with (force)`);
+    await connection.query(`drop database ${quoteIdent(name)} with (force)`);
   } catch (error) {
     // Gone between the look and the drop: another rerun of the same taking back was faster.
     if (sqlStateOf(error) !== SqlState.invalidCatalogName) throw error;

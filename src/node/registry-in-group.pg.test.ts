@@ -199,6 +199,36 @@ describe('the registry of data nodes in a group', () => {
     await group.members[0]?.connection.query('rollback');
   });
 
+  test('a call that a dead write master did not finish can be made again on the new one', async () => {
+    const { connection } = group.master;
+    await connection.query('begin');
+    await add(connection, 'dn5');
+    // Its daemon is gone, and its server with the open transaction is as good as dead to the others.
+    await services[1]?.[Symbol.asyncDispose]();
+    for (const member of group.members) {
+      if (member.node !== 'n2') await member.connection.query(`select varve_group.set_write_master('n3')`);
+    }
+    await group.setMaster('n3');
+    await add(group.master.connection, 'dn5');
+    await group.master.connection.query(
+      `create table on_five (time timestamptz not null, k int); select create_distributed_hypertable('on_five', 'time', 'k', number_partitions => 2, data_nodes => array['dn5'])`,
+    );
+    await group.master.connection.query('insert into on_five select now(), g from generate_series(1, 10) g');
+    // The former master returns: what it had begun is taken back, what was made anew is left alone.
+    await connection.query('rollback');
+    const [, former] = group.members;
+    if (former) services[1] = await startDaemon(former, folder);
+    await expect
+      .poll(() => services[1]?.status().every(({ state }) => state !== 'begun'), { timeout: 20_000 })
+      .toBe(true);
+    expect(services[1]?.status().at(-1)).toMatchObject({ state: 'undone', operation: { subject: 'dn5' } });
+    expect(await alike('select count(*) from on_five')).toEqual(['10']);
+    expect(await alike(`select n.node_name from varve.data_node n order by 1`)).toContain('dn5');
+    expect(
+      await lines(group.master.connection, `select healthy from health() where node_name = 'dn5'`),
+    ).toEqual(['t']);
+  });
+
   test('a member that joins later has the registry and can use it', async () => {
     const { connection } = group.master;
     await connection.query(`create type weather as enum ('sun')`);
@@ -212,7 +242,7 @@ describe('the registry of data nodes in a group', () => {
       await using holder = await connect({ ...group.master.test.server.admin(), database: 'app' });
       await holder.query('select varve_group.hold_ddl()');
       await replayDdl(connection, joiner.connection);
-      await joiner.connection.query(`update varve_group.local set master = 'n2'`);
+      await joiner.connection.query(`update varve_group.local set master = 'n3'`);
       await testEdge(group.master, joiner, { copyData: true });
       await holder.query('select varve_group.release_ddl()');
       await connection.query('create table after_join (id int primary key)');
@@ -241,7 +271,7 @@ describe('the registry of data nodes in a group', () => {
       ).toEqual([]);
     } finally {
       await services.pop()?.[Symbol.asyncDispose]();
-      await joiner.connection.query('drop subscription varve_n2_app').catch(() => {});
+      await joiner.connection.query('drop subscription varve_n3_app').catch(() => {});
       await joiner.connection.close();
       await joiner.test[Symbol.asyncDispose]();
     }
@@ -256,7 +286,9 @@ async function startDaemon({ node, test, connection }: TestMember, folder: strin
   await writeFile(passfile, line, { mode: 0o600 });
   await writeFile(join(test.folder, 'data', 'passfile'), line, { mode: 0o600 });
   await chownLike(join(test.folder, 'data', 'passfile'), join(test.folder, 'data'));
-  await connection.query(`set varve_group.ddl = off; create extension dblink; create extension postgres_fdw`);
+  await connection.query(
+    `set varve_group.ddl = off; create extension if not exists dblink; create extension if not exists postgres_fdw`,
+  );
   await installExtension(connection, { schema: 'public' });
   await connection.query(`reset varve_group.ddl; select varve_group.adopt_tables()`);
   return DataNodeService.start(
