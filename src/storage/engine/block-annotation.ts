@@ -1,7 +1,7 @@
 import { FileDamageError, type FileDamage } from '../fileset/fileset-damage.ts';
 import type { FilesetInfo } from '../fileset/info-file.ts';
 
-/** What the engine notes in a fileset's info: `docs/formats/sealed-series.md` draws it. */
+/** What the engine notes in a fileset's info: `docs/formats/engine.md` draws it. */
 export interface BlockAnnotation {
   /** Without the dictionary. */
   readonly series: number;

@@ -5,7 +5,7 @@ import type { FilesetId } from '../fileset/fileset-id.ts';
 
 export type CoveredFileset = Pick<FilesetId, 'blockStartNs' | 'shard' | 'volume'>;
 
-/** Which filesets the series of an index segment are from: `docs/formats/index-cover.md` draws it. */
+/** Which filesets the series of an index segment are from: `docs/formats/engine.md` draws it. */
 export interface IndexCover {
   /** Of the index block. */
   readonly blockStartNs: bigint;

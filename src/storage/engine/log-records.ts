@@ -2,7 +2,7 @@ import { ByteCursor, varintBytes, writeVarint } from '../fileset/byte-cursor.ts'
 import { FormatFault } from '../fileset/fileset-damage.ts';
 import { decodeTombstones, encodeTombstones, type Tombstone } from './tombstones.ts';
 
-/** What stands in a record of the commit log: `docs/formats/engine-log.md` draws it. */
+/** What stands in a record of the commit log: `docs/formats/engine.md` draws it. */
 export type LogContent =
   /** A payload of the namespace's buffer. */
   | { readonly kind: 'batch'; readonly namespaceId: number; readonly payload: Uint8Array }

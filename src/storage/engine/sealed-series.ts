@@ -6,7 +6,7 @@ import type { Address, Kernel } from '../kernel/kernel.ts';
 import { NO_OVERWRITES, type Overwrite } from './columns.ts';
 
 /**
- * The payload of a series in a fileset, as `docs/formats/sealed-series.md` draws it: its times, mostly as a number in
+ * The payload of a series in a fileset, as `docs/formats/engine.md` draws it: its times, mostly as a number in
  * the fileset's dictionary, its values, and which of them were overwritten.
  */
 export interface SealedSeries {
