@@ -34,10 +34,10 @@ export class GroupStage implements AsyncDisposable {
     this.#folder = folder;
   }
 
-  static async open(count: number): Promise<GroupStage> {
+  static async open(count: number, major = 18): Promise<GroupStage> {
     const folder = await mkdtemp(join(tmpdir(), `${TEMP_PREFIX}coordinator-`));
     const [servers, coordinator] = await Promise.all([
-      startGroupServers(count, { withoutRole: true }),
+      startGroupServers(count, { withoutRole: true, major }),
       EmbeddedCoordinator.start({ folder }, { clock: systemClock, log: quiet }),
     ]);
     return new GroupStage(servers, coordinator, folder);

@@ -1,6 +1,9 @@
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest';
+import { serverFacts } from '../../../test/database.ts';
 import { bootstrap, GroupStage } from '../../../test/group-nodes.ts';
+import { sampleOf } from '../../../test/seeded-sample.ts';
 import { Writers } from '../../../test/group-writers.ts';
+import { allLinks } from '../mesh/mesh.ts';
 import type { GroupContext } from './context.ts';
 import { leaveGroup, reinitialise } from './leave.ts';
 import { askMembers, tendMembership } from './requests.ts';
@@ -60,6 +63,26 @@ test('a joiner has every row of a group that takes writes, on its donor and else
   const digests = await Promise.all([0, 1, 2, 3].map((i) => writers.digest(i)));
   expect(new Set(digests).size).toBe(1);
   expect(await joiner.keys.joinJournal.read()).toBeUndefined();
+});
+
+test('a donor that crashes while it is frozen is thawed, and the joiner begins anew', async () => {
+  const nodes = await group(2, 'crash');
+  const [n1, n2] = nodes as [GroupContext, GroupContext];
+  const writers = await Writers.start(stage.servers, { rows: 3000, clients: 1 });
+  await writers.stop();
+  const joiner = node(2, { cluster: 'crash', size: 2 });
+  const joining = bootstrap(joiner);
+  while (!(await n1.keys.joinJournal.read())) await new Promise((resolve) => setTimeout(resolve, 2));
+  await stage.servers.crash(0);
+  await joining;
+  await n2.servers.withConnection(n2.self, 'varve', (connection) =>
+    connection.query(`insert into public.w values (77, 7, 7, 'of another than the donor')`),
+  );
+  await caughtUp([n1, n2, joiner]);
+  expect(new Set(await Promise.all([0, 1, 2].map((i) => writers.digest(i)))).size).toBe(1);
+  expect(await n1.keys.joinJournal.read()).toBeUndefined();
+  const states = await n1.mesh.status(allLinks([n1.self, n2.self, joiner.self], ['rdpg', 'varve']));
+  expect(states.map(({ state }) => state)).toEqual(Array.from({ length: 12 }, () => 'streaming'));
 });
 
 test('a member leaves and keeps its content; a node with content is not joined until that was asked for', async () => {
@@ -143,4 +166,21 @@ test('the write master cannot leave or be reinitialised', async () => {
   const [n1, n2] = (await group(2, 'master')) as [GroupContext, GroupContext];
   await expect(leaveGroup(n2, 'n1', work)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
   await expect(reinitialise(n1, work)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+});
+
+const OLDER = [16, 17].filter((major) => serverFacts().majors.includes(major));
+test.each(sampleOf(OLDER, 1))('a group of PostgreSQL %i comes up and is joined', async (major) => {
+  await using older = await GroupStage.open(3, major);
+  const nodes = [0, 1].map((i) => older.node(i, { cluster: `of-${major}`, size: 2 }));
+  const joiner = older.node(2, { cluster: `of-${major}`, size: 2 });
+  try {
+    await Promise.all(nodes.map((one) => bootstrap(one)));
+    const writers = await Writers.start(older.servers, { rows: 100, clients: 1 });
+    await bootstrap(joiner);
+    await writers.stop();
+    await caughtUp([...nodes, joiner]);
+    expect(new Set(await Promise.all([0, 1, 2].map((i) => writers.digest(i)))).size).toBe(1);
+  } finally {
+    await Promise.all([...nodes, joiner].map((one) => one[Symbol.asyncDispose]()));
+  }
 });

@@ -16,7 +16,10 @@ export const met: Look = { met: true };
 export const waitsFor = (waitingFor: string): Look => ({ met: false, waitingFor });
 
 const FIRST_MS = 10;
-const LAST_MS = 250;
+/** A bootstrap takes a few seconds when nobody is missing. */
+const SOON_MS = 5_000;
+const SOON_PAUSE_MS = 60;
+const LAST_PAUSE_MS = 500;
 
 /**
  * Looks again and again, first often, until it is as it should be; reports for whom it waits and until when.
@@ -47,7 +50,7 @@ export async function waitUntil(
       work.report({ waitingFor: `${seen.waitingFor} (${seconds})` });
     }
     await clock.sleep(Math.min(pauseMs, wait.timeoutMs - passedMs), work.signal);
-    pauseMs = Math.min(LAST_MS, pauseMs * 1.5);
+    pauseMs = Math.min(passedMs < SOON_MS ? SOON_PAUSE_MS : LAST_PAUSE_MS, pauseMs * 1.5);
   }
 }
 
