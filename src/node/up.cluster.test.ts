@@ -178,7 +178,18 @@ describe('a system of one access node and two data nodes', () => {
   });
 });
 
-test("this machine's metrics go to a table that is spread over the data nodes, through kills", async () => {
+/** Samples of this machine in dn1's storage engine. */
+async function storedSamples(system: SystemProcess): Promise<number> {
+  const { http } = system.connections().data[0] ?? { http: '' };
+  const match = encodeURIComponent('{__name__=~"host_.+"}');
+  const lines = await (await fetch(`${http}/api/v1/export?match[]=${match}`)).text();
+  return lines
+    .split('\n')
+    .filter((line) => line !== '')
+    .reduce((sum, line) => sum + (JSON.parse(line) as { values: unknown[] }).values.length, 0);
+}
+
+test("this machine's metrics go to a table that is spread over the data nodes and to a storage engine, through kills", async () => {
   const dir = join(base, 'metrics');
   running = await SystemProcess.up(dir, ['--access', '1', '--data', '2']);
   const system = running;
@@ -192,14 +203,34 @@ test("this machine's metrics go to a table that is spread over the data nodes, t
   const metrics = await system.sql("select distinct split_part(metric, '_', 1) from host_metrics order by 1");
   expect(metrics).toEqual(expect.arrayContaining(['cpu', 'load', 'memory', 'network']) as string[]);
 
+  const stored = await storedSamples(system);
+  expect(stored).toBeGreaterThan(0);
+  expect((await varve(['namespace', 'create', 'long', '--retention', '30d', '--dir', dir])).code).toBe(0);
+  await expect
+    .poll(async () => (await system.status()).namespaces.map(({ name, nodes }) => [name, nodes.length]), {
+      timeout: 20_000,
+    })
+    .toEqual([
+      ['default', 2],
+      ['long', 2],
+    ]);
+  expect((await system.status()).shards).toHaveLength(32);
+
   await system.kill([system.postgresPid('dn1')]);
   const before = await seconds(await system.allReady('dn1').then(() => system));
   await expect.poll(() => seconds(system), { timeout: 20_000 }).toBeGreaterThan(before + 1);
 
   const kept = await seconds(system);
+  const keptSamples = await storedSamples(system);
+  expect(keptSamples).toBeGreaterThan(stored);
   await system.kill(system.allPids());
   running = await SystemProcess.up(dir);
   const again = running;
+  await expect
+    .poll(() => again.output, { timeout: 20_000 })
+    .toMatch(/dn1 +metrics are there again.*commitlog/);
+  expect(await storedSamples(again)).toBeGreaterThanOrEqual(keptSamples);
+  expect((await again.status()).namespaces.map(({ name }) => name)).toEqual(['default', 'long']);
   expect(await seconds(again)).toBeGreaterThanOrEqual(kept);
   await expect.poll(() => seconds(again), { timeout: 20_000 }).toBeGreaterThan(kept + 1);
   await expect.poll(() => again.output, { timeout: 20_000 }).toMatch(/public\.host_metrics \| dn1 +\| +16/);
