@@ -230,7 +230,7 @@ export class NamespaceBuffer {
     space.times.put(times);
     space.values.put(bits);
     space.labels.put(versions);
-    this.#blocks.insert(reference, times.length, leastNs, newest);
+    this.#blocks.insert(reference, times.length, [leastNs, times.at(-1) ?? leastNs], newest);
     return reference;
   }
 

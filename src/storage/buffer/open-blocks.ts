@@ -119,10 +119,16 @@ export class OpenBlocks {
   }
 
   /** Adds samples of one block from elsewhere; they are in the working space, their versions at `labels`. Returns how many were not there. */
-  insert(reference: number, count: number, leastNs: bigint, version: bigint): number {
+  insert(
+    reference: number,
+    count: number,
+    [leastNs, lastNs]: readonly [bigint, bigint],
+    version: bigint,
+  ): number {
     const { kernel, space } = this.#memory;
     const block = this.#blockAt(leastNs, version);
     if (block === undefined) throw overloaded(this.#memory.limitBytes);
+    assert(lastNs < block.endNs, `samples of one block are inserted, not up to ${lastNs}`);
     const capacity = this.#reserve(block, reference);
     if (version > block.lastVersion) block.lastVersion = version;
     const result = kernel.calls.insertSamples(
