@@ -347,6 +347,13 @@ async function partEngine(): Promise<void> {
 }
 
 const machine = machineCpu();
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  process.once(signal, () => {
+    void killAll()
+      .then(() => rm(folder, { recursive: true, force: true }))
+      .finally(() => process.exit(1));
+  });
+}
 try {
   console.log(
     `${cpus().length} × ${cpus()[0]?.model}, Node ${process.version}, requests of ${SAMPLES_PER_BODY} samples; ` +

@@ -35,6 +35,8 @@ const latenciesMs: number[] = [];
 let [acknowledged, refused, firstRefusal] = [0, 0, ''];
 
 const sockets = await Promise.all(requests.map(async () => await opened(options.port)));
+// Whoever started it is gone.
+process.stdin.once('end', () => process.exit(1));
 console.log('READY');
 await once(process.stdin, 'data');
 const cpu = process.cpuUsage();
