@@ -4,6 +4,7 @@ import { quoteIdent, quoteLiteral } from '../../postgres/sql.ts';
 import { installGroupSchema } from '../ddl/install.ts';
 import type { GroupKeys } from '../group-keys.ts';
 import type { GroupServers, ServerAddress } from '../mesh/group-servers.ts';
+import { checkLimits } from '../mesh/limits.ts';
 import { allLinks, type Mesh } from '../mesh/mesh.ts';
 import type { WorkLog } from '../tasks/task.ts';
 
@@ -60,12 +61,14 @@ export class PoolDatabases {
   /**
    * A database with its owner (a role that cannot log in) on every member, replicated from each to each, and open
    * to nobody but the owner's members.
+   * @throws GROUP_LIMITS before anything is made, when a member's server has too few slots or workers for one more
    */
   async create(name: string, owner: string): Promise<void> {
     const { mesh, keys } = this.#deps;
     const members = await this.members();
     const group = await keys.group.read();
     if (!group) throw new VarveError('WRITE_MASTER_UNKNOWN', 'the group has no record in the coordinator');
+    await this.#checkRoom(name, members);
     await Promise.all(members.map((server) => this.#createOn(server, name, owner)));
     await Promise.all(
       members.map((server) =>
@@ -157,6 +160,19 @@ export class PoolDatabases {
         failed.map(({ node, error }) => `${node}: ${messageOf(error)}`),
       );
     }
+  }
+
+  /** Without enough workers a subscription is made, and nothing comes over it. @throws GROUP_LIMITS */
+  async #checkRoom(name: string, members: readonly ServerAddress[]): Promise<void> {
+    const records = [...(await this.#deps.keys.members.list()).values()];
+    const databases = new Set([name, ...records.flatMap(({ value }) => value.databases)]).size;
+    await Promise.all(
+      members.map((server) =>
+        this.#deps.servers.withConnection(server, CONTROL, (connection) =>
+          checkLimits(connection, server.node, { members: members.length, databases }),
+        ),
+      ),
+    );
   }
 
   async #createOn(server: ServerAddress, name: string, owner: string): Promise<void> {

@@ -273,3 +273,16 @@ test('a database that is given back is shut, backed up, dropped everywhere, and 
     { dbname: 'other', status: 'error' },
   ]);
 });
+
+test('a pool beyond what the servers bear is refused with the settings that are too low, and nothing is made', async () => {
+  await config('poolSize', '40');
+  await config('instanceLimit', '50');
+  await config('instanceAllowed', '50');
+  const { outcome, error } = await group.task('PrecreateDatabases');
+  expect(outcome).toBe('failed');
+  expect(error).toMatch(/GROUP_LIMITS[^]*max_(replication_slots|wal_senders) is \d+, must be at least/);
+  const made = (await group.pool.databases()).filter((record) => stageOf(record) !== 'gone');
+  const finished = made.filter((record) => stageOf(record) !== 'creating').map(({ database }) => database);
+  expect(finished.length).toBeLessThan(20);
+  for (const index of [0, 1]) expect(await databasesOn(index)).toEqual(finished.sort());
+});

@@ -190,7 +190,7 @@ function cured(error: unknown): boolean {
   );
 }
 
-const NOT_CURED = new Set<string>(['INVALID_ARGUMENT', 'DATABASE_UNKNOWN']);
+const NOT_CURED = new Set<string>(['INVALID_ARGUMENT', 'DATABASE_UNKNOWN', 'GROUP_LIMITS']);
 
 function sqlState(error: unknown): string | undefined {
   return error instanceof VarveError ? error.sqlstate : undefined;
