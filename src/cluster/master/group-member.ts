@@ -1,7 +1,7 @@
 import { withDeadline } from '../../core/deadline.ts';
 import type { Clock } from '../../core/clock.ts';
 import { messageOf } from '../../core/errors.ts';
-import type { Coordinator, CoordinatorLog, Entry } from '../../coordination/coordinator.ts';
+import type { Coordinator, CoordinatorLog } from '../../coordination/coordinator.ts';
 import { GroupKeys, type MasterRecord, type MemberStatus } from '../group-keys.ts';
 import type { GroupServers, ServerAddress } from '../mesh/group-servers.ts';
 import { Mesh } from '../mesh/mesh.ts';
@@ -225,7 +225,7 @@ export class GroupMember {
     this.#woken = false;
     let idle = true;
     try {
-      await this.#refresh();
+      const staleBecause = await this.#refresh();
       const local = await this.#look(signal);
       if (local && this.#view) {
         const planned = plan(await this.#observe(this.#view, local), this.#planOptions, clock.nowMs());
@@ -245,7 +245,7 @@ export class GroupMember {
         // Without a view nothing can be decided but this.
         await this.#lock.connect();
       }
-      this.#trouble = undefined;
+      this.#trouble = staleBecause;
     } catch (error) {
       if (signal.aborted) return;
       const trouble = messageOf(error);
@@ -315,17 +315,15 @@ export class GroupMember {
     return { quorum, graceMs, handoverMs };
   }
 
-  /** The newest that the coordinator has; without it what was known before. */
-  async #refresh(): Promise<void> {
-    let entries: readonly Entry[];
+  /** The newest that the coordinator has; where that cannot be had or read, what was known before, and why. */
+  async #refresh(): Promise<string | undefined> {
     try {
-      entries = await this.#deps.coordinator.list(this.#keys.prefix);
+      this.#view = readView(this.#keys, await this.#deps.coordinator.list(this.#keys.prefix));
+      return undefined;
     } catch (error) {
       if (this.#view === undefined) throw error;
-      this.#trouble = messageOf(error);
-      return;
+      return messageOf(error);
     }
-    this.#view = readView(this.#keys, entries);
   }
 
   #databases(view: GroupView): readonly string[] {
@@ -366,9 +364,17 @@ export class GroupMember {
   }
 
   async #watch(signal: AbortSignal): Promise<void> {
-    for await (const entries of this.#deps.coordinator.watch(this.#keys.prefix, signal)) {
-      void entries;
-      this.#poke();
+    const { clock, coordinator, log } = this.#deps;
+    while (!signal.aborted) {
+      try {
+        // Only that something changed: what there is, is read in one piece.
+        for await (const { length } of coordinator.watch(this.#keys.prefix, signal)) {
+          if (length >= 0) this.#poke();
+        }
+      } catch (error) {
+        log.warn({ error: messageOf(error) }, 'the coordinator is not watched; it is looked at now and then');
+        await clock.sleep(UPKEEP_MS, signal).catch(() => {});
+      }
     }
   }
 

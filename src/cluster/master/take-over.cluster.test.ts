@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { systemClock } from '../../core/clock.ts';
 import type { MeshNode } from './mesh.suite.ts';
-import { nothingLost, rejoined, TestGroup, WriteLoad } from './member.suite.ts';
+import { nothingLost, rejoined, TestGroup, TTL_MS, WriteLoad } from './member.suite.ts';
 import type { Action } from './plan.ts';
 
 let group: TestGroup;
@@ -80,7 +80,7 @@ describe('on purpose', () => {
     await group.daemon(a).pause('test');
     await group.until('all know', () => group.mesh.nodes.every((node) => group.daemon(node).status().paused));
     await group.kill(master);
-    await systemClock.sleep(4 * 1_000);
+    await systemClock.sleep(3 * TTL_MS);
     for (const node of [a, b]) expect(group.daemon(node).status().master).toBe(master.node);
     await group.daemon(b).resume('test');
     const next = await group.master(master);
@@ -92,7 +92,7 @@ describe('on purpose', () => {
 });
 
 describe('the candidate dies in the middle of the take-over', () => {
-  const points: Action['do'][] = ['claim', 'fence', 'promote'];
+  const points = drawn<Action['do']>(['claim', 'fence', 'promote']);
 
   test.each(points)('before it does %s', async (point) => {
     begin();
@@ -121,6 +121,14 @@ describe('the candidate dies in the middle of the take-over', () => {
     await nothingLost(group, load);
   });
 });
+
+/** All in the long run; one, by a printed seed, where time is short. */
+function drawn<T>(all: readonly T[]): readonly T[] {
+  if (process.env['VARVE_SOAK'] === '1') return all;
+  const seed = Number(process.env['VARVE_SEED'] ?? Date.now() % 1_000_000);
+  console.log(`drawn with VARVE_SEED=${seed}`);
+  return all.filter((_, i) => i === seed % all.length);
+}
 
 /** Master, or follows, or was made to. */
 async function settled(node: MeshNode): Promise<void> {
