@@ -65,8 +65,11 @@ export function testBootstrapSource(name: string, make: () => Promise<SourceFixt
       await using fixture = await make();
       const { source, namespace, has, lacks } = fixture;
       const target = requestOf(fixture);
-      for (const available of [source.availableData, source.availableIndex]) {
-        const found = await available.call(source, namespace, target, contextOf(fixture));
+      const answers = [
+        await source.availableData(namespace, target, contextOf(fixture)),
+        await source.availableIndex(namespace, target, contextOf(fixture)),
+      ];
+      for (const found of answers) {
         expect(target.isSuperset(found), found.toString()).toBe(true);
         expect(found.isSuperset(has), `${found.toString()} lacks some of ${has.toString()}`).toBe(true);
         for (const shard of lacks) expect(found.get(shard).isEmpty, `shard ${shard}`).toBe(true);

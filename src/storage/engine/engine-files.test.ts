@@ -214,6 +214,45 @@ test('a full disk refuses writes and flushes, keeps what is there, and passes by
   expect(engine.status().disk.full).toBe(false);
 });
 
+test('short memory moves blocks to files instead of failing for good, and nothing is lost', async () => {
+  const place = await simulatedPlace();
+  await using engine = await readyEngine(place, [{ name: 'default' }], { memoryMb: 4, imageLogBytes: 0 });
+  let refused = 0;
+  let written = 0;
+  for (let batch = 0; batch < 80; batch++) {
+    const series = Array.from({ length: 200 }, (_, i) =>
+      seriesOf(
+        labelsOf('up', { i: String(i) }),
+        Array.from({ length: 40 }, (_, s) => {
+          return {
+            time: at(20) + BigInt(batch * 40 + s) * 100_000_000n,
+            value: Math.sin(i * 1e6 + batch * 40 + s),
+          };
+        }).map(({ time, value }) => [time, value] as const),
+      ),
+    );
+    for (let attempt = 0; ; attempt++) {
+      try {
+        written += (await engine.writeSeries('default', series)).samples;
+        break;
+      } catch (error) {
+        expect(error).toMatchObject({ code: 'STORAGE_OVERLOADED' });
+        if (attempt > 20) throw error;
+        refused++;
+        await engine.cleanUp();
+      }
+    }
+  }
+  expect(written).toBe(80 * 200 * 40);
+  expect(refused).toBeGreaterThan(0);
+  expect(engine.status().namespaces[0]?.filesets).toBeGreaterThan(0);
+  let samples = 0;
+  for await (const one of engine.read('default', ALL)) {
+    for await (const { times } of one.batches) samples += times.length;
+  }
+  expect(samples).toBe(written);
+});
+
 describe('reads', () => {
   test('refuse more than their limits', async () => {
     const place = await simulatedPlace();

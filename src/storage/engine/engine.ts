@@ -222,9 +222,8 @@ export class Engine implements api.StorageEngine {
   }
 
   async writeSeries(name: string, series: readonly api.SeriesSamples[]): Promise<api.WriteOutcome> {
-    await this.#engineLog.ready(0);
-    const namespace = this.#writable(name);
-    return await this.#commit(namespace, namespace.buffer.prepare(series, this.#hybridClock.nowNs()));
+    if (!this.#engineLog.isOpen) await this.#engineLog.ready(0);
+    return await this.#admit(name, ({ buffer }) => buffer.prepare(series, this.#hybridClock.nowNs()));
   }
 
   read(name: string, query: api.ReadQuery): AsyncIterable<api.SeriesRead> {
@@ -356,10 +355,17 @@ export class Engine implements api.StorageEngine {
   }
 
   #writeRemote(name: string, version: api.RemoteWriteVersion, body: Uint8Array): Promise<api.WriteOutcome> {
+    return this.#admit(name, ({ buffer }) => buffer.decodeRemote(version, body, this.#hybridClock.nowNs()));
+  }
+
+  /** In one turn, because decoded requests lie in memory that all share. */
+  #admit(name: string, decode: (namespace: Namespace) => WriteBatch): Promise<api.WriteOutcome> {
     try {
       const namespace = this.#writable(name);
-      return this.#commit(namespace, namespace.buffer.decodeRemote(version, body, this.#hybridClock.nowNs()));
+      return this.#commit(namespace, decode(namespace));
     } catch (error) {
+      const isShort = error instanceof VarveError && error.code === 'STORAGE_OVERLOADED';
+      if (isShort) this.#upkeep.relieve({ atOnce: true });
       return Promise.reject(error);
     }
   }
@@ -372,7 +378,7 @@ export class Engine implements api.StorageEngine {
       version,
       writesToCommitLog ? namespace.append : undefined,
     );
-    if (this.#memory.use.pressing) this.#upkeep.relieve();
+    if (this.#memory.use.pressing) this.#upkeep.relieve({ atOnce: false });
     else this.#upkeep.imageIfDue();
     const outcome = await committed;
     namespace.count(outcome);

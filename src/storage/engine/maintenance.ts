@@ -77,13 +77,14 @@ export class Maintenance {
    * Gives memory back: blocks are moved to files although they are still written, the oldest first. Writes to their
    * namespace are refused meanwhile, so that nothing is left behind.
    */
-  async relieve(namespaces: readonly Namespace[]): Promise<void> {
+  async relieve(namespaces: readonly Namespace[], atOnce: boolean): Promise<void> {
     const totals = new Totals();
     const blocks = namespaces
       .flatMap((namespace) => namespace.buffer.blocks().map((block) => ({ namespace, block })))
       .sort((a, b) => (a.block.startNs < b.block.startNs ? -1 : 1));
     for (const { namespace, block } of blocks) {
-      if (!this.#deps.memory.use.pressing || totals.failures.length > 0) return;
+      const enough = !this.#deps.memory.use.pressing && !(atOnce && totals.dropped === 0);
+      if (enough || totals.failures.length > 0) return;
       if (namespace.deleted || !namespace.options.flushEnabled) continue;
       namespace.frozen = true;
       try {
@@ -103,7 +104,7 @@ export class Maintenance {
       if (namespace.deleted || !namespace.options.cleanupEnabled) continue;
       this.#dropExpired(namespace);
       const startNs = earliest(namespace, clock.nowNs());
-      for (const { blockStartNs, blockSizeNs, shard } of [...namespace.filesets.places()]) {
+      for (const { blockStartNs, blockSizeNs, shard } of namespace.filesets.places()) {
         if (blockStartNs + blockSizeNs > startNs) continue;
         await namespace.filesets.beginChange();
         namespace.filesets.remove({ blockStartNs, shard });

@@ -148,13 +148,13 @@ export class Upkeep {
     this.#parts?.snapshots.forget();
   }
 
-  /** Memory is short: moves blocks to files, soon. */
-  relieve(): void {
+  /** Memory is short: moves blocks to files, soon; `atOnce` one of them in any case, because a write was refused. */
+  relieve({ atOnce }: { readonly atOnce: boolean }): void {
     if (this.#relieving || !this.#parts || this.#deps.isBootstrapping()) return;
     const { maintenance } = this.#parts;
     this.#relieving = true;
     void this.serially(async () => {
-      await maintenance.relieve(this.#deps.registry.all);
+      await maintenance.relieve(this.#deps.registry.all, atOnce);
       if (maintenance.flushedSinceSnapshot) await this.#takeSnapshot();
     })
       .catch((error: unknown) => {
