@@ -13,6 +13,8 @@ import {
   type TestGroup,
   type TestMember,
 } from '../cluster/ddl/group-of-three.suite.ts';
+import { StructureUpkeep } from '../cluster/ddl/structure-upkeep.ts';
+import type { ServerAddress } from '../cluster/mesh/group-servers.ts';
 import { systemClock } from '../core/clock.ts';
 import { installExtension } from '../data-node/install-extension.ts';
 import { DataNodeService } from '../data-node/service.ts';
@@ -34,7 +36,6 @@ describe('the registry of data nodes in a group', () => {
     group = await testGroup(18, ['n1', 'n2', 'n3']);
     for (const member of group.members) services.push(await startDaemon(member, folder));
     await group.setMaster('n1');
-    await group.master.connection.query('select varve._become_write_master()');
     await group.caughtUp();
   });
   afterAll(async () => {
@@ -78,7 +79,22 @@ describe('the registry of data nodes in a group', () => {
     from varve.data_node n left join pg_foreign_server s on s.srvname = n.node_name order by 2`;
   const MAPPINGS = `select srvname, usename from pg_user_mappings order by 1, 2`;
 
-  test('all members have the uuid of the first write master', async () => {
+  test('all members get the uuid of the first write master', async () => {
+    const at = (node: string): ServerAddress => ({ node, host: '127.0.0.1', port: 1 });
+    for (const node of ['n2', 'n3']) {
+      const upkeep = new StructureUpkeep(
+        {
+          clock: systemClock,
+          log: { warn: (facts) => console.error(facts) },
+          servers: {
+            withConnection: (server, _database, work) =>
+              work(group.members.find((member) => member.node === server.node)?.connection as Connection),
+          },
+        },
+        { self: at(node), view: () => ({ master: at('n1'), databases: ['app'] }), intervalMs: 1000 },
+      );
+      await upkeep.round();
+    }
     expect(await alike('select uuid from varve.identity')).toHaveLength(1);
   });
 

@@ -123,6 +123,7 @@ export class StructureUpkeep {
     const { values } = await master.one<{ values: object }>('select varve_group.sequence_values() as values');
     await here.query('select varve_group.take_sequence_values($1)', [JSON.stringify(values)]);
     await tellFacts(this.#options.self.node, master, here);
+    await askForIdentity(master, here);
     const pending = await pendingDdl(master, here, this.#deps.clock.nowMs());
     return { database, problems, pending };
   }
@@ -169,6 +170,23 @@ async function tellFacts(node: string, master: Connection, here: Connection): Pr
      where (m.server_version, m.extensions) is distinct from ($2::int, $3::jsonb)`,
     [node, version, JSON.stringify(extensions)],
   );
+}
+
+/**
+ * Access databases have an identity from the moment they are made, and the group's is the write master's. Members
+ * whose edges were made after it said so have it say so again.
+ */
+async function askForIdentity(master: Connection, here: Connection): Promise<void> {
+  const identity = async (connection: Connection): Promise<string | undefined> => {
+    const { there } = await connection.one<{ there: boolean }>(
+      `select pg_catalog.to_regclass('varve.identity') is not null as there`,
+    );
+    if (!there) return undefined;
+    return (await connection.maybeOne<{ uuid: string }>('select uuid from varve.identity'))?.uuid;
+  };
+  const [wanted, present] = [await identity(master), await identity(here)];
+  if (wanted === undefined || present === undefined || wanted === present) return;
+  await master.query('update varve.identity set uuid = uuid');
 }
 
 /** Statements that are committed on the write master and not here. */
