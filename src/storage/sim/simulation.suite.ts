@@ -145,7 +145,13 @@ class Run {
   }
 
   #group(stage: Stage): Promise<void>[] {
-    return Array.from({ length: 1 + stage.random.below(3) }, () => step(stage));
+    const { random } = stage;
+    return Array.from({ length: 1 + random.below(4) }, async () => {
+      // One may come in the middle of another.
+      for (let turns = random.chance(0.5) ? random.below(600) : 0; turns > 0; turns--)
+        await Promise.resolve();
+      await step(stage);
+    });
   }
 
   async #firstNamespaces(engine: StorageEngine): Promise<void> {
