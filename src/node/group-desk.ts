@@ -1,8 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { backupDatabase } from '../cluster/backup/backup.ts';
-import { backupFileName, listBackups } from '../cluster/backup/backup-folder.ts';
-import { restoreDatabase } from '../cluster/backup/restore.ts';
+import { recordBackup } from '../cluster/backup/backup-actions.ts';
+import { backupFileName, backupFolder, listBackups } from '../cluster/backup/backup-folder.ts';
+import { restoreBackup } from '../cluster/backup/restore-backup.ts';
 import type { GroupContext } from '../cluster/bootstrap/context.ts';
 import { askMembers } from '../cluster/bootstrap/requests.ts';
 import type { DatabaseStructure } from '../cluster/ddl/structure-upkeep.ts';
@@ -203,16 +204,21 @@ export class GroupDesk implements GroupControl {
         fileName: backupFileName(new Date(this.#deps.clock.nowMs()), randomUUID()),
         cluster: this.#options.cluster,
       });
+      await backups.control.withConnection((connection) => recordBackup(connection, this.#options, file));
       written.push(`${file.path}: ${file.end.rowCount} rows`);
     }
     return written.join('\n');
   }
 
   async #restore({ database, from, into }: Extract<GroupAction, { kind: 'restore' }>): Promise<string> {
-    const { backups } = this.#deps.jobs;
+    const { clock, jobs } = this.#deps;
+    const { backups, databases, log } = jobs;
     const target = into ?? database;
-    const path = from.includes('/') ? from : join(backups.folder, database, from);
-    const result = await restoreDatabase({ path, target: await backups.master(target) });
+    const path = from.includes('/') ? from : join(backupFolder(backups.folder, database), from);
+    const result = await restoreBackup(
+      { control: backups.control, databases, clock, log, ...this.#options },
+      { path, database: target, into: 'either' },
+    );
     return `${target}: ${result.end.rowCount} rows restored from ${path}`;
   }
 

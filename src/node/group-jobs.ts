@@ -56,6 +56,9 @@ export interface GroupJobs extends AsyncDisposable {
   readonly http: Hono;
   /** A backup's needs, for one that is asked for by hand. */
   readonly backups: BackupDeps;
+  /** A restore's, which may make the database. */
+  readonly databases: PoolDatabases;
+  readonly log: Log;
   run(signal: AbortSignal): Promise<void>;
 }
 
@@ -112,6 +115,8 @@ export function groupJobs(deps: GroupJobsDeps, options: GroupJobsOptions): Group
   return {
     work,
     backups,
+    databases,
+    log,
     http: jobsHttp(deps, options, { pool, clusters, control, waitForQuorum }),
     run: (signal) => work.run(signal),
     [Symbol.asyncDispose]: () => control[Symbol.asyncDispose](),

@@ -215,7 +215,7 @@ class ArchiveReading {
 
 function damaged(path: string, offset: number, why: string): VarveError {
   return new VarveError('BACKUP_DAMAGED', `the backup ${path} is damaged at byte ${offset}: ${why}`, {
-    hint: 'Use another backup of that database: `varve cluster backup --list` names them. Look at the disk.',
+    hint: 'Use another backup of that database: `varve cluster backup list` names them. Look at the disk.',
   });
 }
 

@@ -31,8 +31,11 @@ export interface RestoreDeps {
 export interface RestoreOrder {
   readonly path: string;
   readonly database: string;
-  /** `new`: it is made, on all members, and taken away again when the restore fails. `empty`: it is there. */
-  readonly into: 'new' | 'empty';
+  /**
+   * `new`: it is made, on all members, and taken away again when the restore fails. `empty`: it is there, without
+   * content. `either`: whichever it is.
+   */
+  readonly into: 'new' | 'empty' | 'either';
 }
 
 /** The control database, and its owner. */
@@ -51,8 +54,10 @@ export async function restoreBackup(
 ): Promise<RestoreResult> {
   const startedMs = deps.clock.monotonicMs();
   try {
-    if (order.into === 'new') await refuseExisting(deps, order.database);
-    const result = await restored(deps, order, signal);
+    const there = await exists(deps, order.database);
+    if (there && order.into === 'new') throw existing(order.database);
+    const into = there || order.into === 'empty' ? 'empty' : 'new';
+    const result = await restored(deps, { ...order, into }, signal);
     await record(deps, order, { startedMs, result });
     return result;
   } catch (error) {
@@ -81,8 +86,8 @@ async function restored(
   });
   const [first] = failed;
   if (first) throw first.error;
-  await databases.create(database, manifest.owner);
   try {
+    await databases.create(database, manifest.owner);
     const result = await restoreDatabase({ path, target: await databases.endpoint(database) }, signal);
     return { ...result, keptRoles };
   } catch (error) {
@@ -93,15 +98,18 @@ async function restored(
   }
 }
 
-/** A database that is there is never dropped for a restore that fails. @throws RESTORE_TARGET_NOT_EMPTY */
-async function refuseExisting({ databases }: RestoreDeps, database: string): Promise<void> {
+async function exists({ databases }: RestoreDeps, database: string): Promise<boolean> {
   const control = await databases.endpoint(GROUP_ROLE);
   await using connection = await Connection.open(control, { connectTimeoutMs: 10_000 });
-  const there = await connection.maybeOne('select 1 from pg_catalog.pg_database where datname = $1', [
+  const row = await connection.maybeOne('select 1 from pg_catalog.pg_database where datname = $1', [
     database,
   ]);
-  if (!there) return;
-  throw new VarveError('RESTORE_TARGET_NOT_EMPTY', `there is a database ${database} already`, {
+  return row !== undefined;
+}
+
+/** One that is there is never dropped for a restore that fails. */
+function existing(database: string): VarveError {
+  return new VarveError('RESTORE_TARGET_NOT_EMPTY', `there is a database ${database} already`, {
     hint: 'Give the restored one another name, or empty this one and restore into it.',
   });
 }

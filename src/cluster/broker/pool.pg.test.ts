@@ -227,7 +227,7 @@ test('a database that is given back is shut, backed up, dropped everywhere, and 
 
   const [final] = await listBackups(group.folders[0] ?? '', database);
   expect(final?.summary?.manifest.database).toBe(database);
-  const restore = (name: string, path: string): Promise<RestoreResult> =>
+  const restore = (name: string, path: string, into: 'new' | 'either' = 'new'): Promise<RestoreResult> =>
     restoreBackup(
       {
         control: group.control,
@@ -237,7 +237,7 @@ test('a database that is given back is shut, backed up, dropped everywhere, and 
         cluster: 'service',
         node: nodeOf(0),
       },
-      { path, database: name, into: 'new' },
+      { path, database: name, into },
     );
   const { keptRoles } = await restore('restored', final?.path ?? '');
   expect(keptRoles).toEqual([]);
@@ -257,6 +257,10 @@ test('a database that is given back is shut, backed up, dropped everywhere, and 
   await expect(restore('restored', final?.path ?? '')).rejects.toMatchObject({
     code: 'RESTORE_TARGET_NOT_EMPTY',
   });
+  await expect(restore('restored', final?.path ?? '', 'either')).rejects.toMatchObject({
+    code: 'RESTORE_TARGET_NOT_EMPTY',
+    detail: expect.stringContaining('mine') as string,
+  });
   const damaged = join(group.folders[0] ?? '', 'damaged');
   await writeFile(damaged, (await readFile(final?.path ?? '')).subarray(0, -50));
   await expect(restore('other', damaged)).rejects.toMatchObject({ code: 'BACKUP_DAMAGED' });
@@ -269,6 +273,7 @@ test('a database that is given back is shut, backed up, dropped everywhere, and 
   );
   expect(history.rows).toEqual([
     { dbname: 'restored', status: 'ok' },
+    { dbname: 'restored', status: 'error' },
     { dbname: 'restored', status: 'error' },
     { dbname: 'other', status: 'error' },
   ]);

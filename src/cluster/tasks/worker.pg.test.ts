@@ -286,7 +286,7 @@ test('stopping gives tasks back, and two members do all that is scheduled', asyn
   const running = Promise.all(works.map((work) => work.run(halt.signal)));
   await hanging.begun;
   await expect.poll(() => [...done].sort()).toEqual(['Reconfigure n1', 'Vacuum n1', 'Vacuum n2']);
-  expect(works[1]?.status().running).toMatchObject([{ action: 'Reconfigure', attempt: 1 }]);
+  await expect.poll(() => works[1]?.status().running).toMatchObject([{ action: 'Reconfigure', attempt: 1 }]);
   expect(works[0]?.status().waitingFor).toBeNull();
   halt.abort();
   await running;
