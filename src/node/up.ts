@@ -3,6 +3,8 @@ import type { Options } from '../config/options.ts';
 import type { Clock } from '../core/clock.ts';
 import { isAbort, messageOf } from '../core/errors.ts';
 import { EmbeddedCoordinator } from '../coordination/embedded-server.ts';
+import type { CoordinatorDeps } from '../coordination/coordinator.ts';
+import { openCoordinator } from '../coordination/open-coordinator.ts';
 import { CertificateAuthority } from '../postgres/certificates.ts';
 import type { Renderer } from '../run/renderer.ts';
 import { LOCAL_NAMES } from './certificates.ts';
@@ -47,14 +49,16 @@ export async function runUp(deps: UpDeps, options: Options<'up'>, signals: UpSig
   await using _lock = await lockFolder(folder.path);
   const layout = await prepareFolder(folder, options);
   await folder.removeConnections();
+  const log = deps.log();
   await using coordinator = await EmbeddedCoordinator.start(
     { folder: folder.coordinatorFolder, port: layout.coordinatorPort },
-    { clock: deps.clock, log: deps.log() },
+    { clock: deps.clock, log },
   );
   coordinator.broken.addEventListener('abort', () => {
     const why = messageOf(coordinator.broken.reason);
     deps.renderer.note('error', 'up', `the coordinator has stopped, repair and start again: ${why}`);
   });
+  await tellStart({ clock: deps.clock, log }, coordinator.url);
   for (const node of layout.nodes) {
     await folder.writeNodeConfig(
       node.name,
@@ -63,6 +67,15 @@ export async function runUp(deps: UpDeps, options: Options<'up'>, signals: UpSig
   }
   await runSystem(deps, { folder, layout, options, coordinatorUrl: coordinator.url }, signals);
   await folder.removeConnections();
+}
+
+/**
+ * Writes down when the system started. A coordinator in which nothing was ever written has no index that watches
+ * could wait on: they would ask without a pause, and miss its first change.
+ */
+async function tellStart({ clock, log }: CoordinatorDeps, url: string): Promise<void> {
+  await using client = openCoordinator({ kind: 'embedded', url }, { clock, log });
+  await client.put('varve/started', new Date(clock.nowMs()).toISOString());
 }
 
 async function prepareFolder(folder: SystemFolder, options: Options<'up'>): Promise<SystemLayout> {

@@ -172,8 +172,8 @@ describe('nodes with one coordinator', () => {
       { kind: 'embedded', url: server.url, timeoutMs: 500 },
       { clock: systemClock, log },
     );
-    // A coordinator in which nothing ever happened is not what nodes find.
-    await coordinator.put('varve/nodes', '');
+    // As nodes find it: in a coordinator without any change there is nothing to wait on.
+    await coordinator.put('varve/started', '');
   });
 
   afterEach(async () => {
