@@ -11,6 +11,7 @@ import { EmbeddedCoordinator } from '../../coordination/embedded-server.ts';
 import { openCoordinator } from '../../coordination/open-coordinator.ts';
 import { TcpProxy } from '../../coordination/tcp-proxy.suite.ts';
 import type { Connection } from '../../postgres/connection.ts';
+import { isAlive } from '../../postgres/postmaster.ts';
 import { startServer, type OwnServer } from '../../postgres/server.ts';
 import { expect } from 'vitest';
 import { GroupKeys, type MemberRecord } from '../group-keys.ts';
@@ -93,6 +94,7 @@ export class TestGroup implements AsyncDisposable {
       { clock: systemClock, log: silent },
     );
     const { password } = this.mesh.group;
+    const stop = new AbortController();
     const servers = new GroupServers({ user: 'rdpg', password });
     const member = new GroupMember(
       {
@@ -104,7 +106,7 @@ export class TestGroup implements AsyncDisposable {
           this.restarts.push(node.node);
           await this.restartServer(node);
         },
-        beforeAction: (action) => this.onAction(node, action),
+        beforeAction: (action) => Promise.race([this.onAction(node, action), aborted(stop.signal)]),
       },
       {
         cluster: 'test',
@@ -117,7 +119,6 @@ export class TestGroup implements AsyncDisposable {
         ...this.#options,
       },
     );
-    const stop = new AbortController();
     const done = member.run(stop.signal);
     this.#daemons.set(node.node, { member, stop, done, coordinator, servers });
     return member;
@@ -294,7 +295,11 @@ export class TestGroup implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const node of this.mesh.nodes) this.cutOff(node, false);
+    for (const node of this.mesh.nodes) {
+      this.cutOff(node, false);
+      // Of a test that failed in the middle.
+      if (isAlive(this.serverOf(node).pid)) this.freeze(node, false);
+    }
     await Promise.all(this.mesh.nodes.map((node) => this.stopDaemon(node)));
     await this.#client[Symbol.asyncDispose]();
     await this.#coordinator.server[Symbol.asyncDispose]();
@@ -417,6 +422,10 @@ export class WriteLoad {
       connection.destroy();
     }
   }
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
 }
 
 async function within<T>(work: Promise<T>, ms: number): Promise<T> {
