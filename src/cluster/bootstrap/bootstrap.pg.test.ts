@@ -3,8 +3,11 @@ import { bootstrap, GroupStage } from '../../../test/group-nodes.ts';
 import { systemClock } from '../../core/clock.ts';
 import { Connection } from '../../postgres/connection.ts';
 import { RunEvents } from '../../run/events.ts';
+import { runSteps } from '../../run/run.ts';
 import { groupIdentity } from '../ddl/install.ts';
+import { allLinks } from '../mesh/mesh.ts';
 import { GroupContext } from './context.ts';
+import { groupBootstrapSteps } from './group-steps.ts';
 
 vi.setConfig({ testTimeout: 240_000 });
 
@@ -26,6 +29,24 @@ function node(...args: Parameters<GroupStage['node']>): GroupContext {
   const context = stage.node(...args);
   contexts.push(context);
   return context;
+}
+
+const MEMBERS_ONLY = ['wait-for-nodes', 'wait-for-members'];
+
+/** Without some of the steps. */
+function bootstrapOnly(context: GroupContext, left: readonly string[]): Promise<void> {
+  return runSteps(
+    { clock: systemClock, events: new RunEvents() },
+    {
+      run: 'bootstrap',
+      node: context.options.node,
+      steps: groupBootstrapSteps()
+        .filter(({ name }) => !left.includes(name))
+        .slice(0, -5),
+      context,
+      signal: new AbortController().signal,
+    },
+  );
 }
 
 const single = { size: 1, kind: 'service', accessDatabase: undefined } as const;
@@ -76,6 +97,32 @@ test('three empty servers become one group with the control schema on each', asy
   events.subscribe(({ step, state }) => state === 'done' && step !== '' && applied.add(step));
   await bootstrap(again, { events });
   expect([...applied]).toEqual(['register-node', 'refresh-edges']);
+});
+
+test('a subscription whose slot went with somebody is made anew while the group forms', async () => {
+  const first = node(0, { cluster: 'halves', size: 3, waitTimeoutMs: 4000 });
+  const second = node(1, { cluster: 'halves', size: 3, waitTimeoutMs: 4000 });
+  // The third is not there: the two are members, and the group is not complete.
+  await Promise.allSettled([first, second].map((one) => bootstrapOnly(one, MEMBERS_ONLY)));
+  const { keys } = first;
+  expect([...(await keys.members.list()).values()].map(({ value }) => value.state)).toEqual([
+    'member',
+    'member',
+  ]);
+  // One is thrown out, and the other has forgotten it.
+  await keys.members.at('n2').update((record) => record && { ...record, state: 'joining' });
+  await first.mesh.sweep(first.self, 'varve', ['n1']);
+  await first.mesh.sweep(first.self, 'rdpg', ['n1']);
+  const nodes = [0, 1, 2].map((i) => node(i, { cluster: 'halves' }));
+  await keys.group.update((group) => group && { ...group, owner: 'n1', ownerUuid: first.options.nodeUuid });
+  await Promise.all(nodes.map((one) => bootstrap(one)));
+  const states = await first.mesh.status(
+    allLinks(
+      nodes.map(({ self }) => self),
+      ['varve'],
+    ),
+  );
+  expect(new Set(states.map(({ state }) => state))).toEqual(new Set(['streaming']));
 });
 
 test('the user for health checks sees nothing but that it is let in', async () => {

@@ -123,11 +123,11 @@ export class GroupContext implements AsyncDisposable {
   }
 
   /** @throws LOCK_TIMEOUT naming the holder */
-  async takeLock(signal: AbortSignal): Promise<Lock> {
+  async takeLock(signal: AbortSignal, waitMs = this.options.waitTimeoutMs): Promise<Lock> {
     if (this.#lock && !this.#lock.lost.aborted) return this.#lock;
     await this.releaseLock();
     const { keys } = this;
-    const { node, lockTtlMs, lockDelayMs, waitTimeoutMs } = this.options;
+    const { node, lockTtlMs, lockDelayMs } = this.options;
     this.#session = await keys.coordinator.session({
       ttlMs: lockTtlMs,
       name: `${node}: bootstrap of group ${keys.cluster}`,
@@ -135,7 +135,7 @@ export class GroupContext implements AsyncDisposable {
     });
     this.#lock = await keys.coordinator.lock(keys.bootstrapLock, this.#session, {
       owner: node,
-      waitMs: waitTimeoutMs,
+      waitMs,
       signal,
     });
     return this.#lock;

@@ -78,10 +78,20 @@ export async function joinForming(context: GroupContext, work: StepWork): Promis
   await installOwn(context);
   context.heldLock();
   const links = linksWith(context, members);
-  await Promise.all(
-    links.map((link) => context.mesh.connect(link, { enabled: true, copyData: false, foundSlot: 'keep' })),
-  );
+  await Promise.all(links.map((link) => connectEmpty(context, link)));
   await becomeMember(context);
+}
+
+/** Half of an edge may be gone with somebody who was no member in between; there is nothing yet that it could lack. */
+async function connectEmpty({ mesh }: GroupContext, link: Link): Promise<void> {
+  const options = { enabled: true, copyData: false, foundSlot: 'keep' } as const;
+  try {
+    await mesh.connect(link, options);
+  } catch (error) {
+    if (!(error instanceof VarveError) || error.code !== 'GROUP_EDGE_LOST') throw error;
+    await mesh.drop(link);
+    await mesh.connect(link, options);
+  }
 }
 
 /** The edges between this node and `members`, both ways. */

@@ -1,10 +1,12 @@
-import { messageOf } from '../../core/errors.ts';
+import { messageOf, VarveError } from '../../core/errors.ts';
 import { done, todo, type Step } from '../../run/step.ts';
 import type { MemberRecord } from '../group-keys.ts';
 import type { GroupContext } from './context.ts';
 import { linksWith } from './form-group.ts';
 import { isMarked, unmark } from './joiner-databases.ts';
 import { membersOf, readRoster } from './members.ts';
+
+const SWEEP_LOCK_WAIT_MS = 200;
 
 /**
  * At each start of a member: servers may have other addresses than before, and members may have left while it was
@@ -18,7 +20,7 @@ export const refreshEdges: Step<GroupContext> = {
       ? todo('addresses may have changed')
       : done;
   },
-  apply: async (context) => {
+  apply: async (context, work) => {
     const { keys, options, mesh, deps } = context;
     const own = await keys.members.at(options.node).read();
     const members = membersOf(await readRoster(keys));
@@ -35,28 +37,46 @@ export const refreshEdges: Step<GroupContext> = {
         );
       });
     }
-    await sweepOwn(context, databases);
+    await sweepOwn(context, databases, work.signal);
   },
 };
 
 /** Every member's look at its own edges, now and then while it runs. Nothing when it cannot be looked at. */
-export async function tendEdges(context: GroupContext): Promise<void> {
+export async function tendEdges(context: GroupContext, signal: AbortSignal): Promise<void> {
   const { keys, options } = context;
   const own = await keys.members.at(options.node).read();
   if (own?.value.state !== 'member') return;
   await detectLoss(context, membersOf(await readRoster(keys)), own.value.databases);
-  await sweepOwn(context, own.value.databases);
+  await sweepOwn(context, own.value.databases, signal);
 }
 
 /**
- * What is kept here for nodes that have left, or have to join anew anyway, would fill the disk. A joiner's edges are
- * left alone: it makes them before it is a member.
+ * What is kept here for nodes that have left, or have to join anew anyway, would fill the disk. Under the lock: a
+ * joiner makes its edges before it is a member. When somebody joins just now it is done another time.
  */
-async function sweepOwn(context: GroupContext, databases: readonly string[]): Promise<void> {
-  const company = [...(await context.keys.members.list()).values()]
-    .filter(({ value }) => value.state === 'member' || value.state === 'joining')
-    .map(({ value }) => value.node);
-  for (const database of databases) await context.mesh.sweep(context.self, database, company);
+async function sweepOwn(
+  context: GroupContext,
+  databases: readonly string[],
+  signal: AbortSignal,
+): Promise<void> {
+  const { mesh, self, keys } = context;
+  const company = async (): Promise<string[]> =>
+    [...(await keys.members.list()).values()]
+      .filter(({ value }) => value.state === 'member' || value.state === 'joining')
+      .map(({ value }) => value.node);
+  const before = await company();
+  const found = await Promise.all(databases.map((database) => mesh.hasStrays(self, database, before)));
+  if (!found.includes(true)) return;
+  const had = context.lock !== undefined;
+  try {
+    await context.takeLock(signal, SWEEP_LOCK_WAIT_MS);
+    const now = await company();
+    for (const database of databases) await mesh.sweep(self, database, now);
+  } catch (error) {
+    if (!(error instanceof VarveError) || error.code !== 'LOCK_TIMEOUT') throw error;
+  } finally {
+    if (!had) await context.releaseLock();
+  }
 }
 
 /** A member that has been away for longer than the others kept its changes is told so, and does not diverge. */

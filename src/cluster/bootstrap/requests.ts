@@ -44,7 +44,7 @@ export async function tendMembership(context: GroupContext, work: StepWork): Pro
   const nowMs = context.deps.clock.monotonicMs();
   if (nowMs - (context.edgesTendedMs ?? -Infinity) >= EDGES_EVERY_MS) {
     context.edgesTendedMs = nowMs;
-    await tendEdges(context);
+    await tendEdges(context, work.signal);
   }
   const [requests, { alive }] = await Promise.all([context.keys.requests.list(), readRoster(context.keys)]);
   for (const request of requests.values()) {

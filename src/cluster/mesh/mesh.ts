@@ -130,19 +130,17 @@ export class Mesh {
    */
   async sweep(server: ServerAddress, database: string, members: readonly string[]): Promise<void> {
     await this.servers.withConnection(server, database, async (connection) => {
-      const others = members.filter((node) => node !== server.node);
-      const slots = new Set(others.map((node) => slotName(node, database)));
-      const names = new Set(
-        others.map((from) => edgeNames({ from, to: server.node, database }).subscription),
-      );
-      for (const { name } of (await readSubscriptions(connection)).values()) {
-        if (names.has(name)) continue;
-        await this.#dropByName(connection, name);
-      }
-      const unknown = [...(await readSlots(connection)).keys()].filter(
-        (name) => !slots.has(name) && !name.startsWith('varve_gap_of_'),
-      );
-      await this.dropSlots(connection, unknown);
+      const found = await strays(connection, server, members);
+      for (const name of found.subscriptions) await this.#dropByName(connection, name);
+      await this.dropSlots(connection, found.slots);
+    });
+  }
+
+  /** Whether `sweep` would remove anything. */
+  async hasStrays(server: ServerAddress, database: string, members: readonly string[]): Promise<boolean> {
+    return this.servers.withConnection(server, database, async (connection) => {
+      const found = await strays(connection, server, members);
+      return found.subscriptions.length + found.slots.length > 0;
     });
   }
 
@@ -229,6 +227,24 @@ export function edgeOf(link: {
   readonly database: string;
 }): Edge {
   return { from: link.from.node, to: link.to.node, database: link.database };
+}
+
+/** What a member's database has of nodes other than `members`. */
+async function strays(
+  connection: Connection,
+  server: ServerAddress,
+  members: readonly string[],
+): Promise<{ readonly subscriptions: readonly string[]; readonly slots: readonly string[] }> {
+  const { database } = connection.endpoint;
+  const others = members.filter((node) => node !== server.node);
+  const slots = new Set(others.map((node) => slotName(node, database)));
+  const names = new Set(others.map((from) => edgeNames({ from, to: server.node, database }).subscription));
+  return {
+    subscriptions: [...(await readSubscriptions(connection)).keys()].filter((name) => !names.has(name)),
+    slots: [...(await readSlots(connection)).keys()].filter(
+      (name) => !slots.has(name) && !name.startsWith('varve_gap_of_'),
+    ),
+  };
 }
 
 /** All links among `servers` for `databases`. */
