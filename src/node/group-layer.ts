@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Hono } from 'hono';
-import { GROUP_ROLE, GroupContext, HEALTH_ROLE } from '../cluster/bootstrap/context.ts';
+import { CONTROL_DATABASE, GROUP_ROLE, GroupContext, HEALTH_ROLE } from '../cluster/bootstrap/context.ts';
 import { groupBootstrapSteps } from '../cluster/bootstrap/group-steps.ts';
 import { controlSchemaPart, groupSchemaPart } from '../cluster/bootstrap/parts.ts';
 import { repeatBootstrap } from '../cluster/bootstrap/repeat.ts';
@@ -95,7 +95,11 @@ export class GroupLayer implements AsyncDisposable {
     this.#admins = parts.admins;
     this.#context = this.#makeContext(parts, keys);
     const { servers, self } = this.#context;
-    const databases = group.kind === 'manager' ? [options.database] : [];
+    // Of a service group those that are handed out, which come and go.
+    const databases =
+      group.kind === 'manager'
+        ? [options.database]
+        : (): readonly string[] => this.#view().databases.filter((name) => name !== CONTROL_DATABASE);
     this.#member = new GroupMember(
       {
         clock,
