@@ -1,7 +1,8 @@
+import { ByteWriter } from '../index/byte-writer.ts';
+import { MAX_LABELS, writeLabel } from '../index/labels.ts';
 import { search } from '../index/search.ts';
 import type { LabelMatcher } from '../index/matcher.ts';
 import type { SealedSegment } from '../index/sealed-segment.ts';
-import { SeriesSet } from '../index/series-set.ts';
 import { murmur3 } from '../kernel/murmur3.ts';
 import type { Found } from './series-columns.ts';
 
@@ -25,8 +26,7 @@ class SegmentOrder {
   constructor(segment: SealedSegment, shardCount: number) {
     const count = segment.seriesCount;
     const positions = Uint32Array.from({ length: count }, (_, position) => position);
-    const set = new SeriesSet([segment], new Uint16Array(count), positions);
-    const ids = Array.from({ length: count }, (_, position) => set.labelBytes(position));
+    const ids = idsOf(segment);
     this.#ids = Buffer.concat(ids);
     this.#ends = new Uint32Array(count);
     this.#shards = Uint16Array.from(ids, (id) => murmur3(id, 0) % shardCount);
@@ -66,6 +66,28 @@ class SegmentOrder {
   #start(position: number): number {
     return position === 0 ? 0 : (this.#ends[position - 1] as number);
   }
+}
+
+/** Canonical labels of all series, by position. Labels that many have are decoded once. */
+function idsOf(segment: SealedSegment): Buffer[] {
+  const labels: (Uint8Array | undefined)[] = [];
+  const row = new Uint32Array(MAX_LABELS);
+  const parts: Uint8Array[] = [];
+  return Array.from({ length: segment.seriesCount }, (_, position) => {
+    const count = segment.readRow(position, row, 0);
+    parts.length = 0;
+    for (let label = 0; label < count; label++) {
+      const term = row[label] as number;
+      parts.push((labels[term] ??= labelOf(segment, term)));
+    }
+    return Buffer.concat(parts);
+  });
+}
+
+function labelOf(segment: SealedSegment, term: number): Uint8Array {
+  const out = new ByteWriter();
+  writeLabel(out, segment.nameBytes(segment.termName(term)), segment.valueBytes(term));
+  return out.take();
 }
 
 /** Whether `arrangedSeries` is worth its memory. */
