@@ -11,6 +11,12 @@ export interface HttpServer extends AsyncDisposable {
 export type Handles = (request: IncomingMessage, response: ServerResponse) => boolean;
 
 /**
+ * Senders that write every few seconds keep their connection; one that is closed just when they write looks like a
+ * failure to them.
+ */
+const KEEP_ALIVE_MS = 75_000;
+
+/**
  * Serves HTTP on an address, loopback unless given.
  * @throws PORT_IN_USE
  */
@@ -18,7 +24,7 @@ export async function listen(
   handle: (request: IncomingMessage, response: ServerResponse) => void,
   { port: wanted, host = '127.0.0.1' }: { readonly port: number; readonly host?: string },
 ): Promise<HttpServer> {
-  const server = createServer(handle);
+  const server = createServer({ keepAliveTimeout: KEEP_ALIVE_MS }, handle);
   server.listen({ host, port: wanted });
   try {
     await once(server, 'listening');
