@@ -74,7 +74,7 @@ const ACTIONS: Readonly<Record<string, (call: Call) => Promise<number>>> = {
     const database = named(call, 'restore', 0);
     const from = named(call, 'restore', 1);
     const into = call.rest[2];
-    const what = `Database ${into ?? database} gets the content of ${from}; what it holds now is dropped.`;
+    const what = `Database ${into ?? database} gets the content of ${from}. It has to be empty, or not there yet.`;
     return await actIfSure(call, what, { kind: 'restore', database, from, into });
   },
 };
