@@ -38,6 +38,7 @@ export class FsSource implements BootstrapSource {
   /** Each namespace's files are looked at once: what changes afterwards, the engine does itself. */
   readonly #scanned = new Map<string, Promise<readonly Quarantined[]>>();
   readonly #loaded = new Set<string>();
+  readonly #ranges = new Map<string, { readonly count: number; readonly ranges: ShardTimeRanges }>();
 
   constructor(deps: FsSourceDeps) {
     this.#deps = deps;
@@ -47,13 +48,14 @@ export class FsSource implements BootstrapSource {
   forget(name: string): void {
     this.#scanned.delete(name);
     this.#loaded.delete(name);
+    this.#ranges.delete(name);
   }
 
   async availableData(namespace: BootstrapNamespace, ranges: ShardTimeRanges): Promise<ShardTimeRanges> {
     const found = this.#deps.lookup(namespace.options.name);
     if (!found || !found.options.bootstrapEnabled) return ShardTimeRanges.EMPTY;
     await this.#scan(found);
-    return available(found, ranges);
+    return this.#rangesIn(found).intersect(ranges);
   }
 
   async availableIndex(
@@ -138,6 +140,15 @@ export class FsSource implements BootstrapSource {
     return damaged;
   }
 
+  /** Asked for several times an attempt, and the same while no fileset comes or goes. */
+  #rangesIn({ name, filesets }: Namespace): ShardTimeRanges {
+    const known = this.#ranges.get(name);
+    if (known?.count === filesets.count) return known.ranges;
+    const ranges = rangesOf(filesets.places());
+    this.#ranges.set(name, { count: filesets.count, ranges });
+    return ranges;
+  }
+
   #scan(namespace: Namespace): Promise<readonly Quarantined[]> {
     const known = this.#scanned.get(namespace.name);
     if (known) return known;
@@ -169,10 +180,6 @@ export class FsSource implements BootstrapSource {
     await index.load({ repair: true });
     for (const damage of index.damages) this.#deps.onDamage(damage);
   }
-}
-
-function available(namespace: Namespace, ranges: ShardTimeRanges): ShardTimeRanges {
-  return rangesOf(namespace.filesets.places()).intersect(ranges);
 }
 
 type Placed = Pick<FilesetInfo, 'blockStartNs' | 'blockSizeNs' | 'shard'>;
