@@ -225,6 +225,8 @@ export class DatabasePool implements ServiceCluster {
       if (node === master.node) throw error;
       log.warn({ node, roles }, 'a member could not be told that roles are gone');
     }
+    // Or the pooler would let them in and have them wait for a login that the server refuses.
+    await this.#deps.rolesChanged?.();
   }
 
   async #assigned(database: string): Promise<InstanceRecord> {
