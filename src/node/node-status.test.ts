@@ -3,6 +3,7 @@ import { applyEvent, emptyBoard } from '../run/board.ts';
 import type { RunEvent } from '../run/step.ts';
 import { currentStep, runStatuses, systemStatus, type AskedNode, type NodeStatus } from './node-status.ts';
 import { statusLines } from './status-lines.ts';
+import { storageStatus } from './storage-status.ts';
 
 const status = (name: string, more: Partial<NodeStatus> = {}): NodeStatus => ({
   name,
@@ -83,6 +84,12 @@ describe('the status of a system', () => {
     expect(lines[3]).toMatch(/dn2 .* unreachable .* the system is not running$/);
     expect(lines.at(-1)).toBe('dn1: bring-up running at copy; 1/4 files · 25%; dn3');
   });
+});
+
+test('for people a node whose storage engine is not open says so', () => {
+  const storage = storageStatus({ engine: undefined, reason: 'the disk is away', problems: new Map() });
+  const lines = statusLines(systemStatus([asked('dn1', { status: status('dn1', { storage }) })]));
+  expect(lines[2]).toMatch(/dn1 .* ready .* metrics: the disk is away$/);
 });
 
 test('the current step is that of the newest run that goes on', () => {

@@ -47,9 +47,11 @@ function postgresText({ postgres }: NodeRow): string {
   return `${postgres.up ? '' : 'down, '}${postgres.version ?? ''} on ${postgres.host}:${postgres.port}${restarts}`;
 }
 
-function nowText({ step, waitingFor, reasons }: NodeRow): string {
+function nowText({ step, waitingFor, reasons, storage, kind }: NodeRow): string {
   if (step !== null) return waitingFor === null ? step : `${step}: waiting for ${waitingFor}`;
-  return reasons.join('; ');
+  // A storage node has no other reasons than those of its engine.
+  const engine = storage?.reason && kind !== 'storage' ? [`metrics: ${storage.reason}`] : [];
+  return [...reasons, ...engine].join('; ');
 }
 
 function runText(run: RunStatus): string {
