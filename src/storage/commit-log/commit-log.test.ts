@@ -5,11 +5,12 @@ import { expect, test, vi } from 'vitest';
 import { systemClock } from '../../core/clock.ts';
 import { NodeFileSystem } from '../../core/node-file-system.ts';
 import { TEMP_PREFIX } from '../../../test/leak-check.ts';
+import { seedCount } from '../../../test/seeded-random.ts';
 import { SimulatedDisk } from '../../../test/simulated-disk.ts';
 import { CommitLog } from './commit-log.ts';
 import { FOLDER, read, reopen, settle, testDeps } from './commit-log.suite.ts';
 import { logDamageError } from './log-damage.ts';
-import { replayCommitLog } from './replay.ts';
+import { replayCommitLog, type LogPosition } from './replay.ts';
 import { listSegments } from './segment-folder.ts';
 
 // Many seeds on busy machines.
@@ -475,5 +476,29 @@ test('on a real disk, with appends at the same time, all come back in order', as
     }
   } finally {
     await rm(folder, { recursive: true });
+  }
+});
+
+test('at no instant is the place of the next append behind where that append goes', async () => {
+  for (let seed = 0; seed < seedCount(20); seed++) {
+    const disk = new SimulatedDisk({ seed });
+    const { log } = await reopen(testDeps(disk, seed), { segmentBytes: 512 });
+    const places: LogPosition[] = [];
+    disk.onOperation = () => void places.push(log.position());
+    const append = (i: number): Promise<number> => log.append(Buffer.from(`record ${i} ${'.'.repeat(60)}`));
+    for (let i = 0; i < 20; i++)
+      await Promise.all([append(2 * i), append(2 * i + 1), i % 3 === 0 && log.rotate()]);
+    disk.onOperation = undefined;
+    await log[Symbol.asyncDispose]();
+    const records: LogPosition[] = [];
+    await replayCommitLog({ fs: disk }, { folder: FOLDER }, (record) => void records.push(record));
+    expect(records).toHaveLength(40);
+    for (const place of places) {
+      const behind = records.filter(({ sequence }) => sequence >= place.sequence);
+      expect(
+        behind.filter(({ segment }) => segment < place.segment),
+        `seed ${seed}`,
+      ).toEqual([]);
+    }
   }
 });
