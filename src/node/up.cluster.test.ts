@@ -58,10 +58,10 @@ describe('a system of one access node and two data nodes', () => {
     expect(ready.status).toBe(200);
     expect((await fetch(`${coordinator.url}/v1/status/leader`)).status).toBe(200);
     expect((await fetch(dashboard)).status).toBe(200);
-    const services = (await (
-      await fetch(`${coordinator.url}/v1/health/service/varve-node?passing=1`)
-    ).json()) as unknown[];
-    expect(services).toHaveLength(3);
+    const passing = async (): Promise<unknown[]> =>
+      (await (await fetch(`${coordinator.url}/v1/health/service/varve-node?passing=1`)).json()) as unknown[];
+    // A node that is ready tells the coordinator within a second.
+    await expect.poll(passing, { timeout: 10_000 }).toHaveLength(3);
     expect(await system.sql('select node_name, port from varve.data_nodes order by 1')).toEqual(
       data.map(({ name, pgPort }) => `${name}       | ${pgPort}`),
     );
