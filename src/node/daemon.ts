@@ -12,6 +12,7 @@ import { startAccessLayer, type AccessLayer } from './access-layer.ts';
 import { EventFeed } from './event-feed.ts';
 import { lockFolder } from '../core/folder-lock.ts';
 import { GroupLayer } from './group-layer.ts';
+import { registerGroupMetrics } from './group-metrics.ts';
 import { httpApp, type GroupHttp } from './http-app.ts';
 import { serveHttp } from './http-server.ts';
 import type { Log } from './log.ts';
@@ -188,6 +189,7 @@ class Daemon {
     await using group = await this.#openGroup(running);
     this.#group = group;
     if (group) {
+      registerGroupMetrics(this.metrics, () => group.desk.status());
       this.#reason = 'the group of access nodes is being joined';
       await group.bootstrap(signal);
     }

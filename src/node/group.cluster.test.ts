@@ -38,10 +38,7 @@ describe('three access nodes and two data nodes', () => {
   }
 
   async function master(): Promise<string> {
-    const found = await expect
-      .poll(async () => (await group()).master, { timeout: TAKEOVER_MS })
-      .not.toBeNull();
-    void found;
+    await expect.poll(async () => (await group()).master, { timeout: TAKEOVER_MS }).not.toBeNull();
     return (await group()).master ?? '';
   }
 
@@ -69,13 +66,13 @@ describe('three access nodes and two data nodes', () => {
   function writeRows(table: string): { stop: () => Promise<number[]> } {
     const acknowledged: number[] = [];
     let next = 1;
-    let going = true;
+    const over = new AbortController();
     const done = Promise.all(
       ['an1', 'an2', 'an3'].map(async (node) => {
-        while (going) {
+        while (!over.signal.aborted) {
           try {
             await using client = await open(node);
-            while (going) {
+            while (!over.signal.aborted) {
               const id = next++;
               await client.query(`insert into ${table} values (now(), 'd' || ($1 % 7), $1)`, [id], {
                 timeoutMs: 5000,
@@ -90,7 +87,7 @@ describe('three access nodes and two data nodes', () => {
     );
     return {
       stop: async () => {
-        going = false;
+        over.abort();
         await done;
         return acknowledged;
       },

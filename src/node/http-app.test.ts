@@ -46,7 +46,7 @@ beforeEach(async () => {
   bugs = [];
   const app = httpApp({
     status: () => status,
-    system: () => Promise.resolve(systemStatus([])),
+    system: () => Promise.resolve({ ...systemStatus([]), group: null }),
     feed,
     metrics: nodeMetrics(events, () => status),
     onBug: (error) => bugs.push(error),
@@ -140,7 +140,7 @@ describe('errors', () => {
     const port = Number(new URL(server.url).port);
     const app = httpApp({
       status: () => status,
-      system: () => Promise.resolve(systemStatus([])),
+      system: () => Promise.resolve({ ...systemStatus([]), group: null }),
       feed,
       metrics: nodeMetrics(events, () => status),
       onBug: () => {},

@@ -7,7 +7,8 @@ import { messageOf, VarveError } from '../core/errors.ts';
 import type { EventFeed } from './event-feed.ts';
 import type { GroupControl } from './group-control.ts';
 import { groupRoutes } from './group-routes.ts';
-import type { NodeStatus, SystemStatus } from './node-status.ts';
+import type { NodeStatus } from './node-status.ts';
+import type { DashboardView } from './system-view.ts';
 
 /** The dashboard; `web/` stands beside both `src/` and `dist/`. */
 const WEB_FOLDER = fileURLToPath(new URL('../../web/', import.meta.url));
@@ -15,7 +16,7 @@ const WEB_FOLDER = fileURLToPath(new URL('../../web/', import.meta.url));
 export interface HttpDeps {
   readonly status: () => NodeStatus;
   /** Of all nodes that this one knows. */
-  readonly system: () => Promise<SystemStatus>;
+  readonly system: () => Promise<DashboardView>;
   readonly feed: EventFeed;
   readonly metrics: Registry;
   /** Of a member of a group, once it is one. */

@@ -1,6 +1,7 @@
 import type { Clock } from '../core/clock.ts';
 import { messageOf } from '../core/errors.ts';
 import type { Coordinator, ServiceInstance } from '../coordination/coordinator.ts';
+import type { GroupStatus } from './group-control.ts';
 import type { NodeKind } from './layout.ts';
 import { systemStatus, type AskedNode, type NodeStatus, type SystemStatus } from './node-status.ts';
 import { NODE_SERVICE } from './registration.ts';
@@ -16,11 +17,17 @@ const ANSWER_TIMEOUT_MS = 1500;
 /** Several pages that look at the same node ask the others once. */
 const FRESH_MS = 500;
 
+/** What the dashboard shows. */
+export interface DashboardView extends SystemStatus {
+  /** The group of access nodes, as one of them sees it; null where there is none. */
+  readonly group: GroupStatus | null;
+}
+
 /** All nodes that the coordinator knows, as each says of itself: what the dashboard shows. */
 export class SystemView {
   readonly #deps: SystemViewDeps;
   readonly #ownUrl: string;
-  #asked: { readonly atMs: number; readonly answer: Promise<SystemStatus> } | undefined;
+  #asked: { readonly atMs: number; readonly answer: Promise<DashboardView> } | undefined;
 
   constructor(deps: SystemViewDeps, ownUrl: string) {
     this.#deps = deps;
@@ -28,7 +35,7 @@ export class SystemView {
   }
 
   /** At most half a second old. Never throws: who does not answer is shown as such. */
-  async read(): Promise<SystemStatus> {
+  async read(): Promise<DashboardView> {
     const nowMs = this.#deps.clock.monotonicMs();
     if (!this.#asked || nowMs - this.#asked.atMs > FRESH_MS) {
       this.#asked = { atMs: nowMs, answer: this.#ask() };
@@ -36,7 +43,7 @@ export class SystemView {
     return await this.#asked.answer;
   }
 
-  async #ask(): Promise<SystemStatus> {
+  async #ask(): Promise<DashboardView> {
     const own = this.#deps.own();
     const known = (await this.#deps.coordinator?.services(NODE_SERVICE).catch(() => [])) ?? [];
     const others = known.filter(({ meta }) => meta['name'] !== own.name);
@@ -48,8 +55,20 @@ export class SystemView {
       pid: own.pid,
       answer: { status: own },
     };
-    return systemStatus([self, ...asked].toSorted((a, b) => (a.name < b.name ? -1 : 1)));
+    const status = systemStatus([self, ...asked].toSorted((a, b) => (a.name < b.name ? -1 : 1)));
+    return { ...status, group: await groupOf(status) };
   }
+}
+
+async function groupOf({ nodes }: SystemStatus): Promise<GroupStatus | null> {
+  for (const { http, role } of nodes) {
+    if (role === null) continue;
+    const response = await fetch(`${http}/api/cluster`, {
+      signal: AbortSignal.timeout(ANSWER_TIMEOUT_MS),
+    }).catch(() => undefined);
+    if (response?.ok) return (await response.json()) as GroupStatus;
+  }
+  return null;
 }
 
 async function ask({ meta, tags, address, port }: ServiceInstance): Promise<AskedNode> {
