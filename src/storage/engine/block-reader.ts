@@ -13,8 +13,9 @@ import {
   type BlockAnnotation,
 } from './block-annotation.ts';
 import type { SealedInput } from './block-writer.ts';
-import type { Columns } from './columns.ts';
-import { decodeSealedSeries, type ColumnCodec, type SealedSeries } from './sealed-series.ts';
+import { NO_OVERWRITES, type Columns } from './columns.ts';
+import type { ReusedColumn } from './reused-column.ts';
+import { decodeSealedSeries, plainHead, type ColumnCodec, type SealedSeries } from './sealed-series.ts';
 
 /**
  * Reads the series of one fileset. Files are opened when something is asked for, the dictionary of times is read
@@ -29,6 +30,7 @@ export class BlockReader {
   readonly #codec: ColumnCodec;
   #dictionary: Promise<readonly SharedTimes[]> | undefined;
   #shared: readonly SharedTimes[] | undefined;
+  readonly #head = { timesNumber: 0, valuesAt: 0 };
 
   constructor(
     deps: { readonly fs: FileSystem; readonly codec: ColumnCodec },
@@ -64,8 +66,21 @@ export class BlockReader {
     return { times, bits, overwrites };
   }
 
-  /** The same at once, if what it needs is at hand; undefined otherwise. */
-  decodeNow(payload: Buffer): Columns | undefined {
+  /**
+   * The same at once, if what it needs is at hand; undefined otherwise.
+   * @param into may take the values, which are valid until it takes others
+   */
+  decodeNow(payload: Buffer, into: ReusedColumn): Columns | undefined {
+    const head = this.#head;
+    if (this.#shared && plainHead(payload, head)) {
+      try {
+        const times = timesOf(this.#shared[head.timesNumber], this.#codec);
+        const { bits, values } = into.take(this.#codec.decodeValues(payload, times.length, head.valuesAt));
+        return { times, bits, values, overwrites: NO_OVERWRITES };
+      } catch (error) {
+        throw this.#place(error);
+      }
+    }
     const series = this.#located(() => decodeSealedSeries(payload));
     const { timesNumber } = series;
     if (timesNumber !== undefined && !this.#shared) return undefined;
@@ -144,13 +159,15 @@ export class BlockReader {
     try {
       return decode();
     } catch (error) {
-      if (!(error instanceof FormatFault)) throw error;
-      const file = filesetPath(this.#root, this.info, 'data');
-      throw new FileDamageError(
-        { file, offset: 0, reason: `a series cannot be decoded: ${error.message}` },
-        error,
-      );
+      throw this.#place(error);
     }
+  }
+
+  #place(error: unknown): unknown {
+    if (!(error instanceof FormatFault)) return error;
+    const file = filesetPath(this.#root, this.info, 'data');
+    const reason = `a series cannot be decoded: ${error.message}`;
+    return new FileDamageError({ file, offset: 0, reason }, error);
   }
 }
 

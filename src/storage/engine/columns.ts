@@ -5,6 +5,8 @@
 export interface Columns {
   readonly times: BigInt64Array;
   readonly bits: BigUint64Array;
+  /** The same memory as `bits`, if somebody has made the view. */
+  readonly values?: Float64Array;
   readonly overwrites: readonly Overwrite[];
 }
 

@@ -89,6 +89,31 @@ export function decodeSealedSeries(bytes: Buffer): SealedSeries {
   return { timesNumber, times, values, overwrites };
 }
 
+/** What `plainHead` finds. */
+export interface PlainHead {
+  timesNumber: number;
+  valuesAt: number;
+}
+
+/**
+ * The head of such bytes when they are of the common kind: times in the dictionary, and behind the head nothing but
+ * values. False says nothing else: `decodeSealedSeries` knows.
+ */
+export function plainHead(bytes: Uint8Array, head: PlainHead): boolean {
+  if (bytes[0] !== SHARED_TIMES) return false;
+  const low = bytes[1] ?? 0x80;
+  if (low < 0x80) {
+    head.timesNumber = low;
+    head.valuesAt = 2;
+    return true;
+  }
+  const high = bytes[2] ?? 0x80;
+  if (high >= 0x80) return false;
+  head.timesNumber = (low & 0x7f) + high * 128;
+  head.valuesAt = 3;
+  return true;
+}
+
 /**
  * Encodes and decodes columns in a region of the kernel's memory, which grows with the longest of them. What it
  * returns are views, valid until the next call or until anything else changes the kernel's memory: copy, or use at
@@ -98,6 +123,7 @@ export class ColumnCodec {
   readonly #kernel: Kernel;
   #capacity = 0;
   #places = { times: 0, values: 0, encoded: 0, scratch: 0, encodedBytes: 0 };
+  #lastValues: BigUint64Array = new BigUint64Array(0);
 
   constructor(kernel: Kernel) {
     this.#kernel = kernel;
@@ -139,14 +165,23 @@ export class ColumnCodec {
     return new BigInt64Array(this.#kernel.bytes.buffer, times, count);
   }
 
-  /** @throws FormatFault */
-  decodeValues(encoded: Uint8Array, count: number): BigUint64Array {
+  /**
+   * @param start of the column in `encoded`, which ends with it
+   * @throws FormatFault
+   */
+  decodeValues(encoded: Uint8Array, count: number, start = 0): BigUint64Array {
     const { calls } = this.#kernel;
     this.#reserve(count);
     this.#take(encoded);
     const { values, encoded: from } = this.#places;
-    this.#fault(() => calls.decodeValues(from, encoded.length, count, values));
-    return new BigUint64Array(this.#kernel.bytes.buffer, values, count);
+    const fault = calls.decodeValues(from + start, encoded.length - start, count, values);
+    if (fault < 0) this.#fault(() => fault);
+    const { buffer } = this.#kernel.bytes;
+    const last = this.#lastValues;
+    // Most columns are as long as the one before.
+    if (last.length === count && last.byteOffset === values && last.buffer === buffer) return last;
+    this.#lastValues = new BigUint64Array(buffer, values, count);
+    return this.#lastValues;
   }
 
   #take(encoded: Uint8Array): void {

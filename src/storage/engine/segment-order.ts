@@ -4,7 +4,7 @@ import { search } from '../index/search.ts';
 import type { LabelMatcher } from '../index/matcher.ts';
 import type { SealedSegment } from '../index/sealed-segment.ts';
 import { murmur3 } from '../kernel/murmur3.ts';
-import type { Found } from './series-columns.ts';
+import type { Found, FoundSet } from './series-columns.ts';
 
 /** Of larger segments it would cost more memory than it saves time. */
 const MAX_SERIES = 100_000;
@@ -103,7 +103,7 @@ export function arrangedSeries(
   segments: readonly SealedSegment[],
   matchers: readonly LabelMatcher[],
   shardCount: number,
-): { readonly count: () => number; readonly series: Iterable<Found> } {
+): FoundSet {
   const lists = segments.map((segment) => {
     const order = SegmentOrder.of(segment, shardCount);
     return { order, positions: order.arrange(search(segment, matchers)), next: 0 };
@@ -114,7 +114,8 @@ export function arrangedSeries(
     for (const _ of merged(lists.map((list) => ({ ...list })))) distinct++;
     return distinct;
   };
-  return { count, series: merged(lists) };
+  const atMost = lists.reduce((sum, { positions }) => sum + positions.length, 0);
+  return { count, atMost, series: merged(lists) };
 }
 
 interface List {

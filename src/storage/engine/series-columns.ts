@@ -8,6 +8,7 @@ import type { BlockReader } from './block-reader.ts';
 import { copyColumns, mergeColumns, NO_COLUMNS, type Columns } from './columns.ts';
 import type { FilesetLease } from './fileset-store.ts';
 import type { Namespace } from './namespace.ts';
+import { ReusedColumn } from './reused-column.ts';
 import { bury } from './tombstones.ts';
 
 export interface ReaderDeps {
@@ -23,6 +24,13 @@ export interface Found {
   readonly shard: number;
   /** In the memory, if it is known; -1 when it is known that there is none. */
   readonly reference: number | undefined;
+}
+
+export interface FoundSet {
+  readonly count: () => number;
+  /** Without counting. */
+  readonly atMost: number;
+  readonly series: Iterable<Found>;
 }
 
 export interface OpenBlock {
@@ -44,6 +52,9 @@ export class SeriesColumns {
   readonly #namespace: Namespace;
   readonly #lease: FilesetLease;
   readonly #ordered: boolean;
+  readonly #usesCache: boolean;
+  /** By the place of the block. */
+  readonly #memory: ReusedColumn[] = [];
   readonly #aheadBytes: number;
   readonly #scans = new Map<BlockReader, FilesetScan>();
   #scannedShard = -1;
@@ -53,12 +64,13 @@ export class SeriesColumns {
     deps: ReaderDeps,
     namespace: Namespace,
     lease: FilesetLease,
-    options: { readonly blocks: number; readonly ordered: boolean },
+    options: { readonly blocks: number; readonly ordered: boolean; readonly usesCache: boolean },
   ) {
     this.#deps = deps;
     this.#namespace = namespace;
     this.#lease = lease;
     this.#ordered = options.ordered;
+    this.#usesCache = options.usesCache && namespace.cache.enabled;
     this.#movedBlocks = namespace.movedBlocks;
     const files = options.blocks * (options.ordered ? namespace.shardCount : 1);
     this.#aheadBytes = Math.min(
@@ -68,10 +80,10 @@ export class SeriesColumns {
   }
 
   /**
-   * The caller's own.
+   * Valid until something is read at the same place again.
    * @throws FILESET_DAMAGED, NAMESPACE_UNKNOWN
    */
-  read(one: Found, block: OpenBlock): Columns | Promise<Columns> {
+  read(one: Found, block: OpenBlock, place: number): Columns | Promise<Columns> {
     const { deleted, name, movedBlocks } = this.#namespace;
     if (deleted)
       throw new VarveError('NAMESPACE_UNKNOWN', `namespace ${JSON.stringify(name)} was deleted meanwhile`);
@@ -81,8 +93,8 @@ export class SeriesColumns {
       this.#scans.clear();
     }
     const newer = block.inMemory ? this.#fromMemory(one, block.startNs) : NO_COLUMNS;
-    const older = this.#fromFile(one, block.startNs);
-    if (older instanceof Promise) return this.#whenRead(one, block, { older, newer });
+    const older = this.#fromFile(one, block.startNs, place);
+    if (older instanceof Promise) return this.#whenRead(one, block, { older, newer, place });
     return newer === NO_COLUMNS ? older : mergeColumns(older, newer);
   }
 
@@ -90,10 +102,10 @@ export class SeriesColumns {
   async #whenRead(
     one: Found,
     block: OpenBlock,
-    parts: { readonly older: Promise<Columns>; readonly newer: Columns },
+    parts: { readonly older: Promise<Columns>; readonly newer: Columns; readonly place: number },
   ): Promise<Columns> {
     const older = await parts.older;
-    if (this.#movedBlocks !== this.#namespace.movedBlocks) return await this.read(one, block);
+    if (this.#movedBlocks !== this.#namespace.movedBlocks) return await this.read(one, block, parts.place);
     return mergeColumns(older, parts.newer);
   }
 
@@ -104,14 +116,14 @@ export class SeriesColumns {
     return columns ? copyColumns(columns) : NO_COLUMNS;
   }
 
-  #fromFile(one: Found, blockStartNs: bigint): Columns | Promise<Columns> {
+  #fromFile(one: Found, blockStartNs: bigint, place: number): Columns | Promise<Columns> {
     const reader = this.#lease.reader(blockStartNs, one.shard);
     if (!reader) return NO_COLUMNS;
     try {
       const payload = this.#payload(one, reader);
       if (payload instanceof Promise) return this.#laterFromFile(one, reader, payload);
       if (!payload) return NO_COLUMNS;
-      const columns = reader.decodeNow(payload);
+      const columns = reader.decodeNow(payload, (this.#memory[place] ??= new ReusedColumn()));
       if (!columns) return this.#laterFromFile(one, reader, Promise.resolve(payload));
       return this.#alive(one, reader, columns);
     } catch (error) {
@@ -134,7 +146,7 @@ export class SeriesColumns {
 
   #payload({ id, shard }: Found, reader: BlockReader): Buffer | undefined | Promise<Buffer | undefined> {
     const { cache } = this.#namespace;
-    if (!cache.enabled) return this.#scanOf(reader, shard).find(id);
+    if (!this.#usesCache) return this.#scanOf(reader, shard).find(id);
     const nowNs = this.#deps.nowNs();
     const cached = cache.get(reader.info, id, nowNs);
     if (cached) return cached;

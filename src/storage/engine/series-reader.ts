@@ -8,7 +8,13 @@ import { sliceColumns, type Columns } from './columns.ts';
 import type { FilesetLease } from './fileset-store.ts';
 import type { Namespace } from './namespace.ts';
 import { arrangedSeries, canArrange } from './segment-order.ts';
-import { SeriesColumns, type Found, type OpenBlock, type ReaderDeps } from './series-columns.ts';
+import {
+  SeriesColumns,
+  type Found,
+  type FoundSet,
+  type OpenBlock,
+  type ReaderDeps,
+} from './series-columns.ts';
 import type { ColumnBatch, ReadQuery, SeriesRead } from './storage-engine.ts';
 
 /** The blocks of a namespace that have any sample in a range. */
@@ -41,6 +47,11 @@ export async function indexOf(
 
 /** More blocks than this are read one after the other, as they are asked for; fewer at once. */
 const MAX_EAGER_BLOCKS = 16;
+/**
+ * Reads of more series than this leave what is cached alone, unless all should be: to read files from front to back is
+ * faster than to look for each series, and one such read would push out what small ones ask for again and again.
+ */
+const MAX_CACHED_SERIES = 1000;
 /** After so many samples others get their turn. */
 const SAMPLES_A_TURN = 2_000_000;
 
@@ -91,7 +102,7 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
     try {
       const { ordered = false, limits = {} } = this.#query;
       this.#lease = this.#namespace.filesets.lease(this.#blocks.map(({ startNs }) => startNs));
-      const { count, series } = await this.#find();
+      const { count, atMost, series } = await this.#find();
       const { maxSeries } = limits;
       if (maxSeries !== undefined && count() > maxSeries) {
         throw new VarveError(
@@ -103,6 +114,7 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
       const columns = new SeriesColumns(this.#deps, this.#namespace, this.#lease, {
         blocks: this.#blocks.length,
         ordered,
+        usesCache: atMost <= MAX_CACHED_SERIES || this.#namespace.cache.policy === 'all',
       });
       this.#parts = { due: series[Symbol.iterator](), columns };
     } catch (error) {
@@ -148,7 +160,7 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
   /** Puts the batches of a series together from block `from` on; a promise when something has to be read first. */
   #collect(one: Found, columns: SeriesColumns, batches: ColumnBatch[], from = 0): Promise<void> | undefined {
     for (let place = from; place < this.#blocks.length; place++) {
-      const part = columns.read(one, this.#blocks[place] as OpenBlock);
+      const part = columns.read(one, this.#blocks[place] as OpenBlock, place);
       if (part instanceof Promise) {
         return part.then((read) => {
           this.#take(read, batches);
@@ -193,14 +205,14 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
     for (const block of this.#blocks) {
       this.#query.signal?.throwIfAborted();
       const batches: ColumnBatch[] = [];
-      this.#take(await columns.read(one, block), batches);
+      this.#take(await columns.read(one, block, 0), batches);
       yield* batches;
     }
   }
 
   #take(columns: Columns, batches: ColumnBatch[]): void {
     if (columns.times.length === 0) return;
-    const { times, bits } = sliceColumns(columns, this.#query.startNs, this.#query.endNs);
+    const { times, bits, values } = sliceColumns(columns, this.#query.startNs, this.#query.endNs);
     if (times.length === 0) return;
     this.#samplesLeft -= times.length;
     this.#samplesThisTurn += times.length;
@@ -210,11 +222,12 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
         hint: 'Narrow the selectors or the time range, or raise the limit.',
       });
     }
-    batches.push({ times, bits, values: new Float64Array(bits.buffer, bits.byteOffset, bits.length) });
+    const doubles = values ?? new Float64Array(bits.buffer, bits.byteOffset, bits.length);
+    batches.push({ times, bits, values: doubles });
   }
 
   /** The series that match, each once; in the order of their labels, or as they are read best. */
-  async #find(): Promise<{ readonly count: () => number; readonly series: Iterable<Found> }> {
+  async #find(): Promise<FoundSet> {
     const { matchers, ordered = false } = this.#query;
     const { shardCount, index } = this.#namespace;
     if (!ordered && this.#namespace.options.indexEnabled && this.#blocks.every(({ inMemory }) => !inMemory)) {
@@ -223,7 +236,8 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
     }
     const all = await indexOf(this.#namespace, this.#query);
     const found = all.series({ selectors: [matchers], ordered });
-    return { count: () => found.count, series: this.#arranged(found, ordered) };
+    const { count } = found;
+    return { count: () => count, atMost: count, series: this.#arranged(found, ordered) };
   }
 
   /** Unless an order is asked for: as the files have them, so that these are read from front to back. */
