@@ -134,8 +134,11 @@ class BodyReader {
     const request = this.#request;
     request.on('data', (chunk: Buffer) => this.#chunk(chunk, declaredBytes));
     request.once('end', () => this.#end());
-    const gone = (): void =>
+    const gone = (): void => {
+      // Every request closes in the end, and an error is dear: its stack is read.
+      if (this.#isSettled) return;
       this.#fail(new VarveError('CANCELLED', 'the sender went away before its request was whole'));
+    };
     request.once('error', gone);
     request.once('close', gone);
   }
