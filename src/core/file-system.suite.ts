@@ -65,6 +65,20 @@ export function testFileSystem(name: string, make: () => Promise<{ fs: FileSyste
       }
     });
 
+    test('what is written at once is there, next to what was written before', async () => {
+      const bytes = Buffer.alloc(100_000, 'pattern');
+      await using file = await fs.open(at('now'), 'create');
+      await file.write(0, Buffer.from('first'));
+      if (file.writeNow) file.writeNow(5, bytes);
+      else await file.write(5, bytes);
+      expect(
+        (await file.read(0, 5 + bytes.length)).equals(Buffer.concat([Buffer.from('first'), bytes])),
+      ).toBe(true);
+      await using readOnly = await fs.open(at('now'), 'read');
+      const { writeNow } = readOnly;
+      if (writeNow) expect(() => writeNow.call(readOnly, 0, bytes)).toThrow('EBADF');
+    });
+
     test('opening says what is wrong', async () => {
       await put(at('here'), 'x');
       expect(await codeOf(fs.open(at('none'), 'read'))).toBe('ENOENT');

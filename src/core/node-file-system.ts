@@ -1,9 +1,10 @@
-import { closeSync, openSync, readSync } from 'node:fs';
+import { closeSync, openSync, readSync, writeSync } from 'node:fs';
 import { mkdir, open, readdir, rename, rmdir, stat, statfs, unlink, type FileHandle } from 'node:fs/promises';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import {
   hasCode,
   writeFully,
+  writeFullyNow,
   type File,
   type FileStat,
   type FileSystem,
@@ -122,6 +123,11 @@ class NodeFile implements File {
       const { bytesWritten } = await this.#handle.write(part, 0, part.length, position + doneBytes);
       return bytesWritten;
     });
+  }
+
+  writeNow(position: number, bytes: Uint8Array): void {
+    const { fd } = this.#handle;
+    writeFullyNow(bytes, (part, doneBytes) => writeSync(fd, part, 0, part.length, position + doneBytes));
   }
 
   async truncate(sizeBytes: number): Promise<void> {

@@ -14,6 +14,9 @@ export interface SegmentIdentity {
   readonly firstSequence: number;
 }
 
+/** What is larger is left to another thread. */
+const WRITE_NOW_BYTES = 256 * 1024;
+
 /**
  * The segment that is written to. Knows how far it is written and how far that is durable; one write at a
  * time, syncs may run beside it.
@@ -27,6 +30,7 @@ export class ActiveSegment {
   #syncedBytes = SEGMENT_HEADER_BYTES;
   #lastSequence: number;
   #syncing: Promise<void> = Promise.resolve();
+  #isSyncing = false;
   #closed = false;
 
   private constructor(file: File, identity: SegmentIdentity, limitBytes: number) {
@@ -60,7 +64,9 @@ export class ActiveSegment {
   /** When it throws, nothing of it counts, and the next write takes its place. */
   async write(bytes: Buffer, lastSequence: number): Promise<void> {
     try {
-      await this.#file.write(this.#writtenBytes, bytes);
+      if (this.#file.writeNow && !this.#isSyncing && bytes.length <= WRITE_NOW_BYTES) {
+        this.#file.writeNow(this.#writtenBytes, bytes);
+      } else await this.#file.write(this.#writtenBytes, bytes);
     } catch (error) {
       // So that what was refused does not come back after a restart, as far as that can be helped.
       await this.#file.truncate(this.#writtenBytes).catch(() => {});
@@ -75,7 +81,12 @@ export class ActiveSegment {
     const synced = this.#syncing.then(async () => {
       const writtenBytes = this.#writtenBytes;
       if (this.#closed || writtenBytes === this.#syncedBytes) return;
-      await this.#file.datasync();
+      this.#isSyncing = true;
+      try {
+        await this.#file.datasync();
+      } finally {
+        this.#isSyncing = false;
+      }
       this.#syncedBytes = writtenBytes;
     });
     this.#syncing = synced;
