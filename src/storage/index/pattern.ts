@@ -1,4 +1,5 @@
-import { RE2JS } from 're2js';
+import { createRequire } from 'node:module';
+import type { RE2JS } from 're2js';
 import { messageOf, VarveError } from '../../core/errors.ts';
 
 /** Beyond this many, the alternatives of a pattern are left to the regular expression engine. */
@@ -57,7 +58,16 @@ export function compilePattern(source: string): Pattern {
   }
 }
 
+let loaded: typeof RE2JS | undefined;
+
+/** Most patterns do without the engine, and it is large: a start does not wait for it. */
+function engineOf(): typeof RE2JS {
+  loaded ??= (createRequire(import.meta.url)('re2js') as { readonly RE2JS: typeof RE2JS }).RE2JS;
+  return loaded;
+}
+
 function compile(source: string): RE2JS {
+  const RE2JS = engineOf();
   try {
     return RE2JS.compile(source, RE2JS.DOTALL);
   } catch (error) {
