@@ -37,7 +37,7 @@ export async function main(args: readonly string[]): Promise<number> {
   let exitCode: number = ExitCode.ok;
   const program = commandLine(async (name, flags, given) => {
     exitCode = await (await RUNS[name]())(context, flags, given);
-  });
+  }, args[0]);
   try {
     await program.parseAsync(args, { from: 'user' });
     return exitCode;
@@ -48,19 +48,22 @@ export async function main(args: readonly string[]): Promise<number> {
   }
 }
 
-/** The commands and their flags, made from the table of options. */
+/** The commands and their flags, made from the table of options; `only`: no flags but those of this command, if it is one. */
 export function commandLine(
   run: (name: CommandName, flags: Flags, given: readonly string[]) => Promise<void>,
+  only = '',
 ): Command {
+  const isNamed = Object.hasOwn(COMMANDS, only);
   const program = new Command('varve')
     .description('A distributed time-series database on PostgreSQL whose nodes bring themselves up.')
     .exitOverride()
     .showHelpAfterError('(varve COMMAND --help lists the flags of a command)');
   for (const [name, description] of Object.entries(COMMANDS) as [CommandName, string][]) {
     const command = program.command(name).description(description).exitOverride().allowExcessArguments(false);
+    command.action(() => run(name, givenFlags(command), command.args));
+    if (isNamed && name !== only) continue;
     for (const [option, spec] of optionsOf(name)) command.addOption(flagOption(option, spec));
     for (const argument of ARGUMENTS[name] ?? []) command.argument(argument);
-    command.action(() => run(name, givenFlags(command), command.args));
   }
   return program;
 }
