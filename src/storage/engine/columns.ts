@@ -116,6 +116,9 @@ function joinDisjoint(older: Columns, newer: Columns): Columns | undefined {
 /** The samples in [startNs, endNs): views, and the columns themselves when that is all of them. */
 export function sliceColumns(columns: Columns, startNs: bigint, endNs: bigint): Columns {
   const { times, bits, overwrites } = columns;
+  const count = times.length;
+  // Most blocks are asked for as a whole.
+  if (count > 0 && (times[0] as bigint) >= startNs && (times[count - 1] as bigint) < endNs) return columns;
   const from = lowerBound(times, startNs);
   const to = lowerBound(times, endNs);
   if (from === 0 && to === times.length) return columns;

@@ -125,24 +125,26 @@ interface List {
 }
 
 function* merged(lists: readonly List[]): Iterable<Found> {
+  // Those that have the same series next, which is the first of all.
+  const firsts: List[] = [];
   for (;;) {
-    let first: List | undefined;
+    firsts.length = 0;
     for (const list of lists) {
       if (list.next >= list.positions.length) continue;
-      if (!first || isBefore(list, first) < 0) first = list;
+      const first = firsts[0];
+      const order = first ? orderOf(list, first) : 0;
+      if (order < 0) firsts.length = 0;
+      if (order <= 0) firsts.push(list);
     }
+    const [first] = firsts;
     if (!first) return;
     const found = first.order.found(first.positions[first.next] as number);
-    // The others may have the same series.
-    for (const list of lists) {
-      if (list !== first && list.next < list.positions.length && isBefore(list, first) === 0) list.next++;
-    }
-    first.next++;
+    for (const list of firsts) list.next++;
     yield found;
   }
 }
 
-function isBefore(list: List, other: List): number {
+function orderOf(list: List, other: List): number {
   const position = list.positions[list.next] as number;
   return list.order.compare(position, other.order, other.positions[other.next] as number);
 }

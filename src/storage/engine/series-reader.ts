@@ -293,13 +293,26 @@ class Batches implements AsyncIterable<ColumnBatch> {
   }
 
   [Symbol.asyncIterator](): AsyncIterator<ColumnBatch> {
-    let next = 0;
-    return {
-      next: () => {
-        const value = this.#batches[next++];
-        return Promise.resolve(value ? { done: false, value } : { done: true, value: undefined });
-      },
-    };
+    return new BatchIterator(this.#batches);
+  }
+}
+
+const NO_MORE_BATCHES: Promise<IteratorResult<ColumnBatch>> = Promise.resolve({
+  done: true,
+  value: undefined,
+});
+
+class BatchIterator implements AsyncIterator<ColumnBatch> {
+  readonly #batches: readonly ColumnBatch[];
+  #next = 0;
+
+  constructor(batches: readonly ColumnBatch[]) {
+    this.#batches = batches;
+  }
+
+  next(): Promise<IteratorResult<ColumnBatch>> {
+    const value = this.#batches[this.#next++];
+    return value ? Promise.resolve({ done: false, value }) : NO_MORE_BATCHES;
   }
 }
 

@@ -1,6 +1,8 @@
 import { FormatFault } from './fileset-damage.ts';
 
 const HIGH = 0x1_0000_0000;
+/** What is copied faster byte by byte than by a call. */
+const SHORT_BYTES = 48;
 
 export function writeUint53(bytes: Buffer, value: number, at: number): void {
   bytes.writeUInt32LE(value % HIGH, at);
@@ -70,7 +72,8 @@ export class ByteCursor {
   /** The same bytes, copied to `into` at a place. */
   copy(into: Buffer, at: number, length: number): void {
     const from = this.#advance(length);
-    this.#bytes.copy(into, at, from, from + length);
+    if (length > SHORT_BYTES) this.#bytes.copy(into, at, from, from + length);
+    else for (let i = 0; i < length; i++) into[at + i] = this.#bytes[from + i] as number;
   }
 
   #advance(length: number): number {

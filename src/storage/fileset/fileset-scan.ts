@@ -35,6 +35,8 @@ export class FilesetScan {
   #sizeBytes = 0;
   #checksum = 0;
   #hasEntry = false;
+  /** The id of the entry, if that was just found. */
+  #lastFound: Uint8Array | undefined;
 
   /** @param aheadBytes so much of index and data is read at once */
   constructor(source: ScanSource, aheadBytes: number) {
@@ -48,11 +50,36 @@ export class FilesetScan {
    * @throws FILESET_DAMAGED
    */
   find(id: Uint8Array): Buffer | undefined | Promise<Buffer | undefined> {
+    const follows = this.#isNext(id);
+    if (follows !== undefined) return follows ? this.#payload() : undefined;
     // Back to the page that has it; it mostly is at hand.
-    if (this.#hasEntry && this.#id.compare(id, 0, id.length, 0, this.#idBytes) > 0) this.#rewind();
+    if (this.#hasEntry && this.#order(id) > 0) this.#rewind();
     const found = this.#seek(id);
     if (found === 'read') return this.#readAndFind(id);
-    return found ? this.#payload() : undefined;
+    if (!found) return undefined;
+    this.#lastFound = id;
+    return this.#payload();
+  }
+
+  /** Whether the entry behind the one found last is it, or would be if there was one; undefined says nothing. */
+  #isNext(id: Uint8Array): boolean | undefined {
+    const last = this.#lastFound;
+    this.#lastFound = undefined;
+    if (!last || this.#entriesLeft === 0) return undefined;
+    this.#nextEntry();
+    const order = this.#order(id);
+    if (order === 0) {
+      this.#lastFound = id;
+      return true;
+    }
+    if (order > 0 && Buffer.compare(last, id) < 0) return false;
+    if (order > 0) this.#rewind();
+    return undefined;
+  }
+
+  /** Of the entry to an id. */
+  #order(id: Uint8Array): number {
+    return this.#id.compare(id, 0, id.length, 0, this.#idBytes);
   }
 
   #rewind(): void {
@@ -78,7 +105,10 @@ export class FilesetScan {
     this.#pages ??= await this.#source.pages();
     for (;;) {
       const found = this.#seek(id);
-      if (found !== 'read') return found ? await this.#payload() : undefined;
+      if (found !== 'read') {
+        this.#lastFound = found ? id : undefined;
+        return found ? await this.#payload() : undefined;
+      }
       await this.#readPages(id);
     }
   }
@@ -87,7 +117,7 @@ export class FilesetScan {
   #seek(id: Uint8Array): boolean | 'read' {
     for (;;) {
       if (this.#hasEntry) {
-        const order = this.#id.compare(id, 0, id.length, 0, this.#idBytes);
+        const order = this.#order(id);
         if (order >= 0) return order === 0;
       }
       if (this.#entriesLeft > 0) this.#nextEntry();
