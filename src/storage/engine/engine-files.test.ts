@@ -195,6 +195,18 @@ describe('cache', () => {
       expect(kept).toBe(cachePolicy === 'all' || cachePolicy === 'lru');
     },
   );
+
+  test('is left alone by a read of many series, which finds the same', async () => {
+    const place = await simulatedPlace();
+    await using engine = await readyEngine(place, [{ name: 'default', cachePolicy: 'lru' }]);
+    await writeMany(engine, 1001);
+    const before = await dump(engine);
+    place.clock.advance(3n * HOUR_NS);
+    await engine.flush();
+    expect(await dump(engine)).toEqual(before);
+    expect(Object.keys(before)).toHaveLength(1001);
+    expect(engine.status().namespaces[0]?.cache).toEqual({ bytes: 0, hits: 0, misses: 0 });
+  });
 });
 
 test('a full disk refuses writes and flushes, keeps what is there, and passes by itself', async () => {

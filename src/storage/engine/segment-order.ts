@@ -58,6 +58,10 @@ class SegmentOrder {
     return this.#ids.compare(other.#ids, other.#start(otherPosition), otherEnd, this.#start(position), end);
   }
 
+  isSame(other: SegmentOrder): boolean {
+    return this.#ids.equals(other.#ids) && areEqual(this.#ends, other.#ends);
+  }
+
   found(position: number): Found {
     const id = this.#ids.subarray(this.#start(position), this.#ends[position]);
     return { id, shard: this.#shards[position] as number, reference: undefined };
@@ -104,10 +108,14 @@ export function arrangedSeries(
   matchers: readonly LabelMatcher[],
   shardCount: number,
 ): FoundSet {
-  const lists = segments.map((segment) => {
+  const lists: List[] = [];
+  for (const segment of segments) {
     const order = SegmentOrder.of(segment, shardCount);
-    return { order, positions: order.arrange(search(segment, matchers)), next: 0 };
-  });
+    const positions = order.arrange(search(segment, matchers));
+    // Index blocks that follow each other mostly have the same series.
+    const isKnown = lists.some((list) => list.order.isSame(order) && areEqual(list.positions, positions));
+    if (!isKnown) lists.push({ order, positions, next: 0 });
+  }
   const count = (): number => {
     if (lists.length <= 1) return lists[0]?.positions.length ?? 0;
     let distinct = 0;
@@ -142,6 +150,12 @@ function* merged(lists: readonly List[]): Iterable<Found> {
     for (const list of firsts) list.next++;
     yield found;
   }
+}
+
+function areEqual(a: Uint32Array, b: Uint32Array): boolean {
+  const bytesOf = (some: Uint32Array): Uint8Array =>
+    new Uint8Array(some.buffer, some.byteOffset, some.byteLength);
+  return Buffer.compare(bytesOf(a), bytesOf(b)) === 0;
 }
 
 function orderOf(list: List, other: List): number {
