@@ -73,7 +73,6 @@ export class FilesetScan {
       return true;
     }
     if (order > 0 && Buffer.compare(last, id) < 0) return false;
-    if (order > 0) this.#rewind();
     return undefined;
   }
 
