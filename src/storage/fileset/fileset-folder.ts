@@ -1,5 +1,11 @@
 import { join } from 'node:path';
-import { hasCode, makeFolders, TEMPORARY_SUFFIX, type FileSystem } from '../../core/file-system.ts';
+import {
+  hasCode,
+  makeFolders,
+  TEMPORARY_SUFFIX,
+  type FileSystem,
+  type FolderEntry,
+} from '../../core/file-system.ts';
 import { decodeAt, FileDamageError, type FileDamage } from './fileset-damage.ts';
 import {
   FILE_KINDS,
@@ -31,12 +37,18 @@ export async function listShards(fs: FileSystem, root: string): Promise<ShardId[
   const shards: ShardId[] = [];
   for (const namespace of await listFolders(fs, root)) {
     if (!isNamespaceFolder(namespace)) continue;
-    for (const name of await listFolders(fs, join(root, namespace))) {
-      const shard = parseShardFolder(name);
-      if (shard !== undefined) shards.push({ namespace, shard });
-    }
+    shards.push(...(await listShardsOf(fs, root, namespace)));
   }
   return shards;
+}
+
+/** Those of one namespace. */
+export async function listShardsOf(fs: FileSystem, root: string, namespace: string): Promise<ShardId[]> {
+  // Who links a shard to another disk has its data there.
+  return (await namesIn(fs, join(root, namespace), 'folder', 'other')).flatMap((name) => {
+    const shard = parseShardFolder(name);
+    return shard === undefined ? [] : [{ namespace, shard }];
+  });
 }
 
 /** An absent folder is an empty one. */
@@ -150,12 +162,16 @@ async function listFolders(fs: FileSystem, path: string): Promise<string[]> {
   return await namesIn(fs, path, 'folder');
 }
 
-async function namesIn(fs: FileSystem, path: string, kind: 'file' | 'folder'): Promise<string[]> {
+async function namesIn(
+  fs: FileSystem,
+  path: string,
+  ...kinds: readonly FolderEntry['kind'][]
+): Promise<string[]> {
   const entries = await fs.list(path).catch((error: unknown) => {
     if (hasCode(error, 'ENOENT')) return [];
     throw error;
   });
-  return entries.filter((entry) => entry.kind === kind).map(({ name }) => name);
+  return entries.filter(({ kind }) => kinds.includes(kind)).map(({ name }) => name);
 }
 
 function byBlockAndVolume(a: FilesetId, b: FilesetId): number {

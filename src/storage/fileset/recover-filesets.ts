@@ -2,12 +2,13 @@ import type { FileSystem } from '../../core/file-system.ts';
 import { FileDamageError } from './fileset-damage.ts';
 import {
   listShard,
+  listShardsOf,
   quarantineFileset,
   readInfos,
   removeLeftovers,
   type Quarantined,
 } from './fileset-folder.ts';
-import type { FilesetId, ShardId } from './fileset-id.ts';
+import { shardFolder, type FilesetId, type ShardId } from './fileset-id.ts';
 import type { FilesetInfo } from './info-file.ts';
 
 export interface RecoveredFilesets {
@@ -38,8 +39,9 @@ export async function recoverFilesets(
   const { fs } = deps;
   const blocks: FilesetId[][] = [];
   let incompleteFiles = 0;
-  for (let start = 0; start < options.shards.length; start += LISTED_AT_ONCE) {
-    const shards = options.shards.slice(start, start + LISTED_AT_ONCE);
+  const present = await withFolder(fs, root, options.shards);
+  for (let start = 0; start < present.length; start += LISTED_AT_ONCE) {
+    const shards = present.slice(start, start + LISTED_AT_ONCE);
     const listings = await Promise.all(shards.map((shard) => listShard(fs, root, shard)));
     for (const [index, shard] of shards.entries()) {
       const { complete = [], incomplete = [] } = listings[index] ?? {};
@@ -73,6 +75,15 @@ export async function recoverFilesets(
   }
   if (options.repair) for (const { id } of damaged) await quarantineFileset(fs, root, id);
   return { filesets, superseded, damaged, incompleteFiles };
+}
+
+/** Most shards of a new namespace have no folder: to find that out one by one costs a start more than a list. */
+async function withFolder(fs: FileSystem, root: string, shards: readonly ShardId[]): Promise<ShardId[]> {
+  const present = new Set<string>();
+  for (const namespace of new Set(shards.map((shard) => shard.namespace))) {
+    for (const found of await listShardsOf(fs, root, namespace)) present.add(shardFolder(root, found));
+  }
+  return shards.filter((shard) => present.has(shardFolder(root, shard)));
 }
 
 /** Ids of one block together, in their order. */
