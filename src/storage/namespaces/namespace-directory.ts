@@ -1,3 +1,4 @@
+import { dirname } from 'node:path';
 import { Backoff } from '../../core/backoff.ts';
 import type { Clock } from '../../core/clock.ts';
 import { messageOf, VarveError } from '../../core/errors.ts';
@@ -42,18 +43,21 @@ export class NamespaceDirectory implements NamespaceRegistry {
   readonly #engine: StorageEngine;
   #entries: NamespaceEntries;
   #isKnown: boolean;
+  /** What the file says, as far as that is known, and whether a loss of power leaves it so. */
+  #saved: { readonly text: string; readonly isDurable: boolean } | undefined;
   /** Why a namespace is not what was asked for. */
   #problems: ReadonlyMap<string, string> = new Map();
   #tail: Promise<void> = Promise.resolve();
 
   private constructor(
     deps: NamespaceDirectoryDeps,
-    { file, engine, entries }: { file: string; engine: StorageEngine; entries: NamespaceEntries | undefined },
+    { file, engine, stored }: { file: string; engine: StorageEngine; stored: StoredList | undefined },
   ) {
     this.#deps = deps;
     this.#file = file;
     this.#engine = engine;
-    this.#entries = withAdopted(entries ?? new Map(), engine.namespaces());
+    this.#entries = withAdopted(stored?.entries ?? new Map(), engine.namespaces());
+    this.#saved = stored && { text: stored.text, isDurable: false };
     this.#isKnown = this.#entries.size > 0;
   }
 
@@ -65,8 +69,8 @@ export class NamespaceDirectory implements NamespaceRegistry {
     deps: NamespaceDirectoryDeps,
     { file, engine }: { readonly file: string; readonly engine: StorageEngine },
   ): Promise<NamespaceDirectory> {
-    const entries = await readEntries(deps, file);
-    const directory = new NamespaceDirectory(deps, { file, engine, entries });
+    const stored = await readEntries(deps, file);
+    const directory = new NamespaceDirectory(deps, { file, engine, stored });
     if (directory.isKnown || !deps.coordinator) await directory.#merge([]);
     return directory;
   }
@@ -209,8 +213,15 @@ export class NamespaceDirectory implements NamespaceRegistry {
   }
 
   async #save(entries: NamespaceEntries): Promise<void> {
+    const { fs } = this.#deps;
     const lines = [...entries.values()].map((entry) => `${JSON.stringify(entry.name)} ${entryText(entry)}\n`);
-    await writeFileAtomically(this.#deps.fs, this.#file, Buffer.from(lines.join('')));
+    const text = lines.join('');
+    const saved = this.#saved;
+    this.#saved = undefined;
+    // A start waits for this: a file that says it already is left as it is, only its name is made durable.
+    if (saved?.text !== text) await writeFileAtomically(fs, this.#file, Buffer.from(text));
+    else if (!saved.isDurable) await fs.syncFolder(dirname(this.#file));
+    this.#saved = { text, isDurable: true };
   }
 
   /** What cannot be read stays as it is known here. */
@@ -236,10 +247,15 @@ function withAdopted(entries: NamespaceEntries, inForce: readonly NamespaceOptio
   return all;
 }
 
+interface StoredList {
+  readonly entries: NamespaceEntries;
+  readonly text: string;
+}
+
 async function readEntries(
   { fs, log }: NamespaceDirectoryDeps,
   file: string,
-): Promise<NamespaceEntries | undefined> {
+): Promise<StoredList | undefined> {
   let text: string;
   try {
     text = (await readWholeFile(fs, file)).toString();
@@ -257,5 +273,5 @@ async function readEntries(
       log.error({ file, error: messageOf(error) }, 'a line of the list of namespaces cannot be read');
     }
   }
-  return entries;
+  return { entries, text };
 }
