@@ -82,7 +82,7 @@ $$;
 -- The foreign server and the caller's user mapping of a node, made or brought up to date. `login` holds the
 -- options by which sessions of this server log in: {"server": {option: value}, "user": {option: value}}.
 create function varve._derive_server(node varve.data_node, role name, login jsonb) returns void
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set varve_group.ddl = 'local'
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   wanted jsonb := jsonb_build_object('host', node.host, 'port', node.port::text, 'dbname', node.database,
@@ -120,7 +120,7 @@ revoke execute on function varve._derive_server(varve.data_node, name, jsonb) fr
 
 -- What nobody else uses goes silently; anything that hangs on the server besides its user mappings is an error.
 create function varve._drop_server(name name) returns void
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set varve_group.ddl = 'local'
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   mapped name;

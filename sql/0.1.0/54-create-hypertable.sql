@@ -218,7 +218,7 @@ $$;
 
 -- The foreign table for one shard. `shard` is an element of the daemon's list. Access nodes of a group have one each.
 create function varve._create_partition(relation regclass, hypertable varve.hypertable, shard jsonb) returns void
-language plpgsql volatile set search_path = pg_catalog, pg_temp set varve_group.ddl = 'local'
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   number text := shard ->> 'number';

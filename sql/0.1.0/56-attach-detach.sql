@@ -94,7 +94,7 @@ end
 $$;
 
 create function varve._drop_partition(partition regclass) returns void
-language plpgsql volatile set search_path = pg_catalog, pg_temp set varve_group.ddl = 'local'
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$ begin execute format('drop foreign table %s', partition); end $$;
 
 create function varve._attach_data_node(

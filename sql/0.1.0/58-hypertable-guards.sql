@@ -91,7 +91,7 @@ revoke execute on function varve._follow_grants(varve.hypertable) from public;
 
 -- The foreign tables belong to the owner of the table.
 create function varve._follow_owner(p_hypertable varve.hypertable) returns void
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set varve_group.ddl = 'local'
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   change record;

@@ -30,7 +30,7 @@ alter table varve.identity enable replica trigger varve_group;
 
 -- The foreign table of a shard, here: made, or made anew where it leads elsewhere.
 create function varve._derive_partition(p_shard varve.shard) returns void
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set varve_group.ddl = 'local'
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   hypertable varve.hypertable;
@@ -72,7 +72,7 @@ create table varve.leftover_server (
 
 -- Everything that this access node derives and does not have yet, or has no more use for. Says what could not be done.
 create function varve._derive_group() returns table (what text, error text)
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set varve_group.ddl = 'local'
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   shard varve.shard;
@@ -144,7 +144,7 @@ revoke execute on function varve._become_write_master() from public;
 -- Rows that come from the write master take effect here at once. What fails is left to the daemon: nothing here may
 -- hold up the stream of changes.
 create function varve._on_group_row() returns trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp set varve_group.ddl = 'local'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   shard varve.shard;
@@ -183,3 +183,23 @@ create trigger varve_group after insert or update on varve.hypertable
 alter table varve.data_node enable replica trigger varve_group;
 alter table varve.shard enable replica trigger varve_group;
 alter table varve.hypertable enable replica trigger varve_group;
+
+-- What these make is each member's own, and not for the group's queue of structure. Only a superuser may tie a
+-- setting that no library knows to a function; the servers of a group have one, and elsewhere nobody asks.
+do $$
+declare
+  own regprocedure;
+begin
+  if not (select rolsuper from pg_catalog.pg_roles where rolname = current_user) then
+    return;
+  end if;
+  for own in
+    select p.oid from pg_catalog.pg_proc p
+     where p.pronamespace = 'varve'::regnamespace
+       and p.proname in ('_derive_server', '_drop_server', '_create_partition', '_drop_partition',
+                         '_follow_owner', '_derive_partition', '_derive_group', '_on_group_row')
+  loop
+    execute format('alter function %s set varve_group.ddl = %L', own, 'local');
+  end loop;
+end
+$$;
