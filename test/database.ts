@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { describe, inject } from 'vitest';
 import { Connection, type ConnectOptions, type Endpoint } from '../src/postgres/connection.ts';
 import { startServer, type OwnServer, type ServerOptions } from '../src/postgres/server.ts';
+import type { ServerSettings } from '../src/postgres/server-options.ts';
 import { quoteIdent } from '../src/postgres/sql.ts';
 import { TEMP_PREFIX } from './leak-check.ts';
 import { EMBEDDED_FROM, MAJORS, TEST_SETTINGS, type TestServerFacts } from './postgres-server.ts';
@@ -68,7 +69,7 @@ export interface TestServer extends AsyncDisposable {
 /** A further server, of any installed major, stopped and removed when it is disposed of. */
 export async function startTestServer(
   major: number,
-  options: Partial<ServerOptions> = {},
+  options: Partial<Omit<ServerOptions, 'settings'>> & { readonly settings?: ServerSettings } = {},
 ): Promise<TestServer> {
   const folder = await mkdtemp(join(tmpdir(), `${TEMP_PREFIX}pg${major}-`));
   try {
