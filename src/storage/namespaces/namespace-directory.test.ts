@@ -1,4 +1,4 @@
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -135,6 +135,20 @@ describe('on a node that stands alone', () => {
     expect([await directory.remove('default'), await directory.remove('default')]).toEqual([true, false]);
     const again = new MemoryEngine(engine.namespaces());
     expect((await open(again)).list()).toEqual([options('x', { retentionNs: 10n ** 15n })]);
+  });
+
+  test('a restart writes the list only when it is another one', async () => {
+    const engine = new MemoryEngine([]);
+    await (await open(engine)).put(options('x'));
+    const inode = async (): Promise<number> => (await stat(join(folder, 'list'))).ino;
+    const before = await inode();
+    const again = await open(new MemoryEngine(engine.namespaces()));
+    expect(await inode()).toBe(before);
+    await again.put(options('y'));
+    await again.remove('y');
+    expect(await readFile(join(folder, 'list'), 'utf8')).toMatch(/^"y" .*"deleted":true/m);
+    await open(new MemoryEngine([options('default'), options('x'), options('z')]));
+    expect(await readFile(join(folder, 'list'), 'utf8')).toMatch(/^"z" /m);
   });
 
   test('a change that data does not allow is refused, and nothing is changed', async () => {
