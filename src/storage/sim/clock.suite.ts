@@ -47,4 +47,9 @@ export class SimulatedClock implements Clock {
       sleeper.wake();
     }
   }
+
+  /** The time of day is set, as an administrator may; what sleeps does not notice. */
+  set(nowMs: number): void {
+    this.#nowMs = nowMs;
+  }
 }

@@ -86,9 +86,7 @@ class Run {
     this.#startedAt = this.#model.moment;
     // The instant stays as it is: it may be started from again.
     this.#disk = instant.disk.processCrash(options.seed);
-    // Somebody may have set the clock back meanwhile: later writes win all the same.
-    const backMs = parts.random.chance(0.2) ? parts.random.below(600_000) : 0;
-    this.#clock = new SimulatedClock(instant.nowMs - backMs);
+    this.#clock = new SimulatedClock(instant.nowMs);
   }
 
   /** Starts the engine and compares all that it has. */
