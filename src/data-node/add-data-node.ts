@@ -130,16 +130,32 @@ export class AddDataNode implements OperationKind {
     if (typeof oid === 'number') {
       await using session = await this.#deps.sessions.openMaintenance(target, login, { signal });
       await holdDatabase(session, target, 'outside');
-      const name = await databaseByOid(session, oid);
-      if (
-        name !== undefined &&
-        !(await this.#isTakenOver({ ...target, database: name }, login, operation.id))
-      )
-        await dropDatabaseByOid(session, oid);
+      if (!(await this.#isInGroup(operation.database, signal))) await dropDatabaseByOid(session, oid);
+      else {
+        const database = await databaseByOid(session, oid);
+        const theirs =
+          database !== undefined && (await this.#isTakenOver({ ...target, database }, login, operation.id));
+        if (!theirs) await dropDatabaseByOid(session, oid);
+      }
     } else {
       await this.#leave(target, login, { token: operation.id, signal });
     }
     this.#passwords.delete(describeTarget(target));
+  }
+
+  /** Where an access node stands alone nobody else adopts what it made, and no further connection is needed. */
+  async #isInGroup(database: string, signal: AbortSignal): Promise<boolean> {
+    const look = async (admin: Connection): Promise<boolean> => {
+      const { grouped } = await admin.one<{ grouped: boolean }>(
+        `select pg_catalog.to_regclass('varve_group.local') is not null as grouped`,
+      );
+      return grouped;
+    };
+    return await this.#deps.withAdmin(database, look, signal).catch((error: unknown) => {
+      // An access database that was dropped is in no group.
+      if (sqlStateOf(error) === SqlState.invalidCatalogName) return false;
+      throw error;
+    });
   }
 
   /** Whether another call has made the database its own: one on another access node of the group, after a fail-over. */
