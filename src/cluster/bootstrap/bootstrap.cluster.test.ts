@@ -110,7 +110,7 @@ test(
   { timeout: 7_200_000 },
   async () => {
     let run = 0;
-    for (const blow of sampleOf(BLOWS, 3)) {
+    for (const blow of sampleOf(BLOWS, 2)) {
       const cluster = `blow-${(run += 1)}`;
       const nodes = [0, 1, 2].map((i) => supervised(i, cluster));
       try {

@@ -102,7 +102,7 @@ test(
       );
     };
     const count = await messageCount(0, () => form(0, { at: 0, when: 'before' }));
-    for (const { at, when, victim } of sampleOf(deaths(count, [0, 1, 2]), 3)) {
+    for (const { at, when, victim } of sampleOf(deaths(count, [0, 1, 2]), 2)) {
       await named({ victim, at, when }, async () => expectOneGroup(await form(victim, { at, when })));
       await Promise.all(nodes.splice(0).map((node) => node[Symbol.asyncDispose]()));
       await stage.clean();
@@ -135,7 +135,7 @@ test(
       return all;
     };
     const count = await messageCount(2, () => join(none));
-    for (const death of sampleOf(deaths(count, [2]), 2)) {
+    for (const death of sampleOf(deaths(count, [2]), 1)) {
       await named(death, () => join(death));
       await Promise.all(nodes.splice(0).map((node) => node[Symbol.asyncDispose]()));
       await stage.clean();
