@@ -16,18 +16,6 @@ import { GROUP_OPTIONS } from './group-options.ts';
 import { option, type OptionSpec } from './option.ts';
 import { STORAGE_OPTIONS } from './storage-options.ts';
 
-const ALL = [
-  'up',
-  'node',
-  'status',
-  'plan',
-  'sql',
-  'data-node',
-  'cluster',
-  'storage',
-  'namespace',
-  'doctor',
-] as const;
 const SYSTEM = [
   'up',
   'status',
@@ -39,6 +27,7 @@ const SYSTEM = [
   'namespace',
   'doctor',
 ] as const;
+const ALL = ['node', ...SYSTEM] as const;
 
 /**
  * Every setting of Varve, once. Flags, environment names, keys of the configuration file, `--help` and

@@ -23,7 +23,7 @@ import { nodeContext, nodeSteps, runningPostgres } from './node-steps.ts';
 import { PostgresService, type RunningPostgres } from './postgres-service.ts';
 import { keepRegistered } from './registration.ts';
 import { StorageService } from './storage-service.ts';
-import { isLoopback } from './storage-settings.ts';
+import { isLoopback } from './loopback.ts';
 import { SystemView } from './system-view.ts';
 import type { Report } from './supervision.ts';
 

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Hono } from 'hono';
-import { CONTROL_DATABASE, GROUP_ROLE, GroupContext, HEALTH_ROLE } from '../cluster/bootstrap/context.ts';
+import { CONTROL_DATABASE, GroupContext } from '../cluster/bootstrap/context.ts';
 import { groupBootstrapSteps } from '../cluster/bootstrap/group-steps.ts';
 import { controlSchemaPart, groupSchemaPart } from '../cluster/bootstrap/parts.ts';
 import { repeatBootstrap } from '../cluster/bootstrap/repeat.ts';
@@ -364,9 +364,6 @@ export interface GroupView {
 export function shapeOf({ cluster, kind, size }: GroupSettings): GroupShape {
   return { cluster, kind, replicated: size > 1 };
 }
-
-/** Roles of the group's own that no client logs in as. */
-export const GROUP_ROLES: readonly string[] = [GROUP_ROLE, HEALTH_ROLE];
 
 function leaseTtlMs({ leaseTtlMs: asked }: GroupSettings, { bounds }: Coordinator): number {
   const wanted = asked ?? Math.max(USUAL_LEASE_MS, bounds.minTtlMs);

@@ -14,6 +14,7 @@ import { blockedAt, resolveRunAs, type RunAs } from '../postgres/run-as.ts';
 import type { AdminPools } from './admin-pools.ts';
 import type { GroupSettings } from './group-settings.ts';
 import type { Log } from './log.ts';
+import { isLoopback } from './loopback.ts';
 import type { RunningPostgres } from './postgres-service.ts';
 
 export interface ProxyDeps {
@@ -154,5 +155,5 @@ function elsewhere(nodeFolder: string, name: string): string {
 
 /** On this machine only, unless the member is to be reached from others. */
 function listenHost({ host }: GroupSettings): string {
-  return ['127.0.0.1', '::1', 'localhost'].includes(host) ? '127.0.0.1' : '0.0.0.0';
+  return isLoopback(host) ? '127.0.0.1' : '0.0.0.0';
 }

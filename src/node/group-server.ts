@@ -1,6 +1,7 @@
 import { groupSettingsFor } from '../cluster/mesh/limits.ts';
 import { DEFAULT_HBA } from '../postgres/server-config.ts';
 import type { GroupSettings } from './group-settings.ts';
+import { isLoopback } from './loopback.ts';
 
 /** Room for databases that are replicated: of a manager its own two, of a service group those that are handed out. */
 const DATABASES = { manager: 2, service: 20 } as const;
@@ -18,10 +19,6 @@ export function memberSettings(
 
 /** Peers and clients from elsewhere come with a password, never on their word. */
 export function memberHba({ host }: GroupSettings): readonly string[] {
-  if (!isRemote(host)) return DEFAULT_HBA;
+  if (isLoopback(host)) return DEFAULT_HBA;
   return [...DEFAULT_HBA, 'host  all         all all          scram-sha-256'];
-}
-
-export function isRemote(host: string): boolean {
-  return !['127.0.0.1', '::1', 'localhost'].includes(host);
 }

@@ -7,6 +7,7 @@ import type { CoordinatorOptions } from '../coordination/open-coordinator.ts';
 import { coordinatorOptions } from './coordinator-options.ts';
 import { groupSettings, type GroupSettings } from './group-settings.ts';
 import type { NodeKind } from './layout.ts';
+import { isLoopback } from './loopback.ts';
 import { checkHttpHost, storageFolderOf, storageSettings, type StorageSettings } from './storage-settings.ts';
 
 /** Settings of one node, complete. */
@@ -100,7 +101,7 @@ function dataNodesOf(given: Options<'node'>): DataNodeSettings {
   if ((certFile === undefined) !== (keyFile === undefined)) {
     throw new VarveError('CONFIG_INVALID', '"rpcCertFile" and "rpcKeyFile" go together: one is missing');
   }
-  const local = ['127.0.0.1', '::1', 'localhost'].includes(rpcHost);
+  const local = isLoopback(rpcHost);
   if (!local && certFile === undefined) {
     throw new VarveError(
       'CONFIG_INVALID',

@@ -8,7 +8,8 @@ import { Connection, type Endpoint } from '../postgres/connection.ts';
 import { endpointFromUrl } from '../postgres/existing-server.ts';
 import { ServerContext, serverSteps } from '../postgres/server.ts';
 import { quoteIdent } from '../postgres/sql.ts';
-import { isRemote, memberHba, memberSettings } from './group-server.ts';
+import { memberHba, memberSettings } from './group-server.ts';
+import { isLoopback } from './loopback.ts';
 import { done, todo, type Step } from '../run/step.ts';
 import { NodeCertificates } from './certificates.ts';
 import { createExtensions, missingExtensions } from './extension-setup.ts';
@@ -74,7 +75,7 @@ function ownServerContext(
         ...(group ? memberSettings(major, group) : {}),
       }),
       hba: kind === 'data' && certificates ? DATA_NODE_HBA : group && memberHba(group),
-      listenAddresses: group && isRemote(group.host) ? [group.host] : undefined,
+      listenAddresses: group && !isLoopback(group.host) ? [group.host] : undefined,
       tls: kind === 'data' ? certificates?.server : undefined,
       // A data node may be another database of the access node's own server.
       socketPeers: kind === 'access',

@@ -5,6 +5,7 @@ import { messageOf, VarveError } from '../core/errors.ts';
 import type { CoordinatorOptions } from '../coordination/open-coordinator.ts';
 import type { EngineOptions } from '../storage/engine/storage-engine.ts';
 import { coordinatorOptions } from './coordinator-options.ts';
+import { isLoopback } from './loopback.ts';
 
 /** How a node runs its storage engine. */
 export interface StorageSettings {
@@ -93,10 +94,6 @@ export function checkHttpHost(host: string, token: string | undefined): void {
   throw new VarveError('CONFIG_INVALID', `"httpHost" is ${host}, which others can reach, without a token`, {
     hint: 'Set "storageTokenFile".',
   });
-}
-
-export function isLoopback(host: string): boolean {
-  return ['127.0.0.1', '::1', 'localhost'].includes(host);
 }
 
 /** Of `varve node` with kind `storage`. @throws CONFIG_INVALID */
