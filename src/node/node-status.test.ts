@@ -54,6 +54,19 @@ describe('the status of a system', () => {
     expect(document.nodes[0]).not.toHaveProperty('runs');
   });
 
+  test('a data node that several access nodes have is one, as the write master sees it', () => {
+    const sees = (available: boolean): NodeStatus['dataNode'] => ({
+      dataNodes: [{ accessDatabase: 'varve', name: 'dn1', host: 'h', port: 1, database: 'd', available }],
+    });
+    const document = systemStatus([
+      asked('an1', { status: status('an1', { role: 'member', dataNode: sees(false) }) }),
+      asked('an2', { status: status('an2', { role: 'write master', dataNode: sees(true) }) }),
+    ]);
+    expect(document.dataNodes).toMatchObject([{ name: 'dn1', available: true }]);
+    expect(document.dataNodes).toHaveLength(1);
+    expect(statusLines(document).join('\n')).toMatch(/an2 .*data, write master .*\n\n1 data node added/s);
+  });
+
   test('joins the lists of all nodes', () => {
     const layer = { dataNodes: [{ name: 'dn1' }], other: 1 };
     const document = systemStatus([

@@ -100,6 +100,7 @@ export interface NodeRow extends Omit<
 /** The document of `varve status --json`. */
 export interface SystemStatus {
   readonly nodes: readonly NodeRow[];
+  /** Each once, although every access node has it; in the write master's words, where there is one. */
   readonly dataNodes: readonly unknown[];
   /** Of storage engines, by name. */
   readonly namespaces: readonly SystemNamespace[];
@@ -120,18 +121,30 @@ export interface AskedNode {
 /** Puts the answers of all nodes together. A node that does not answer is shown as such. */
 export function systemStatus(asked: readonly AskedNode[]): SystemStatus {
   const statuses = asked.flatMap(({ answer }) => ('status' in answer ? [answer.status] : []));
-  const layer = (name: string): unknown[] =>
-    statuses.flatMap(({ dataNode }) => {
-      const list = dataNode?.[name];
-      return Array.isArray(list) ? (list as unknown[]) : [];
-    });
   return {
     nodes: asked.map(nodeRow),
-    dataNodes: layer('dataNodes'),
+    dataNodes: dataNodesOf(statuses),
     namespaces: systemNamespaces(statuses),
     shards: systemShards(statuses),
     runs: statuses.flatMap(({ runs }) => runs),
   };
+}
+
+function dataNodesOf(statuses: readonly NodeStatus[]): unknown[] {
+  const isMaster = ({ role }: NodeStatus): number => (role === 'write master' ? 1 : 0);
+  const all = statuses
+    .toSorted((a, b) => isMaster(b) - isMaster(a))
+    .flatMap(({ dataNode }) => {
+      const list = dataNode?.['dataNodes'];
+      return Array.isArray(list) ? (list as unknown[]) : [];
+    });
+  const byPlace = new Map<string, unknown>();
+  for (const one of all) {
+    const { accessDatabase, name, host, port, database } = Object(one) as Record<string, unknown>;
+    const place = JSON.stringify([accessDatabase, name, host, port, database]);
+    if (!byPlace.has(place)) byPlace.set(place, one);
+  }
+  return [...byPlace.values()];
 }
 
 function nodeRow({ name, kind, http, pid, answer }: AskedNode): NodeRow {

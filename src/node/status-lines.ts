@@ -6,7 +6,7 @@ import { textTable } from './text-table.ts';
 export function statusLines({ nodes, dataNodes, namespaces, runs }: SystemStatus): string[] {
   const rows = nodes.map((node) => [
     node.name,
-    node.kind,
+    node.role === null ? node.kind : `${node.kind}, ${node.role}`,
     node.state,
     node.pid === null ? '' : String(node.pid),
     postgresText(node),
