@@ -12,6 +12,8 @@ export function stateOf(state) {
     done: 'good',
     failed: 'bad',
     cancelled: 'warn',
+    bootstrapping: 'warn',
+    closed: 'bad',
   };
   return { text: state, tone: tones[state] ?? '' };
 }
@@ -22,16 +24,49 @@ export function nowText({ step, waitingFor, reasons }) {
   return (reasons ?? []).join('; ');
 }
 
+/** What somebody should look at, the worst first. */
+export function troubleOf({ nodes, group, dataNodes, namespaces, runs }) {
+  const unready = nodes
+    .filter(({ state }) => state !== 'ready')
+    .map((node) => `${node.name} is ${node.state}${nowText(node) ? `: ${nowText(node)}` : ''}`);
+  const engines = nodes
+    .filter(({ storage, state }) => storage?.reason && state === 'ready')
+    .map(({ name, storage }) => `${name}: ${storage.reason}`);
+  const leaderless = group && !group.master ? ['the group has no write master: nobody can write'] : [];
+  const members = (group?.members ?? [])
+    .filter(({ state }) => state !== 'member')
+    .map(({ node, state, reason }) => `${node} is ${state}${reason ? `: ${reason}` : ''}`);
+  const away = dataNodes
+    .filter(({ available }) => available === false)
+    .map(({ name }) => `data node ${name} is marked as not available`);
+  const damaged = namespaces.flatMap(({ name, nodes: holders }) =>
+    holders.filter(({ problem }) => problem).map(({ node, problem }) => `${name} on ${node}: ${problem}`),
+  );
+  const failed = runs
+    .filter(({ state }) => state === 'failed')
+    .map(({ node, run, error }) => `${node}: ${run} failed: ${error?.message ?? 'see its log'}`);
+  return [...leaderless, ...unready, ...members, ...engines, ...damaged, ...away, ...failed];
+}
+
+/** What the newest bootstrap of an engine did. */
+export function engineText({ bootstrap, reason }) {
+  if (!bootstrap) return reason ?? '';
+  const filled = bootstrap.sources.filter(({ fulfilledBlocks }) => fulfilledBlocks > 0);
+  const blocks = new Map();
+  for (const { source, fulfilledBlocks } of filled)
+    blocks.set(source, (blocks.get(source) ?? 0) + fulfilledBlocks);
+  const from = [...blocks].map(([source, count]) => `${source} ${count}`).join(', ');
+  const took = bootstrap.tookMs === null ? '' : ` in ${duration(bootstrap.tookMs)}`;
+  return `${bootstrap.state}${took}${from ? `; blocks: ${from}` : ''}${bootstrap.error ? `; ${bootstrap.error}` : ''}`;
+}
+
 /** One sentence about the whole system. */
 export function summaryOf({ nodes }) {
   const ready = nodes.filter(({ state }) => state === 'ready').length;
   const master = nodes.find(({ role }) => role === 'write master');
-  const trouble = nodes
-    .filter(({ state }) => state !== 'ready')
-    .map(({ name, state }) => `${name} is ${state}`);
   const parts = [`${ready} of ${nodes.length} nodes ready`];
   if (master) parts.push(`write master ${master.name}, term ${master.term}`);
-  return [...parts, ...trouble].join('; ');
+  return parts.join('; ');
 }
 
 export function bytes(count) {
@@ -48,6 +83,7 @@ export function bytes(count) {
 
 export function duration(ms) {
   if (ms === null || ms === undefined) return '';
+  if (ms < 1000) return `${Math.round(ms)} ms`;
   const seconds = Math.round(ms / 1000);
   if (seconds < 60) return `${seconds} s`;
   const minutes = Math.floor(seconds / 60);

@@ -1,18 +1,33 @@
-import { bytes, duration, nowText, stateOf, summaryOf } from './format.js';
-import { showTable } from './table.js';
+import { bytes, duration, engineText, nowText, stateOf, summaryOf, troubleOf } from './format.js';
+import { legend, shardMap } from './shard-map.js';
+import { element, show, showTable } from './table.js';
 
 /** The page asks again after each answer; the last one stays when the node falls silent. */
 const EVERY_MS = 1000;
 
 const place = (id) => document.getElementById(id);
 
-function show(system) {
+function showSystem(system) {
   place('summary').textContent = summaryOf(system);
   place('summary').className = system.nodes.every(({ state }) => state === 'ready') ? 'good' : 'warn';
+  const trouble = troubleOf(system).map((textContent) => element('li', { textContent }));
+  show(place('trouble'), trouble.length === 0 ? [] : [element('ul', {}, trouble)]);
   showTable(place('nodes'), NODE_COLUMNS, system.nodes);
-  showTable(place('group'), GROUP_COLUMNS, system.group?.members ?? []);
-  showTable(place('data-nodes'), DATA_NODE_COLUMNS, system.dataNodes ?? []);
-  showTable(place('namespaces'), NAMESPACE_COLUMNS, system.namespaces ?? []);
+  const { group } = system;
+  const edges = group?.edges ?? [];
+  const members = (group?.members ?? []).map((member) => ({
+    ...member,
+    edges: edges.filter(({ from }) => from === member.node),
+    seenFrom: group.askedNode,
+  }));
+  showTable(place('group'), GROUP_COLUMNS, members);
+  showTable(place('data-nodes'), DATA_NODE_COLUMNS, system.dataNodes);
+  const held = system.namespaces.flatMap(({ name, nodes }) => nodes.map((node) => ({ ...node, name })));
+  showTable(place('namespaces'), NAMESPACE_COLUMNS, held);
+  const engines = system.nodes.filter(({ storage }) => storage);
+  showTable(place('engines'), ENGINE_COLUMNS, engines);
+  const maps = system.namespaces.map(({ name }) => shardMap(name, system.shards));
+  show(place('shards'), system.shards.length === 0 ? [] : [...maps, legend()]);
   const runs = (system.runs ?? []).toSorted((a, b) => (a.startedAt < b.startedAt ? 1 : -1));
   showTable(place('runs'), RUN_COLUMNS, runs.slice(0, 30));
 }
@@ -37,6 +52,7 @@ const GROUP_COLUMNS = [
       tone: state === 'member' ? '' : 'warn',
     }),
   ],
+  ['replication', replicationOf],
 ];
 
 const DATA_NODE_COLUMNS = [
@@ -53,10 +69,28 @@ const DATA_NODE_COLUMNS = [
 const NAMESPACE_COLUMNS = [
   ['namespace', ({ name }) => name],
   ['node', ({ node }) => node],
-  ['series', ({ series }) => String(series ?? '')],
-  ['samples in memory', ({ samples }) => String(samples ?? '')],
-  ['memory', ({ memoryBytes }) => bytes(memoryBytes)],
-  ['on disk', ({ diskBytes }) => bytes(diskBytes)],
+  ['series', ({ series }) => number(series)],
+  ['samples in memory', ({ openSamples }) => number(openSamples)],
+  ['filesets', ({ filesets }) => number(filesets)],
+  ['on disk', ({ filesetBytes }) => bytes(filesetBytes)],
+  [
+    '',
+    ({ problem, quarantined }) =>
+      problem || quarantined > 0
+        ? { text: problem ?? `${quarantined} damaged filesets put aside`, tone: 'bad' }
+        : '',
+  ],
+];
+
+const ENGINE_COLUMNS = [
+  ['engine', ({ name }) => name],
+  ['state', ({ storage }) => stateOf(storage.state)],
+  [
+    'memory',
+    ({ storage: { memory } }) => (memory ? `${bytes(memory.usedBytes)} of ${bytes(memory.limitBytes)}` : ''),
+  ],
+  ['log', ({ storage: { log } }) => (log ? `${log.state}, ${bytes(log.bytes)}` : '')],
+  ['last start', ({ storage }) => engineText(storage)],
 ];
 
 const RUN_COLUMNS = [
@@ -74,6 +108,19 @@ function progressOf({ state, done, total, unit, etaMs }) {
   bar.value = done;
   bar.title = `${done} of ${total} ${unit ?? ''}${etaMs === null ? '' : `, ${duration(etaMs)} left`}`;
   return bar;
+}
+
+function replicationOf({ edges, node, seenFrom }) {
+  if (node === seenFrom) return '';
+  const broken = edges.filter(({ state }) => state !== 'streaming');
+  if (broken.length > 0)
+    return { text: broken.map(({ database, state }) => `${database}: ${state}`).join('; '), tone: 'bad' };
+  const lag = edges.reduce((sum, { lagBytes }) => sum + (lagBytes ?? 0), 0);
+  return edges.length === 0 ? '' : `${bytes(lag)} behind`;
+}
+
+function number(count) {
+  return (count ?? 0).toLocaleString('en');
 }
 
 function postgresText(postgres) {
@@ -94,7 +141,7 @@ async function follow() {
     try {
       const response = await fetch('/api/system');
       if (!response.ok) throw new Error(`the node answered ${response.status}`);
-      show(await response.json());
+      showSystem(await response.json());
     } catch (error) {
       place('summary').textContent = `no answer: ${error.message}`;
       place('summary').className = 'bad';

@@ -1,0 +1,189 @@
+import { execFileSync } from 'node:child_process';
+import { chromium, type Browser, type Page } from 'playwright-core';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { RunEvents } from '../run/events.ts';
+import { EventFeed } from './event-feed.ts';
+import { httpApp } from './http-app.ts';
+import { serveHttp, type HttpServer } from './http-server.ts';
+import { nodeMetrics } from './node-metrics.ts';
+import type { DashboardView } from './system-view.ts';
+
+const NAMES = ['chromium', 'chromium-browser', 'google-chrome'];
+const BROWSER = process.env['VARVE_CHROMIUM_BIN'] ?? NAMES.map(onPath).find((found) => found !== undefined);
+const SKIPPED = 'the dashboard in a browser: set VARVE_CHROMIUM_BIN or put chromium on PATH';
+if (BROWSER === undefined) {
+  if (process.env['VARVE_REQUIRE_SERVICES'] === '1') throw new Error('chromium is required here');
+  process.stderr.write(`SKIPPED: ${SKIPPED}\n`);
+}
+
+const node = (name: string, more: object = {}): object => ({
+  name,
+  kind: 'data',
+  role: null,
+  term: null,
+  state: 'ready',
+  step: null,
+  waitingFor: null,
+  reasons: [],
+  pid: 1,
+  startedAt: '2026-01-01T00:00:00.000Z',
+  postgres: null,
+  storage: null,
+  http: 'http://127.0.0.1:1',
+  ...more,
+});
+
+const WHOLE = {
+  nodes: [node('an1', { kind: 'access', role: 'write master', term: 3 }), node('dn1')],
+  dataNodes: [],
+  namespaces: [],
+  shards: [],
+  runs: [],
+  group: null,
+};
+
+const instance = (name: string, state: string, source: string | null): object => ({
+  node: name,
+  namespace: 'default',
+  state,
+  source,
+});
+
+const TROUBLED = {
+  ...WHOLE,
+  nodes: [
+    ...WHOLE.nodes,
+    node('dn2', { state: 'starting', step: 'start-server', waitingFor: 'the coordinator' }),
+    node('<b>dn3</b>', { state: 'unreachable', reasons: ['it does not answer'] }),
+  ],
+  namespaces: [{ name: 'default', settings: {}, nodes: [{ node: 'dn1', series: 12_345, openSamples: 7 }] }],
+  shards: [
+    { id: 0, instances: [instance('dn1', 'bootstrapped', 'fs'), instance('dn2', 'bootstrapping', null)] },
+    { id: 1, instances: [instance('dn1', 'bootstrapped', 'fs+peers')] },
+  ],
+  runs: [
+    {
+      run: 'bring-up',
+      node: 'dn2',
+      state: 'running',
+      step: 'copy',
+      startedAt: '2026-01-01T00:00:00.000Z',
+      done: 3,
+      total: 4,
+      unit: 'files',
+      etaMs: 65_000,
+      detail: null,
+      waitingFor: null,
+      error: null,
+    },
+  ],
+};
+
+describe.skipIf(BROWSER === undefined)('the dashboard in a browser', () => {
+  let browser: Browser;
+  const stop = new AbortController();
+  let feed: EventFeed;
+  let server: HttpServer;
+  let page: Page;
+  let system: object = WHOLE;
+  let complaints: string[] = [];
+  let foreign: string[] = [];
+
+  beforeAll(async () => {
+    const events = new RunEvents();
+    const status = (): never => {
+      throw new Error('the page asks for the system only');
+    };
+    feed = new EventFeed(events, { epoch: 'e' });
+    const app = httpApp({
+      status,
+      system: () => Promise.resolve(system as DashboardView),
+      feed,
+      metrics: nodeMetrics(events, status),
+      onBug: (error) => complaints.push(String(error)),
+      signal: stop.signal,
+    });
+    server = await serveHttp(app, { port: 0 });
+    browser = await chromium.launch({ executablePath: BROWSER as string, args: ['--no-sandbox'] });
+  });
+
+  afterAll(async () => {
+    await browser?.close();
+    stop.abort();
+    feed[Symbol.dispose]();
+    await server[Symbol.asyncDispose]();
+  });
+
+  beforeEach(async () => {
+    complaints = [];
+    foreign = [];
+    await page?.close();
+    page = await browser.newPage();
+    page.on('console', (message) => message.type() === 'error' && complaints.push(message.text()));
+    page.on('pageerror', (error) => complaints.push(error.message));
+    page.on('request', (request) => request.url().startsWith(server.url) || foreign.push(request.url()));
+  });
+
+  const open = async (shown: object): Promise<void> => {
+    system = shown;
+    await page.goto(server.url);
+    await page.waitForFunction(`document.querySelector('#nodes table') !== null`);
+  };
+
+  test('says in a line that all is well, and asks nobody but its node', async () => {
+    await open(WHOLE);
+    expect(await page.textContent('#summary')).toBe('2 of 2 nodes ready; write master an1, term 3');
+    expect(await page.isVisible('section.trouble')).toBe(false);
+    expect(await page.isVisible('#shards')).toBe(false);
+    expect(complaints).toEqual([]);
+    expect(foreign).toEqual([]);
+  });
+
+  test('puts first what somebody has to look at, and takes no name for markup', async () => {
+    await open(TROUBLED);
+    expect(await page.locator('#trouble li').allTextContents()).toEqual([
+      'dn2 is starting: start-server: waiting for the coordinator',
+      '<b>dn3</b> is unreachable: it does not answer',
+    ]);
+    expect(await page.locator('#runs progress').getAttribute('title')).toBe('3 of 4 files, 1 min 5 s left');
+    expect(await page.textContent('#namespaces')).toContain('12,345');
+    expect(complaints).toEqual([]);
+  });
+
+  test('draws the shards of each node by where their data came from', async () => {
+    await open(TROUBLED);
+    const cells = await page
+      .locator('#shards .map tr')
+      .evaluateAll((rows) =>
+        rows.map((row) =>
+          [
+            ...(row as unknown as { cells: { textContent: string; className: string; title: string }[] })
+              .cells,
+          ].map(({ textContent, className, title }) =>
+            [textContent, className, title].filter(Boolean).join('|'),
+          ),
+        ),
+      );
+    expect(cells).toEqual([
+      ['dn1', 'cell fs|shard 0: from files', 'cell mixed|shard 1: from several (fs+peers)'],
+      ['dn2', 'cell bootstrapping|shard 0: being filled', 'shard 1: not here'],
+    ]);
+  });
+
+  test('follows what changes, and says when nobody answers any more', async () => {
+    await open(TROUBLED);
+    system = WHOLE;
+    await page.waitForFunction(`document.querySelector('section.trouble').hidden`);
+    await page.route('**/api/system', (route) => route.abort());
+    await page.waitForFunction(`document.querySelector('#summary').textContent.startsWith('no answer')`);
+    expect(await page.isVisible('#nodes table')).toBe(true);
+  });
+});
+
+function onPath(name: string): string | undefined {
+  try {
+    return execFileSync('sh', ['-c', `command -v ${name}`], { encoding: 'utf8' }).trim();
+  } catch {
+    return undefined;
+  }
+}
