@@ -4,6 +4,8 @@ import { FormatFault } from './fileset-damage.ts';
 
 /** All files of this room begin with eight letters and a version; `docs/formats/fileset.md` draws them. */
 export const FORMAT_VERSION = 1;
+/** Those that have changed since. What an older version wrote is read as well. */
+const NEWER_VERSIONS: Partial<Record<Magic, number>> = { VRVINDEX: 2 };
 export const FILE_HEADER_BYTES = 16;
 const CHECKSUM_BYTES = 4;
 
@@ -23,7 +25,7 @@ export type Magic =
 export function encodeFileHeader(magic: Magic): Buffer {
   const bytes = Buffer.alloc(FILE_HEADER_BYTES);
   bytes.write(magic, 'latin1');
-  bytes.writeUInt16LE(FORMAT_VERSION, 8);
+  bytes.writeUInt16LE(versionOf(magic), 8);
   bytes.writeUInt32LE(crc32(bytes.subarray(0, 12)), 12);
   return bytes;
 }
@@ -44,7 +46,7 @@ export function checkFileHeader(file: string, magic: Magic, bytes: Buffer): void
 export function encodeCheckedFile(magic: Magic, kind: number, body: Uint8Array): Buffer {
   const bytes = Buffer.alloc(FILE_HEADER_BYTES + body.length + CHECKSUM_BYTES);
   bytes.write(magic, 'latin1');
-  bytes.writeUInt16LE(FORMAT_VERSION, 8);
+  bytes.writeUInt16LE(versionOf(magic), 8);
   bytes.writeUInt16LE(kind, 10);
   bytes.writeUInt32LE(bytes.length, 12);
   bytes.set(body, FILE_HEADER_BYTES);
@@ -83,11 +85,15 @@ export function contentChecksum(bytes: Buffer): number {
 function checkMagic(file: string, magic: Magic, bytes: Buffer): void {
   if (bytes.toString('latin1', 0, 8) !== magic) throw new FormatFault(0, 'it is another kind of file');
   const version = bytes.readUInt16LE(8);
-  if (version !== FORMAT_VERSION) {
+  if (version < FORMAT_VERSION || version > versionOf(magic)) {
     throw new VarveError(
       'STORAGE_FORMAT_UNKNOWN',
-      `${file} has format version ${version}, this program reads ${FORMAT_VERSION}`,
+      `${file} has format version ${version}, this program reads ${versionOf(magic)}`,
       { hint: 'Start the newer version that wrote it.' },
     );
   }
+}
+
+function versionOf(magic: Magic): number {
+  return NEWER_VERSIONS[magic] ?? FORMAT_VERSION;
 }

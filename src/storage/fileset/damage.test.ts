@@ -182,7 +182,7 @@ test('whatever the bytes, a decoder ends with a result or with damage', () => {
   const magics: readonly Magic[] = ['VRVINFO_', 'VRVDIGST', 'VRVCHECK', 'VRVMANIF'];
   const builder = new PageBuilder();
   for (const [id, payload] of randomSeries(new SeededRandom(1), 30)) {
-    builder.add({ id: latin1(id), offset: 16, sizeBytes: payload.length, checksum: 7 });
+    builder.add({ id: latin1(id), offset: 16, payload: latin1(payload), checksum: 7 });
   }
   const page = Buffer.from(builder.finish().bytes);
   const directory = encodeDirectory([

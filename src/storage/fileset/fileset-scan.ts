@@ -1,7 +1,7 @@
 import { crc32 } from 'node:zlib';
-import { ByteCursor } from './byte-cursor.ts';
+import type { ByteCursor } from './byte-cursor.ts';
 import { decodeAt, FileDamageError, FormatFault } from './fileset-damage.ts';
-import { checkPage, MAX_ID_BYTES, PAGE_HEADER_BYTES, type PagePlace } from './index-pages.ts';
+import { MAX_ID_BYTES, openPage, type PagePlace } from './index-pages.ts';
 
 /** What a scan reads with: views that stay valid. */
 export interface ScanSource {
@@ -144,11 +144,11 @@ export class FilesetScan {
 
   #openPage(place: PagePlace, bytes: Buffer): void {
     decodeAt(this.#source.indexFile, place.offset, () => {
-      const { entryCount, dataOffset } = checkPage(bytes);
+      const { entryCount, dataOffset, entries } = openPage(bytes);
       this.#entriesLeft = entryCount;
       this.#offset = dataOffset;
+      this.#page = entries;
     });
-    this.#page = new ByteCursor(bytes, PAGE_HEADER_BYTES);
     this.#sizeBytes = 0;
     this.#idBytes = 0;
     this.#hasEntry = false;
@@ -160,7 +160,7 @@ export class FilesetScan {
     const shared = page.varint();
     const rest = page.varint();
     if (shared > this.#idBytes || shared + rest > MAX_ID_BYTES) {
-      throw new FormatFault(page.at, 'an id is longer than any').at(this.#source.indexFile);
+      throw new FormatFault(0, 'an id is longer than any').at(this.#source.indexFile);
     }
     page.copy(this.#id, shared, rest);
     this.#idBytes = shared + rest;

@@ -102,7 +102,7 @@ export class FilesetWriter {
     const { data } = this.#streams;
     const checksum = crc32(payload);
     this.#digest.add(id, payload);
-    this.#builder.add({ id, offset: data.offset, sizeBytes: payload.length, checksum });
+    this.#builder.add({ id, offset: data.offset, payload, checksum });
     this.#entryCount++;
     this.#lastId = Buffer.from(id);
     await data.append(payload);

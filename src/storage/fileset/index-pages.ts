@@ -1,4 +1,4 @@
-import { crc32 } from 'node:zlib';
+import { crc32, deflateRawSync, inflateRawSync } from 'node:zlib';
 import { ByteCursor, varintBytes, writeUint53, writeVarint } from './byte-cursor.ts';
 import { FormatFault } from './fileset-damage.ts';
 
@@ -21,17 +21,26 @@ export interface PagePlace {
 
 export const MAX_ID_BYTES = 64 * 1024;
 
-export const PAGE_HEADER_BYTES = 24;
+const PAGE_HEADER_BYTES = 24;
+/** Of entries before they are packed: what a search for one series unpacks. */
 const PAGE_TARGET_BYTES = 16 * 1024;
+/** A page ends with the entry that fills it: no larger one is ever written. */
+const MAX_UNPACKED_BYTES = PAGE_TARGET_BYTES + MAX_ID_BYTES + 64;
+/** Greater levels save little and take longer. */
+const PACKING = { level: 3 };
 const DIRECTORY_HEADER_BYTES = 12;
+
+/** The checksum of the payloads, before the entries. */
+const UNPACKED_HEADER_BYTES = 4;
 
 /**
  * Collects entries into pages that are checked one by one, so that damage costs a page; ids share their
- * beginnings with the one before. Ids must ascend.
+ * beginnings with the one before, and what they have in common behind that is packed. Ids must ascend.
  */
 export class PageBuilder {
   #bytes = Buffer.allocUnsafe(PAGE_TARGET_BYTES * 2);
-  #usedBytes = PAGE_HEADER_BYTES;
+  #usedBytes = UNPACKED_HEADER_BYTES;
+  #payloadsChecksum = 0;
   #entryCount = 0;
   #firstId: Buffer = Buffer.alloc(0);
   #lastId: Buffer = Buffer.alloc(0);
@@ -45,13 +54,15 @@ export class PageBuilder {
     return this.#usedBytes >= PAGE_TARGET_BYTES;
   }
 
-  add(entry: { id: Uint8Array; offset: number; sizeBytes: number; checksum: number }): void {
-    const { id, offset, sizeBytes, checksum } = entry;
+  add(entry: { id: Uint8Array; offset: number; payload: Uint8Array; checksum: number }): void {
+    const { id, offset, payload, checksum } = entry;
+    const sizeBytes = payload.length;
     if (this.#entryCount === 0) {
       this.#firstId = Buffer.from(id);
       this.#lastId = Buffer.alloc(0);
       this.#dataOffset = offset;
-    }
+      this.#payloadsChecksum = checksum;
+    } else this.#payloadsChecksum = crc32(payload, this.#payloadsChecksum);
     const shared = sharedBytes(this.#lastId, id);
     const rest = id.length - shared;
     this.#reserve(varintBytes(shared) + varintBytes(rest) + rest + varintBytes(sizeBytes) + 4);
@@ -64,15 +75,18 @@ export class PageBuilder {
     this.#entryCount++;
   }
 
-  /** The page's bytes, valid until the next `add`, and its first id. The builder is empty again. */
+  /** The page's bytes, and its first id. The builder is empty again. */
   finish(): { bytes: Buffer; firstId: Buffer } {
-    const bytes = this.#bytes.subarray(0, this.#usedBytes);
+    this.#bytes.writeUInt32LE(this.#payloadsChecksum, 0);
+    const packed = deflateRawSync(this.#bytes.subarray(0, this.#usedBytes), PACKING);
+    const bytes = Buffer.allocUnsafe(PAGE_HEADER_BYTES + packed.length);
     bytes.writeUInt32LE(bytes.length, 4);
     bytes.writeUInt32LE(this.#entryCount, 8);
-    bytes.writeUInt32LE(0, 12);
+    bytes.writeUInt32LE(this.#usedBytes, 12);
     writeUint53(bytes, this.#dataOffset, 16);
+    packed.copy(bytes, PAGE_HEADER_BYTES);
     bytes.writeUInt32LE(crc32(bytes.subarray(4)), 0);
-    this.#usedBytes = PAGE_HEADER_BYTES;
+    this.#usedBytes = UNPACKED_HEADER_BYTES;
     this.#entryCount = 0;
     return { bytes, firstId: this.#firstId };
   }
@@ -86,23 +100,51 @@ export class PageBuilder {
   }
 }
 
-/** Whether a page is whole; how many entries it has, and where their payloads begin. @throws FormatFault */
-export function checkPage(bytes: Buffer): { readonly entryCount: number; readonly dataOffset: number } {
+/** A page that is whole. */
+export interface OpenPage {
+  readonly entryCount: number;
+  /** Of the first payload, in the data file. */
+  readonly dataOffset: number;
+  /** CRC-32 of all its payloads; undefined in files of the first version. */
+  readonly payloadsChecksum: number | undefined;
+  /** At the first entry. */
+  readonly entries: ByteCursor;
+}
+
+/** @throws FormatFault */
+export function openPage(bytes: Buffer): OpenPage {
   if (bytes.length < PAGE_HEADER_BYTES) throw new FormatFault(bytes.length, 'it ends too early');
   if (crc32(bytes.subarray(4)) !== bytes.readUInt32LE(0)) {
     throw new FormatFault(0, 'a page does not match its checksum');
   }
-  const cursor = new ByteCursor(bytes, 4);
-  if (cursor.uint32() !== bytes.length) throw new FormatFault(4, 'a page has another length');
-  const entryCount = cursor.uint32();
-  cursor.uint32();
-  return { entryCount, dataOffset: cursor.uint53() };
+  const head = new ByteCursor(bytes, 4);
+  if (head.uint32() !== bytes.length) throw new FormatFault(4, 'a page has another length');
+  const entryCount = head.uint32();
+  const unpackedBytes = head.uint32();
+  const dataOffset = head.uint53();
+  if (unpackedBytes === 0) return { entryCount, dataOffset, payloadsChecksum: undefined, entries: head };
+  const entries = new ByteCursor(unpacked(bytes.subarray(PAGE_HEADER_BYTES), unpackedBytes));
+  return { entryCount, dataOffset, payloadsChecksum: entries.uint32(), entries };
+}
+
+function unpacked(packed: Buffer, sizeBytes: number): Buffer {
+  if (sizeBytes > MAX_UNPACKED_BYTES) throw new FormatFault(12, 'a page is larger than any');
+  const bytes = inflated(packed, sizeBytes);
+  if (bytes?.length !== sizeBytes) throw new FormatFault(PAGE_HEADER_BYTES, 'a page cannot be unpacked');
+  return bytes;
+}
+
+function inflated(packed: Buffer, sizeBytes: number): Buffer | undefined {
+  try {
+    return inflateRawSync(packed, { maxOutputLength: sizeBytes, chunkSize: Math.max(sizeBytes, 64) });
+  } catch {
+    return undefined; // Its codes say nothing that a caller could use.
+  }
 }
 
 /** @throws FormatFault */
 export function decodePage(bytes: Buffer): IndexEntry[] {
-  const { entryCount, dataOffset } = checkPage(bytes);
-  const cursor = new ByteCursor(bytes, PAGE_HEADER_BYTES);
+  const { entryCount, dataOffset, entries: cursor } = openPage(bytes);
   let offset = dataOffset;
   const entries: IndexEntry[] = [];
   let id = Buffer.alloc(0);
