@@ -6,6 +6,7 @@ import { dirname, join } from 'node:path';
 import { serverOptions } from '../../../test/group-servers.ts';
 import { TEMP_PREFIX } from '../../../test/leak-check.ts';
 import { systemClock } from '../../core/clock.ts';
+import { messageOf } from '../../core/errors.ts';
 import type { Coordinator } from '../../coordination/coordinator.ts';
 import { EmbeddedCoordinator } from '../../coordination/embedded-server.ts';
 import { openCoordinator } from '../../coordination/open-coordinator.ts';
@@ -95,6 +96,7 @@ export class TestGroup implements AsyncDisposable {
     );
     const { password } = this.mesh.group;
     const stop = new AbortController();
+    const stopped = aborted(stop.signal);
     const servers = new GroupServers({ user: 'rdpg', password });
     const member = new GroupMember(
       {
@@ -106,7 +108,7 @@ export class TestGroup implements AsyncDisposable {
           this.restarts.push(node.node);
           await this.restartServer(node);
         },
-        beforeAction: (action) => Promise.race([this.onAction(node, action), aborted(stop.signal)]),
+        beforeAction: (action) => Promise.race([this.onAction(node, action), stopped]),
       },
       {
         cluster: 'test',
@@ -190,9 +192,8 @@ export class TestGroup implements AsyncDisposable {
   /** Every process of the server stands still, or goes on. */
   freeze(node: MeshNode, frozen: boolean): void {
     const { pid } = this.serverOf(node);
-    for (const process_ of [pid, ...childrenOf(pid)]) {
-      process.kill(process_, frozen ? 'SIGSTOP' : 'SIGCONT');
-    }
+    // The postmaster first: then there are no new ones.
+    for (const one of [pid, ...childrenOf(pid)]) signal(one, frozen ? 'SIGSTOP' : 'SIGCONT');
   }
 
   /** Peers reach the node no more, and it does not reach the coordinator; clients beside it do. */
@@ -300,14 +301,25 @@ export class TestGroup implements AsyncDisposable {
       // Of a test that failed in the middle.
       if (isAlive(this.serverOf(node).pid)) this.freeze(node, false);
     }
-    await Promise.all(this.mesh.nodes.map((node) => this.stopDaemon(node)));
-    await this.#client[Symbol.asyncDispose]();
-    await this.#coordinator.server[Symbol.asyncDispose]();
-    for (const link of this.toCoordinator.values()) await link[Symbol.asyncDispose]();
-    await Promise.all(this.#restarted.map((server) => server.stop()));
-    await this.mesh[Symbol.asyncDispose]();
-    await rm(this.#coordinator.folder, { recursive: true, force: true });
+    const links = [...this.toCoordinator.values()];
+    await disposeInTurn([
+      this.mesh.nodes.map((node) => () => this.stopDaemon(node)),
+      [this.#client, this.#coordinator.server, ...links].map((one) => () => one[Symbol.asyncDispose]()),
+      this.#restarted.map((server) => () => server.stop()),
+      [() => this.mesh[Symbol.asyncDispose]()],
+      [() => rm(this.#coordinator.folder, { recursive: true, force: true })],
+    ]);
   }
+}
+
+/** All of them, whatever becomes of one: what is left behind would hide why a test failed. */
+async function disposeInTurn(turns: readonly (readonly (() => PromiseLike<unknown>)[])[]): Promise<void> {
+  const errors: unknown[] = [];
+  for (const turn of turns) {
+    const results = await Promise.allSettled(turn.map((work) => work()));
+    errors.push(...results.flatMap((result) => (result.status === 'rejected' ? [result.reason] : [])));
+  }
+  if (errors.length > 0) throw new AggregateError(errors, errors.map(messageOf).join('; '));
 }
 
 /** A former master is a member again; where it has to join anew, that is told, and done here in its simplest form. */
@@ -421,6 +433,15 @@ export class WriteLoad {
     } finally {
       connection.destroy();
     }
+  }
+}
+
+/** A process that has ended meanwhile, as backends do at any time, is none that could go on. */
+function signal(pid: number, name: NodeJS.Signals): void {
+  try {
+    process.kill(pid, name);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
   }
 }
 
