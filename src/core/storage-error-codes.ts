@@ -112,6 +112,12 @@ export const STORAGE_ERROR_CODES = {
     manual:
       'Data that the query needs is in shards that are not bootstrapped yet. Writes are taken meanwhile. Repeat it in a moment; the status tells how far the bootstrap is.',
   },
+  SHARD_NOT_OWNED: {
+    sqlstate: '57P03',
+    http: 503,
+    manual:
+      'A request is about a shard that the placement gives to other nodes, or no longer to this one. Nothing of it was done. Nodes that pass requests on find the right ones themselves: repeat it in a moment, or send it to another node; `varve placement show` tells which has what.',
+  },
   STORAGE_BUSY: {
     sqlstate: '55006',
     http: 409,
@@ -159,5 +165,36 @@ export const STORAGE_ERROR_CODES = {
     http: 503,
     manual:
       'The storage engine of this node is not open: it is starting, or it could not be opened and is tried again. `/api/status` has the reason. Repeat the request later; senders of remote write do so by themselves.',
+  },
+  // src/placement
+  PLACEMENT_MISSING: {
+    sqlstate: '42704',
+    http: 404,
+    manual:
+      'There is no placement yet: no storage node has been given shards, and each node that is asked stands alone. `varve placement init` makes one; under `varve up` it is made when the data nodes are added.',
+  },
+  PLACEMENT_REFUSED: {
+    sqlstate: '55000',
+    http: 409,
+    manual:
+      'The placement cannot be changed so: the message has the rule. Most often too few isolation groups would be left for the replica factor, or the name belongs to the registry of data nodes, which looks after it. Nothing was changed.',
+  },
+  PLACEMENT_CONFLICT: {
+    sqlstate: '40001',
+    http: 409,
+    manual:
+      'Others changed the placement each time between reading and writing it. Nothing was changed by this request. Repeat it.',
+  },
+  PLACEMENT_TOO_LARGE: {
+    sqlstate: '54000',
+    http: 422,
+    manual:
+      'The placement, compressed, is larger than a value of the coordinator may be; the message has both sizes. Nothing was changed. Fewer shards take less room.',
+  },
+  PLACEMENT_UNREADABLE: {
+    sqlstate: 'XX001',
+    http: 500,
+    manual:
+      'What the coordinator holds as the placement is not one: it was written by a newer version or edited by hand. Nodes go on with the last placement that they knew, and nothing is changed. Put the value back that the key had, from a backup of the coordinator.',
   },
 } as const satisfies Record<string, ErrorEntry>;

@@ -18,6 +18,8 @@ export interface PlacedInstance {
   readonly weight: number;
   /** Where its HTTP is: `http://host:port`. */
   readonly endpoint: string;
+  /** It was taken out: all its shards are leaving, and it is gone once the last of them was taken over. */
+  readonly isLeaving?: true;
   /** By ascending id. */
   readonly shards: readonly PlacedShard[];
 }
