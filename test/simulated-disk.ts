@@ -40,6 +40,7 @@ export interface SimulatedDiskOptions {
 }
 
 const SECTOR_BYTES = 512;
+const TURN = Promise.resolve();
 
 /**
  * A file system in memory that keeps, over a loss of power, only what was synced: bytes by a sync of the file,
@@ -219,7 +220,7 @@ export class SimulatedDisk implements FileSystem {
   }
 
   async freeBytes(): Promise<number> {
-    await this.#pause();
+    await TURN;
     return Math.max(0, this.capacityBytes - this.#usedBytes());
   }
 
@@ -236,13 +237,7 @@ export class SimulatedDisk implements FileSystem {
     return {
       path,
       sizeBytes: () => perform('stat', () => node.sizeBytes),
-      read: (position, lengthBytes, into) =>
-        perform('read', () => {
-          const found = node.read(position, lengthBytes);
-          if (!into) return found;
-          found.copy(into);
-          return into.subarray(0, found.length);
-        }),
+      read: (position, lengthBytes, into) => perform('read', () => node.read(position, lengthBytes, into)),
       write: (position, bytes) =>
         writeFully(bytes, (part, doneBytes) =>
           perform('write', () => {
@@ -258,7 +253,7 @@ export class SimulatedDisk implements FileSystem {
       datasync: () => this.#syncFile('datasync', path, node),
       sync: () => this.#syncFile('sync', path, node),
       close: async () => {
-        await this.#pause();
+        await TURN;
         closed = true;
       },
       [Symbol.asyncDispose]: async () => {
@@ -293,20 +288,16 @@ export class SimulatedDisk implements FileSystem {
 
   async #do<T>(kind: OperationKind, path: string, action: () => T): Promise<T> {
     const counted = kind !== 'list' && kind !== 'stat' && kind !== 'read';
-    const operation = { index: counted ? this.#operations++ : this.#operations, kind, path };
-    const code = this.fault?.({ ...operation, phase: 'before' });
-    if (counted) this.onOperation?.({ ...operation, phase: 'before' });
-    await this.#pause();
+    const index = counted ? this.#operations++ : this.#operations;
+    const code = this.fault?.({ index, kind, path, phase: 'before' });
+    if (counted) this.onOperation?.({ index, kind, path, phase: 'before' });
+    // Here and below others run, now more, now less, so that orders differ from seed to seed.
+    for (let turns = this.#random.below(4); turns > 0; turns--) await TURN;
     if (code !== undefined) throw failure(code, `${kind} ${path}`);
     const result = action();
-    if (counted) this.onOperation?.({ ...operation, phase: 'after' });
-    await this.#pause();
+    if (counted) this.onOperation?.({ index, kind, path, phase: 'after' });
+    for (let turns = this.#random.below(4); turns > 0; turns--) await TURN;
     return result;
-  }
-
-  /** Lets others run, now more, now less, so that orders differ from seed to seed. */
-  async #pause(): Promise<void> {
-    for (let turns = this.#random.below(4); turns > 0; turns--) await Promise.resolve();
   }
 
   #change(change: NameChange): void {
@@ -320,13 +311,13 @@ export class SimulatedDisk implements FileSystem {
 
   #entries(folder: string): FolderEntry[] {
     const prefix = folder === '/' ? '/' : `${folder}/`;
-    return [...this.#names]
-      .filter(([path]) => path.startsWith(prefix) && path !== '/' && !path.slice(prefix.length).includes('/'))
-      .map(([path, node]): FolderEntry => ({
-        name: path.slice(prefix.length),
-        kind: node === FOLDER ? 'folder' : 'file',
-      }))
-      .sort((a, b) => (a.name < b.name ? -1 : 1));
+    const entries: FolderEntry[] = [];
+    for (const [path, node] of this.#names) {
+      const isIn =
+        path.length > prefix.length && path.startsWith(prefix) && !path.includes('/', prefix.length);
+      if (isIn) entries.push({ name: path.slice(prefix.length), kind: node === FOLDER ? 'folder' : 'file' });
+    }
+    return entries.sort((a, b) => (a.name < b.name ? -1 : 1));
   }
 
   #usedBytes(): number {
@@ -360,81 +351,133 @@ type FileChange =
 class Inode {
   /** In the order in which they were made; not yet durable. */
   pending: FileChange[] = [];
-  #current: Buffer = Buffer.alloc(0);
-  #sizeBytes = 0;
-  #durable: Buffer = Buffer.alloc(0);
+  #current = new Content();
+  #durable = new Content();
+  /** Something was forgotten: what is durable is not all of what is there and not pending. */
+  #hasLost = false;
 
   get sizeBytes(): number {
-    return this.#sizeBytes;
+    return this.#current.sizeBytes;
   }
 
   content(): Buffer {
-    return Buffer.from(this.#current.subarray(0, this.#sizeBytes));
+    return Buffer.from(this.#current.bytes);
   }
 
-  read(position: number, lengthBytes: number): Buffer {
-    return Buffer.from(this.#current.subarray(position, Math.min(position + lengthBytes, this.#sizeBytes)));
+  read(position: number, lengthBytes: number, into: Buffer | undefined): Buffer {
+    const found = this.#current.bytes.subarray(position, position + lengthBytes);
+    if (!into) return Buffer.from(found);
+    return into.subarray(0, found.copy(into));
   }
 
   write(position: number, bytes: Uint8Array): void {
-    const end = position + bytes.length;
-    if (end > this.#current.length) {
-      const grown = Buffer.alloc(Math.max(end, this.#current.length * 2));
-      this.#current.copy(grown, 0, 0, this.#sizeBytes);
-      this.#current = grown;
-    }
-    this.#current.set(bytes, position);
-    this.#sizeBytes = Math.max(this.#sizeBytes, end);
-    this.pending.push({ kind: 'write', position, bytes: Buffer.from(bytes) });
+    // The caller may use its memory again.
+    this.#do({ kind: 'write', position, bytes: Buffer.from(bytes) });
   }
 
   truncate(sizeBytes: number): void {
-    this.#current = resized(this.#current.subarray(0, this.#sizeBytes), sizeBytes);
-    this.#sizeBytes = sizeBytes;
-    this.pending.push({ kind: 'truncate', sizeBytes });
+    this.#do({ kind: 'truncate', sizeBytes });
   }
 
   sync(due: readonly FileChange[]): void {
-    for (const change of due)
-      if (this.pending.includes(change)) this.#durable = applied(this.#durable, change);
-    this.pending = this.pending.filter((change) => !due.includes(change));
+    const isAll = due.length === this.pending.length && due.at(-1) === this.pending.at(-1);
+    if (isAll && !this.#hasLost) {
+      this.#durable = this.#current.share();
+      this.pending = [];
+      return;
+    }
+    const saved = new Set(due);
+    for (const change of this.pending) if (saved.has(change)) this.#durable.apply(change);
+    this.pending = this.pending.filter((change) => !saved.has(change));
   }
 
   /** What a failed sync does: the pages count as clean, whether they are on the disk or not. */
   forget(due: readonly FileChange[], random: SeededRandom): void {
-    for (const change of due) {
-      if (this.pending.includes(change) && random.chance(0.5)) this.#durable = applied(this.#durable, change);
+    const forgotten = new Set(due);
+    this.#hasLost = true;
+    for (const change of this.pending) {
+      if (forgotten.has(change) && random.chance(0.5)) this.#durable.apply(change);
     }
-    this.pending = this.pending.filter((change) => !due.includes(change));
+    this.pending = this.pending.filter((change) => !forgotten.has(change));
   }
 
   copy(): Inode {
     const copy = new Inode();
     copy.pending = [...this.pending];
-    copy.#current = this.content();
-    copy.#sizeBytes = this.#sizeBytes;
-    copy.#durable = this.#durable;
+    copy.#current = this.#current.share();
+    copy.#durable = this.#durable.share();
+    copy.#hasLost = this.#hasLost;
     return copy;
   }
 
   survivor(random: SeededRandom): Inode {
-    let content = this.#durable;
+    const content = this.#durable.share();
     const keeps = keeper(random, this.pending.length);
     const tears = random.chance(0.7);
     for (const [index, change] of this.pending.entries()) {
-      if (keeps(index)) content = applied(content, change);
-      else if (tears && change.kind === 'write' && random.chance(0.5))
-        content = torn(content, change, random);
+      if (keeps(index)) content.apply(change);
+      else if (tears && change.kind === 'write' && random.chance(0.5)) tear(content, change, random);
     }
     // The size may reach the disk before the bytes do.
-    if (content.length < this.#sizeBytes && random.chance(0.3)) content = resized(content, this.#sizeBytes);
+    if (content.sizeBytes < this.sizeBytes && random.chance(0.3)) content.resize(this.sizeBytes);
     const survivor = new Inode();
-    survivor.#current = Buffer.from(content);
-    survivor.#sizeBytes = content.length;
-    survivor.#durable = Buffer.from(content);
+    survivor.#durable = content;
+    survivor.#current = content.share();
     return survivor;
   }
+
+  #do(change: FileChange): void {
+    this.#current.apply(change);
+    this.pending.push(change);
+  }
 }
+
+/** Bytes that are copied when they are changed, not when somebody else wants to have them as they are. */
+class Content {
+  #memory: Buffer = NOTHING;
+  #isShared = true;
+  #sizeBytes = 0;
+
+  get sizeBytes(): number {
+    return this.#sizeBytes;
+  }
+
+  /** A view, until the next change. */
+  get bytes(): Buffer {
+    return this.#memory.subarray(0, this.#sizeBytes);
+  }
+
+  share(): Content {
+    const other = new Content();
+    other.#memory = this.#memory;
+    other.#sizeBytes = this.#sizeBytes;
+    this.#isShared = true;
+    return other;
+  }
+
+  apply(change: FileChange): void {
+    if (change.kind === 'truncate') this.resize(change.sizeBytes);
+    else this.set(change.position, change.bytes);
+  }
+
+  set(position: number, bytes: Uint8Array): void {
+    this.resize(Math.max(this.#sizeBytes, position + bytes.length));
+    this.#memory.set(bytes, position);
+  }
+
+  resize(sizeBytes: number): void {
+    if (this.#isShared || sizeBytes > this.#memory.length) {
+      const grows = !this.#isShared && sizeBytes > this.#memory.length;
+      const own = Buffer.alloc(grows ? Math.max(sizeBytes, this.#memory.length * 2) : sizeBytes);
+      this.#memory.copy(own, 0, 0, Math.min(this.#sizeBytes, sizeBytes));
+      this.#memory = own;
+      this.#isShared = false;
+    } else if (sizeBytes < this.#sizeBytes) this.#memory.fill(0, sizeBytes, this.#sizeBytes);
+    this.#sizeBytes = sizeBytes;
+  }
+}
+
+const NOTHING = Buffer.alloc(0);
 
 /** Which of `count` changes reach the disk: none, all, the first ones, or any. */
 function keeper(random: SeededRandom, count: number): (index: number) => boolean {
@@ -444,34 +487,22 @@ function keeper(random: SeededRandom, count: number): (index: number) => boolean
     kind === 'all' || (kind === 'first' && index < limit) || (kind === 'any' && random.chance(0.5));
 }
 
-function applied(content: Buffer, change: FileChange): Buffer {
-  if (change.kind === 'truncate') return resized(content, change.sizeBytes);
-  const next = resized(content, Math.max(content.length, change.position + change.bytes.length));
-  next.set(change.bytes, change.position);
-  return next;
-}
-
 /** Some of the write's sectors, or its first bytes. */
-function torn(content: Buffer, write: FileChange & { kind: 'write' }, random: SeededRandom): Buffer {
-  const { position, bytes } = write;
-  if (bytes.length === 0) return content;
-  if (random.chance(0.4))
-    return applied(content, { ...write, bytes: bytes.subarray(0, random.below(bytes.length)) });
-  let next = content;
+function tear(
+  content: Content,
+  { position, bytes }: FileChange & { kind: 'write' },
+  random: SeededRandom,
+): void {
+  if (bytes.length === 0) return;
+  if (random.chance(0.4)) {
+    content.set(position, bytes.subarray(0, random.below(bytes.length)));
+    return;
+  }
   for (let at = 0; at < bytes.length;) {
     const end = Math.min(bytes.length, at + SECTOR_BYTES - ((position + at) % SECTOR_BYTES));
-    if (random.chance(0.5)) {
-      next = applied(next, { kind: 'write', position: position + at, bytes: bytes.subarray(at, end) });
-    }
+    if (random.chance(0.5)) content.set(position + at, bytes.subarray(at, end));
     at = end;
   }
-  return next;
-}
-
-function resized(content: Buffer, sizeBytes: number): Buffer {
-  const next = Buffer.alloc(sizeBytes);
-  content.copy(next, 0, 0, Math.min(content.length, sizeBytes));
-  return next;
 }
 
 function copyOnce(copies: Map<Inode, Inode>, node: Inode, make: () => Inode): Inode {
@@ -480,6 +511,11 @@ function copyOnce(copies: Map<Inode, Inode>, node: Inode, make: () => Inode): In
   return copy;
 }
 
+/** Without a stack: files are looked for that are not there, often. */
 function failure(code: string, what: string): Error {
-  return Object.assign(new Error(`${code}: ${what}`), { code });
+  const { stackTraceLimit } = Error;
+  Error.stackTraceLimit = 0;
+  const error = Object.assign(new Error(`${code}: ${what}`), { code });
+  Error.stackTraceLimit = stackTraceLimit;
+  return error;
 }

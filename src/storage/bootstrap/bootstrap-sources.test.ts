@@ -94,7 +94,12 @@ async function damageFile(parts: Parts, suffix: string): Promise<void> {
 
 testBootstrapSource('fs', async () => {
   const parts = await folderWith({ flushed: true });
-  const source = new FsSource({ fs: parts.disk, lookup: () => parts.namespace, onDamage: () => {} });
+  const source = new FsSource({
+    fs: parts.disk,
+    lookup: () => parts.namespace,
+    onDamage: () => {},
+    onVersion: () => {},
+  });
   const has = ShardTimeRanges.forShards([0, 1, 2, 3], WRITTEN);
   return fixtureOf(parts, source, {
     has,
@@ -183,7 +188,12 @@ test('with the policy `all` the files are read into memory; damage there leaves 
   const options: NamespaceOptions = { ...OPTIONS, cachePolicy: 'all' };
   parts.namespace.configure(options);
   await damageFile(parts, '-data.db');
-  const source = new FsSource({ fs: parts.disk, lookup: () => parts.namespace, onDamage: () => {} });
+  const source = new FsSource({
+    fs: parts.disk,
+    lookup: () => parts.namespace,
+    onDamage: () => {},
+    onVersion: () => {},
+  });
   await using fixture = fixtureOf(parts, source, { has: ShardTimeRanges.forShards([0, 1, 2, 3], WRITTEN) });
   const { result } = await readAll(fixture);
   expect(parts.namespace.cache.bytes).toBeGreaterThan(1000);

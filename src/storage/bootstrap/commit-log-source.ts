@@ -25,7 +25,7 @@ import {
   type Unfulfilled,
 } from './bootstrap-source.ts';
 import { ShardTimeRanges } from './shard-time-ranges.ts';
-import { floorToBlock, TimeRanges } from './time-ranges.ts';
+import { TimeRanges } from './time-ranges.ts';
 import { hasOtherReplica, stateAtOrigin } from './topology-snapshot.ts';
 
 export interface CommitLogSourceDeps {
@@ -169,7 +169,7 @@ export class CommitLogSource implements BootstrapSource {
         unit: 'snapshots',
         detail: 'reading snapshots',
       });
-      await recovery.readSnapshot(info, context.atNs);
+      await recovery.readSnapshot(info);
     }
     const from = image ?? loaded.from;
     const report = await replayCommitLog(
@@ -209,11 +209,10 @@ class Recovery implements Recovered {
     }
   }
 
-  async readSnapshot(info: FilesetInfo, atNs: bigint): Promise<void> {
+  /** Also what is out of retention: files may have older values of it. The clean-up sees to both. */
+  async readSnapshot(info: FilesetInfo): Promise<void> {
     const namespace = this.#namespaceOf(info.namespace);
     if (!namespace) return;
-    const { retentionNs, blockSizeNs } = namespace.options;
-    if (info.blockStartNs < floorToBlock(atNs - retentionNs, blockSizeNs)) return;
     const { fs, folder, codec } = this.#deps;
     const counts = this.#countsOf(namespace.id);
     counts.snapshots++;

@@ -1,7 +1,7 @@
 import type { FileSystem } from '../../core/file-system.ts';
 import { messageOf, VarveError } from '../../core/errors.ts';
 import type { Namespace } from '../engine/namespace.ts';
-import { placeOf } from '../engine/fileset-summary.ts';
+import { placeOf, type StoredPlace } from '../engine/fileset-summary.ts';
 import { rebuildIndex, uncovered } from '../engine/rebuild-index.ts';
 import { FileDamageError, type FileDamage } from '../fileset/fileset-damage.ts';
 import type { Quarantined } from '../fileset/fileset-folder.ts';
@@ -24,6 +24,8 @@ export interface FsSourceDeps {
   readonly lookup: (name: string) => Namespace | undefined;
   /** Told of every fileset that was found damaged and put aside. */
   readonly onDamage: (damage: FileDamage) => void;
+  /** Told of versions that filesets have: what is written or deleted from now on has to be later. */
+  readonly onVersion: (version: bigint) => void;
 }
 
 const NOTHING: Unfulfilled = { ranges: ShardTimeRanges.EMPTY, reasons: [] };
@@ -163,17 +165,22 @@ export class FsSource implements BootstrapSource {
     const shards = Array.from({ length: shardCount }, (_, shard) => ({ namespace: name, shard }));
     const known = await filesets.loadSummary();
     if (known) {
-      for (const place of known) filesets.put(place);
+      for (const place of known) this.#put(namespace, place);
       await this.#loadIndex(namespace);
       return [];
     }
     const recovered = await recoverFilesets({ fs: this.#deps.fs }, filesets.root, { shards, repair: true });
-    for (const info of recovered.filesets) filesets.put(placeOf(info));
+    for (const info of recovered.filesets) this.#put(namespace, placeOf(info));
     for (const { damage } of recovered.damaged) this.#deps.onDamage(damage);
     filesets.quarantined += recovered.damaged.length;
     namespace.superseded = recovered.superseded;
     await this.#loadIndex(namespace);
     return recovered.damaged;
+  }
+
+  #put({ filesets }: Namespace, place: StoredPlace): void {
+    filesets.put(place);
+    this.#deps.onVersion(place.newestVersion);
   }
 
   async #loadIndex({ index }: Namespace): Promise<void> {

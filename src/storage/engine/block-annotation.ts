@@ -36,6 +36,11 @@ export function encodeAnnotation(annotation: BlockAnnotation): Buffer {
   return bytes;
 }
 
+/** Of the bytes of an annotation: no write that is in the fileset has a newer version. 0 when it is none. */
+export function newestVersionOf(annotation: Buffer): bigint {
+  return annotation.length === BYTES ? annotation.readBigUInt64LE(16) : 0n;
+}
+
 /** @throws FILESET_DAMAGED when it is none of this engine's */
 export function decodeAnnotation(info: FilesetInfo, file: string): BlockAnnotation {
   const { annotation: bytes } = info;

@@ -51,6 +51,7 @@ export class EngineBootstrap {
       fs,
       lookup,
       onDamage: (damage) => onFinding({ kind: 'fileset', ...damage }),
+      onVersion: (version) => hybridClock.observe(version),
     });
     const commitLog = new CommitLogSource({
       fs,

@@ -56,10 +56,11 @@ export class FilesetStore {
   /** Files that are still there although they do not count any more. */
   #doomed = 0;
   readonly #summary: FilesetSummary;
-  /** Removals that wait for a lease, or are under way. */
+  /** Removals that are under way, and those that failed. */
   readonly #removals = new Set<Promise<void>>();
+  readonly #failed: (() => Promise<void>)[] = [];
   quarantined = 0;
-  /** Why a file could not be removed, the newest; the next start tries again. */
+  /** Why a file could not be removed, the newest. */
   lastFailure: unknown;
 
   constructor(
@@ -135,6 +136,11 @@ export class FilesetStore {
     if (before) this.#doom(before, 'remove');
   }
 
+  /** Nothing else is on the disk than what counts: whatever was to be removed is gone. */
+  get isCertain(): boolean {
+    return this.#doomed === 0;
+  }
+
   /** Before files are written or removed: until `saveSummary`, a start looks through the folders. */
   async beginChange(): Promise<void> {
     await this.#summary.invalidate();
@@ -143,8 +149,7 @@ export class FilesetStore {
   /** Unless a file is there that should not: one that is still read, or could not be removed. */
   async saveSummary(): Promise<void> {
     await this.settled();
-    const unsure = this.#doomed > 0 || this.lastFailure !== undefined;
-    if (unsure || this.#count === 0 || this.#summary.present) return;
+    if (!this.isCertain || this.#count === 0 || this.#summary.present) return;
     await this.#summary.save([...this.places()].map((place) => place.info()));
   }
 
@@ -190,6 +195,13 @@ export class FilesetStore {
   /** All removals that were begun are done, or have failed. */
   async settled(): Promise<void> {
     while (this.#removals.size > 0) await Promise.all(this.#removals);
+  }
+
+  /** Tries once more what failed. */
+  async retryRemovals(): Promise<void> {
+    await this.settled();
+    for (const work of this.#failed.splice(0)) this.#try(work);
+    await this.settled();
   }
 
   async close(): Promise<void> {
@@ -252,9 +264,14 @@ export class FilesetStore {
       else await removeFileset(fs, this.#root, id);
       this.#doomed--;
     };
+    this.#try(work);
+  }
+
+  #try(work: () => Promise<void>): void {
     const removal = work()
       .catch((error: unknown) => {
         this.lastFailure = error;
+        this.#failed.push(work);
       })
       .finally(() => this.#removals.delete(removal));
     this.#removals.add(removal);

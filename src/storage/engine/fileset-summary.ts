@@ -6,6 +6,7 @@ import type { FilesetId } from '../fileset/fileset-id.ts';
 import { decodeInfo, encodeInfo, type FilesetInfo } from '../fileset/info-file.ts';
 import { removeIfThere } from '../fileset/remove-fileset.ts';
 import { VarveError } from '../../core/errors.ts';
+import { newestVersionOf } from './block-annotation.ts';
 
 /** A fileset as a start needs to know it; its info is decoded when somebody asks. */
 export interface StoredPlace {
@@ -14,6 +15,8 @@ export interface StoredPlace {
   readonly shard: number;
   readonly volume: number;
   readonly sizeBytes: number;
+  /** Nothing in it was written later. */
+  readonly newestVersion: bigint;
   /** @throws FILESET_DAMAGED */
   info(): FilesetInfo;
 }
@@ -101,6 +104,7 @@ const AT = {
   volume: 36,
   payload: 48,
   index: 56,
+  annotation: 124,
   least: 132,
 } as const;
 
@@ -148,6 +152,11 @@ class Place implements StoredPlace {
     return low + high * 0x1_0000_0000;
   }
 
+  get newestVersion(): bigint {
+    const start = AT.least + this.#namespace.length;
+    return newestVersionOf(this.#bytes.subarray(start, start + this.#bytes.readUInt32LE(AT.annotation)));
+  }
+
   info(): FilesetInfo {
     if (!this.#info) {
       const id: FilesetId = {
@@ -164,6 +173,14 @@ class Place implements StoredPlace {
 
 /** The same of an info that was read. */
 export function placeOf(info: FilesetInfo): StoredPlace {
-  const { blockStartNs, blockSizeNs, shard, volume, payloadBytes, indexBytes } = info;
-  return { blockStartNs, blockSizeNs, shard, volume, sizeBytes: payloadBytes + indexBytes, info: () => info };
+  const { blockStartNs, blockSizeNs, shard, volume, payloadBytes, indexBytes, annotation } = info;
+  return {
+    blockStartNs,
+    blockSizeNs,
+    shard,
+    volume,
+    sizeBytes: payloadBytes + indexBytes,
+    newestVersion: newestVersionOf(annotation),
+    info: () => info,
+  };
 }

@@ -96,30 +96,19 @@ export class Maintenance {
   }
 
   async cleanUp(namespaces: readonly Namespace[]): Promise<CleanUpReport> {
-    const { fs, folder, clock } = this.#deps;
+    const { fs, folder } = this.#deps;
     let expiredFilesets = 0;
     let supersededFilesets = 0;
     let indexSegments = 0;
     for (const namespace of namespaces) {
       if (namespace.deleted || !namespace.options.cleanupEnabled) continue;
+      supersededFilesets += await this.#removeSuperseded(namespace);
+      expiredFilesets += await this.#removeExpired(namespace);
       this.#dropExpired(namespace);
-      const startNs = earliest(namespace, clock.nowNs());
-      for (const { blockStartNs, blockSizeNs, shard } of namespace.filesets.places()) {
-        if (blockStartNs + blockSizeNs > startNs) continue;
-        await namespace.filesets.beginChange();
-        namespace.filesets.remove({ blockStartNs, shard });
-        expiredFilesets++;
-      }
-      const { superseded } = namespace;
-      namespace.superseded = [];
-      if (superseded.length > 0) await namespace.filesets.beginChange();
-      for (const id of superseded) await removeFileset(fs, namespace.filesets.root, id);
-      supersededFilesets += superseded.length;
-      await namespace.filesets.settled();
       indexSegments += await namespace.index.removeUnused(namespace.isStored.bind(namespace));
-      await this.#retireTombstones(namespace, startNs);
+      await this.#retireTombstones(namespace);
       await namespace.filesets.saveSummary();
-      namespace.expireCache(clock.nowNs());
+      namespace.expireCache(this.#deps.clock.nowNs());
     }
     const snapshots = await cleanSnapshots({ fs }, snapshotRoot(folder));
     return { expiredFilesets, supersededFilesets, indexSegments, snapshots };
@@ -169,28 +158,57 @@ export class Maintenance {
         this.#fail(namespace, blockStartNs, { error, totals });
       }
     }
-    await this.#retireTombstones(namespace, earliest(namespace, this.#deps.clock.nowNs()));
+    await this.#retireTombstones(namespace);
   }
 
-  async #retireTombstones(namespace: Namespace, startNs: bigint): Promise<void> {
-    const { tombstones, filesets } = namespace;
+  async #removeSuperseded(namespace: Namespace): Promise<number> {
+    const { filesets, superseded } = namespace;
+    if (superseded.length === 0) return 0;
+    await filesets.beginChange();
+    for (const id of superseded) await removeFileset(this.#deps.fs, filesets.root, id);
+    namespace.superseded = [];
+    return superseded.length;
+  }
+
+  /** Not while an older volume may be left, which would take the place of one that is removed. */
+  async #removeExpired(namespace: Namespace): Promise<number> {
+    const { filesets } = namespace;
+    await filesets.retryRemovals();
+    if (!filesets.isCertain) return 0;
+    const startNs = earliest(namespace, this.#deps.clock.nowNs());
+    const expired = [...filesets.places()].filter(
+      ({ blockStartNs, blockSizeNs }) => blockStartNs + blockSizeNs <= startNs,
+    );
+    if (expired.length > 0) await filesets.beginChange();
+    for (const place of expired) filesets.remove(place);
+    await filesets.settled();
+    return expired.length;
+  }
+
+  /** What no file that is left needs. */
+  async #retireTombstones({ tombstones, filesets }: Namespace): Promise<void> {
+    if (!filesets.isCertain) return;
     const readers = [...filesets.all()];
-    const retired = tombstones.retire(
-      (tombstone) =>
-        tombstone.endNs <= startNs ||
-        readers.every(({ info, annotation }) => {
-          const reaches =
-            tombstone.startNs < info.blockStartNs + info.blockSizeNs && info.blockStartNs < tombstone.endNs;
-          return !reaches || annotation.deletedUpTo >= tombstone.version;
-        }),
+    const retired = tombstones.retire((tombstone) =>
+      readers.every(({ info, annotation }) => {
+        const reaches =
+          tombstone.startNs < info.blockStartNs + info.blockSizeNs && info.blockStartNs < tombstone.endNs;
+        return !reaches || annotation.deletedUpTo >= tombstone.version;
+      }),
     );
     if (retired > 0) await tombstones.save();
   }
 
+  /**
+   * What the memory has of a block goes after its files, if there are any: older values would be seen again without it,
+   * when the clock is set back.
+   */
   #dropExpired(namespace: Namespace): void {
+    const { filesets, buffer } = namespace;
+    if (!filesets.isCertain) return;
     const startNs = earliest(namespace, this.#deps.clock.nowNs());
-    for (const { startNs: blockStartNs, endNs } of namespace.buffer.blocks()) {
-      if (endNs <= startNs) namespace.dropBlock(blockStartNs);
+    for (const { startNs: blockStartNs, endNs } of buffer.blocks()) {
+      if (endNs <= startNs && !filesets.hasBlock(blockStartNs)) namespace.dropBlock(blockStartNs);
     }
   }
 

@@ -331,6 +331,9 @@ interface WebAssemblyApi {
   Instance: new (module: object, imports: object) => { readonly exports: object };
 }
 
+/** To compile costs more than to make an instance, and one text has many of those. */
+const compiled = new WeakMap<Uint8Array, object>();
+
 /**
  * One instance of the kernels with a memory of its own; not to be shared between threads. The memory grows to
  * `limitBytes` and is never given back.
@@ -343,7 +346,9 @@ export class Kernel {
   constructor(wasm: Uint8Array, options: { readonly limitBytes: number }) {
     const { Module, Instance } = (globalThis as unknown as { WebAssembly: WebAssemblyApi }).WebAssembly;
     const imports = { env: { abort: () => assertNever() } };
-    const { exports } = new Instance(new Module(wasm), imports);
+    const module = compiled.get(wasm) ?? new Module(wasm);
+    compiled.set(wasm, module);
+    const { exports } = new Instance(module, imports);
     this.calls = exports as KernelCalls;
     this.#memory = (exports as { memory: Memory }).memory;
     this.#bytes = new Uint8Array(this.#memory.buffer);

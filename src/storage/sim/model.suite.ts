@@ -164,12 +164,13 @@ export class Model {
 
 /** Undefined when what is held may be; then the changes that did not come to pass are dropped. */
 function judge(changes: Change[], held: Held, expired: boolean): string | undefined {
+  // It is hidden or gone, nobody can tell which: it may be seen again when the clock is set back.
+  if (expired && held === undefined) return undefined;
   const certain = changes.findLastIndex(({ attempt }) => attempt.acknowledged);
   const base = certain < 0 ? undefined : changes[certain]?.bits;
   const open = changes.slice(certain + 1);
   const place = open.findLastIndex(({ bits }) => bits === held);
-  const isBase = held === base || (expired && held === undefined);
-  if (place < 0 && !isBase) {
+  if (place < 0 && held !== base) {
     const history = changes.map(
       ({ attempt, bits }) =>
         `${attempt.what} (${attempt.startedAt}) ${show(bits)}${attempt.acknowledged ? '' : ' (not acknowledged)'}`,

@@ -57,9 +57,13 @@ export async function step(stage: Stage): Promise<void> {
   return maintain('clean-up', stage, () => stage.engine.cleanUp());
 }
 
-/** Time goes by, mostly a little. While nothing else happens: what a write may say depends on the time. */
+/**
+ * Time goes by, mostly a little, or somebody sets the clock back. While nothing else happens: what a write may say
+ * depends on the time.
+ */
 export function letTimePass({ clock, random, model }: Stage): void {
   clock.advance(random.pick([0, 0, 50, 1000, 20_000, 60_000, 200_000]));
+  if (random.chance(0.03)) clock.set(clock.nowMs() - random.below(600_000));
   const nowNs = BigInt(clock.nowMs()) * MS_NS;
   if (nowNs > model.latestNs) model.latestNs = nowNs;
 }

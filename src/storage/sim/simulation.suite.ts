@@ -86,14 +86,21 @@ class Run {
     this.#startedAt = this.#model.moment;
     // The instant stays as it is: it may be started from again.
     this.#disk = instant.disk.processCrash(options.seed);
-    this.#clock = new SimulatedClock(instant.nowMs);
+    // Somebody may have set the clock back meanwhile: later writes win all the same.
+    const backMs = parts.random.chance(0.2) ? parts.random.below(600_000) : 0;
+    this.#clock = new SimulatedClock(instant.nowMs - backMs);
   }
 
   /** Starts the engine and compares all that it has. */
   async open(): Promise<Engine> {
     const { mode: logMode, seed } = this.#options;
     const deps = { fs: this.#disk, clock: this.#clock, seed };
-    const engine = await this.#patiently('the start', openEngine(deps, { folder: '/storage', logMode }));
+    // Images are dear: they are many in some lives, and few in most.
+    const imageLogBytes = this.#parts.random.pick([2000, 50_000, 0]);
+    const engine = await this.#patiently(
+      'the start',
+      openEngine(deps, { folder: '/storage', logMode, imageLogBytes }),
+    );
     this.#engine = engine;
 
     await this.#compare(this.#parts.name);
