@@ -237,8 +237,8 @@ function indexIn(draft: Draft, id: string): number {
   return index;
 }
 
-/** @throws INVALID_ARGUMENT that names the field */
-function newInstance({ id, isolationGroup, weight, endpoint }: NewInstance): PlacedInstance {
+/** One without shards. @throws INVALID_ARGUMENT that names the field */
+export function newInstance({ id, isolationGroup, weight, endpoint }: NewInstance): PlacedInstance {
   if (!NAME.test(id)) {
     throw new VarveError('INVALID_ARGUMENT', `${JSON.stringify(id)} is no name of an instance`, {
       hint: 'It has at most 63 letters, digits and . _ - and begins with a letter or digit.',

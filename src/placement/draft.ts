@@ -102,8 +102,8 @@ export class Draft {
     return this.#holders[shard] ?? [];
   }
 
-  /** Whether `to` may have it when `from` does not any more: no other replica is in its group. */
-  canTake(shard: number, to: number, from: number): boolean {
+  /** Whether `to` may have it, when `from` does not any more: no other replica is in its group. */
+  canTake(shard: number, to: number, from = -1): boolean {
     if (!this.stays(to)) return false;
     const group = this.#groups[to];
     for (const holder of this.holders(shard)) {
@@ -129,6 +129,15 @@ export class Draft {
     this.#heldBy(to).add(shard);
     holders[holders.indexOf(from)] = to;
     this.#loads[from] = this.load(from) - 1;
+    this.#loads[to] = this.load(to) + 1;
+  }
+
+  /** One replica more. */
+  add(shard: number, to: number): void {
+    const holders = this.#holders[shard] ?? [];
+    if (!this.#moved.has(shard)) this.#moved.set(shard, [...holders]);
+    this.#heldBy(to).add(shard);
+    holders.push(to);
     this.#loads[to] = this.load(to) + 1;
   }
 
