@@ -6,6 +6,8 @@ import { join } from 'node:path';
 import { chooseFreePorts } from '../../src/node/ports.ts';
 import type { Endpoint } from '../../src/postgres/connection.ts';
 import { resolveRunAs, type RunAs } from '../../src/postgres/run-as.ts';
+import { killProcessGroup, signal, type Contender } from './contender.ts';
+import { lastLines } from './last-lines.ts';
 
 /** Patroni of Debian 12 with its PostgreSQL 15, three nodes on this machine. */
 export const PATRONI_PROGRAM = '/usr/bin/patroni';
@@ -33,7 +35,7 @@ interface ClusterMember {
   readonly port: number;
 }
 
-export class PatroniCluster implements AsyncDisposable {
+export class PatroniCluster implements Contender<PatroniNode> {
   readonly nodes: readonly PatroniNode[];
   readonly #folder: string;
   readonly #runAs: RunAs | undefined;
@@ -110,13 +112,18 @@ export class PatroniCluster implements AsyncDisposable {
     return { host: '127.0.0.1', port: node.pgPort, database, user: 'postgres', password: PASSWORD };
   }
 
-  /** Patroni and its PostgreSQL at once, as when a machine fails. */
+  /** Patroni, what it runs at the moment (initdb, pg_basebackup) and its PostgreSQL. */
   async kill(node: PatroniNode): Promise<void> {
-    node.process?.kill('SIGKILL');
+    killProcessGroup(node.process?.pid);
     const pid = Number(
       (await readFile(join(node.dataDir, 'postmaster.pid'), 'utf8').catch(() => '')).split('\n')[0],
     );
-    if (pid > 1) killTree(pid);
+    // The postmaster: its children end with it.
+    if (pid > 1) signal(pid);
+  }
+
+  complaints(): Promise<string> {
+    return lastLines(this.nodes.map(({ name }) => join(this.#folder, `${name}.log`)));
   }
 
   async switchover(): Promise<void> {
@@ -133,15 +140,6 @@ export class PatroniCluster implements AsyncDisposable {
     await Promise.all(this.nodes.map((node) => this.kill(node)));
     await new Promise((resolve) => setTimeout(resolve, 300));
     await rm(this.#folder, { recursive: true, force: true, maxRetries: 5 });
-  }
-}
-
-/** The postmaster first: its children end with it. */
-function killTree(pid: number): void {
-  try {
-    process.kill(pid, 'SIGKILL');
-  } catch {
-    // It is gone.
   }
 }
 

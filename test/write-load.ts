@@ -1,4 +1,4 @@
-import { Connection, type Endpoint } from '../../src/postgres/connection.ts';
+import { Connection, type Endpoint } from '../src/postgres/connection.ts';
 
 interface Acknowledged {
   readonly id: number;
@@ -77,6 +77,11 @@ export class WriteLoad {
       }
     }
   }
+}
+
+export async function makeLoadTable(endpoint: Endpoint): Promise<void> {
+  await using connection = await Connection.open(endpoint, { connectTimeoutMs: 5000 });
+  await connection.query('create table public.load (id bigint primary key)');
 }
 
 /** How many of the acknowledged rows a server does not have. */

@@ -1,0 +1,206 @@
+import { Connection, type Endpoint } from '../../src/postgres/connection.ts';
+import type { GroupProcesses, NodeProcess } from '../../test/group-processes.ts';
+import { goal, middle, Table } from '../storage/figures.ts';
+import { median } from '../measure.ts';
+import { pause, primaryOf, until, untilWhole } from './contender.ts';
+import { BeatWatch, PacedLoad } from './paced-load.ts';
+import { varveGroup } from './varve-group.ts';
+
+export interface JoinOptions {
+  readonly etcdPort: number;
+  readonly rounds: number;
+  readonly rowsPerSecond: number;
+  readonly leaseTtlS: number;
+}
+
+interface Stall {
+  readonly maxMs: number;
+  readonly medianMs: number;
+}
+
+interface Joined {
+  /** From the start of the process with an empty folder; and of that, since it asked to be let in. */
+  readonly totalMs: number;
+  readonly joiningMs: number;
+  readonly rowsPerSecond: number;
+  readonly slowestMs: number;
+  readonly lostRows: number;
+  /** Members whose content is not the write master's. */
+  readonly differing: number;
+  readonly stalls: ReadonlyMap<string, { readonly before: Stall; readonly during: Stall }>;
+}
+
+const ROWS_BEFORE = 40_000;
+const BASELINE_MS = 4000;
+const JOIN_TIMEOUT_MS = 120_000;
+const CATCH_UP_MS = 60_000;
+/** Of the rate that is asked for; less means that the machine did not keep up, and the rest says nothing. */
+const RATE_SHARE = 0.95;
+
+/** A fourth node joins a group of three while clients write to its write master. */
+export async function measureJoin(options: JoinOptions): Promise<void> {
+  const found: Joined[] = [];
+  for (let round = 1; round <= options.rounds; round += 1) {
+    const joined = await joinOnce(options, `join${round}`);
+    found.push(joined);
+    console.log(
+      `  join: ${Math.round(joined.totalMs)} ms, ${Math.round(joined.joiningMs)} ms of it joining; ${joined.lostRows} rows lost`,
+    );
+  }
+  tell(found, options);
+}
+
+async function joinOnce(
+  { etcdPort, leaseTtlS, rowsPerSecond }: JoinOptions,
+  cluster: string,
+): Promise<Joined> {
+  await using group = await varveGroup({ etcdPort, cluster, leaseTtlS, joiners: 1 });
+  for (const node of group.nodes) group.start(node);
+  await untilWhole(group, JOIN_TIMEOUT_MS);
+  const master = await primaryOf(group);
+  await using load = await PacedLoad.start(group.endpoint(master), {
+    rowsPerSecond,
+    rowsBefore: ROWS_BEFORE,
+  });
+  await Promise.all(group.nodes.map((node) => untilBeat(group.endpoint(node), 1)));
+  const watches = new Map(group.nodes.map((node) => [node.name, new BeatWatch(group.endpoint(node))]));
+  try {
+    await pause(1000);
+    const beganMs = performance.now();
+    await pause(BASELINE_MS);
+    const times = await join(group);
+    const { endedMs, startedMs } = times;
+    // A stall that has not ended yet counts, too.
+    await pause(500);
+    const during = load.answers.filter(({ atMs }) => atMs >= startedMs && atMs <= endedMs);
+    await load.stop();
+    return {
+      ...times,
+      rowsPerSecond: load.rowsPerSecond(startedMs, endedMs),
+      slowestMs: Math.max(...during.map(({ tookMs }) => tookMs)),
+      ...(await compare(group, load, master)),
+      stalls: new Map(
+        [...watches].map(([name, watch]) => [
+          name === master.name ? `${name} (write master)` : name,
+          {
+            before: stallOf(watch.gapsMs(beganMs, startedMs)),
+            during: stallOf(watch.gapsMs(startedMs, endedMs + 500)),
+          },
+        ]),
+      ),
+    };
+  } finally {
+    await Promise.all([...watches.values()].map((watch) => watch[Symbol.asyncDispose]()));
+  }
+}
+
+async function join(
+  group: GroupProcesses,
+): Promise<{ startedMs: number; endedMs: number; totalMs: number; joiningMs: number }> {
+  const [joiner] = group.joiners;
+  if (!joiner) throw new Error('there is nobody to join');
+  const startedMs = performance.now();
+  group.start(joiner);
+  let askedMs = Number.NaN;
+  const isMember = async (): Promise<boolean> => {
+    const record = (await group.status())?.members.find(({ node }) => node === joiner.name);
+    if (record && Number.isNaN(askedMs)) askedMs = performance.now();
+    return record?.state === 'member';
+  };
+  await until(isMember, JOIN_TIMEOUT_MS).catch(async (error: unknown) => {
+    throw new Error(`it did not join\n${await group.complaints()}`, { cause: error });
+  });
+  const endedMs = performance.now();
+  return { startedMs, endedMs, totalMs: endedMs - startedMs, joiningMs: endedMs - askedMs };
+}
+
+async function compare(
+  group: GroupProcesses,
+  load: PacedLoad,
+  master: NodeProcess,
+): Promise<Pick<Joined, 'lostRows' | 'differing'>> {
+  const all = [...group.nodes, ...group.joiners];
+  const last = await newestBeat(group.endpoint(master));
+  // What one session has written arrives in order, and the writers have stopped: a mark behind all of them.
+  await using connection = await Connection.open(group.endpoint(master), { connectTimeoutMs: 5000 });
+  await connection.query('insert into public.beat values ($1)', [last + 1]);
+  await Promise.all(all.map((node) => untilBeat(group.endpoint(node), last + 1)));
+  const lost = await Promise.all(all.map((node) => load.lostRows(group.endpoint(node))));
+  const digests = await Promise.all(all.map((node) => digest(group.endpoint(node))));
+  const wanted = await digest(group.endpoint(master));
+  return {
+    lostRows: lost.reduce((sum, rows) => sum + rows, 0),
+    differing: digests.filter((each) => each !== wanted).length,
+  };
+}
+
+async function newestBeat(endpoint: Endpoint): Promise<number> {
+  await using connection = await Connection.open(endpoint, { connectTimeoutMs: 5000 });
+  const { n } = await connection.one<{ n: number }>('select coalesce(max(n), 0) as n from public.beat');
+  return n;
+}
+
+/** Until the table is there, with that number. */
+async function untilBeat(endpoint: Endpoint, number: number): Promise<void> {
+  await until(async () => (await newestBeat(endpoint).catch(() => 0)) >= number, CATCH_UP_MS);
+}
+
+async function digest(endpoint: Endpoint): Promise<string> {
+  await using connection = await Connection.open(endpoint, { connectTimeoutMs: 5000 });
+  const { digest } = await connection.one<{ digest: string }>(
+    `select count(*) || ' ' || md5(string_agg(l::text, ',' order by id)) as digest from public.load as l`,
+  );
+  return digest;
+}
+
+function stallOf(gapsMs: readonly number[]): Stall {
+  return { maxMs: Math.max(0, ...gapsMs), medianMs: median(gapsMs) };
+}
+
+function tell(found: readonly Joined[], { rounds, rowsPerSecond }: JoinOptions): void {
+  const of = (pick: (joined: Joined) => number): number[] => found.map(pick);
+  const times = new Table(`a join under ${rowsPerSecond} rows/s, medians of ${rounds} rounds`, ['']);
+  times.row('whole, from an empty folder (ms)', [middle(of(({ totalMs }) => totalMs))]);
+  times.row('since it asked to be let in (ms)', [middle(of(({ joiningMs }) => joiningMs))]);
+  times.row('slowest commit meanwhile (ms)', [middle(of(({ slowestMs }) => slowestMs))]);
+  times.print();
+  const stalls = new Table('time between two arrivals of rows that are written every 20 ms (ms)', [
+    'before: median',
+    'max',
+    'while it joins: median',
+    'max',
+  ]);
+  // In another round it may be another node.
+  const [masters, others] = [true, false].map((wanted) =>
+    found.flatMap(({ stalls }) =>
+      [...stalls].filter(([name]) => name.includes('master') === wanted).map(([, each]) => each),
+    ),
+  );
+  for (const [name, rows] of [
+    ['write master', masters],
+    ['other members', others],
+  ] as const) {
+    const figure = (pick: (each: { before: Stall; during: Stall }) => number): number[] =>
+      (rows ?? []).map(pick);
+    stalls.row(name, [
+      middle(figure(({ before }) => before.medianMs)),
+      String(Math.round(Math.max(...figure(({ before }) => before.maxMs)))),
+      middle(figure(({ during }) => during.medianMs)),
+      String(Math.round(Math.max(...figure(({ during }) => during.maxMs)))),
+    ]);
+  }
+  stalls.print();
+  const total = (pick: (joined: Joined) => number): number => of(pick).reduce((sum, each) => sum + each, 0);
+  goal(
+    'acknowledged rows lost by a join',
+    { atMost: 0, unit: 'rows' },
+    total((each) => each.lostRows),
+  );
+  goal(
+    'members that differ after a join',
+    { atMost: 0, unit: 'members' },
+    total((each) => each.differing),
+  );
+  const rate = median(of((each) => each.rowsPerSecond));
+  goal('rows written while a node joins', { atLeast: rowsPerSecond * RATE_SHARE, unit: 'rows/s' }, rate);
+}

@@ -1,0 +1,108 @@
+import { middle, goal, Table } from '../storage/figures.ts';
+import { median } from '../measure.ts';
+import { pause, primaryOf, untilWhole, type Contender, type ContenderNode } from './contender.ts';
+import { lostRows, makeLoadTable, WriteLoad } from '../../test/write-load.ts';
+
+export type Figure = 'bootstrap' | 'switch-over' | 'fail-over';
+
+export interface RivalOptions {
+  readonly rounds: number;
+  readonly figures: ReadonlySet<Figure>;
+  readonly leaseTtlS: number;
+}
+
+type Prepare = (scope: string) => Promise<Contender>;
+
+interface Life {
+  readonly figures: ReadonlyMap<Figure, number>;
+  readonly lostRows: number;
+}
+
+const WHOLE_TIMEOUT_MS = 120_000;
+const TAKEOVER_TIMEOUT_MS = 120_000;
+const AFTER_SWITCHOVER_MS = 6000;
+
+/**
+ * From three empty folders to data on all three; for how long no server takes a write at a switch-over and at a
+ * fail-over; which acknowledged rows are gone then. In turns, after a bootstrap each that does not count.
+ */
+export async function compareWithPatroni(
+  rivals: Readonly<Record<'Varve' | 'Patroni', Prepare>>,
+  options: RivalOptions,
+): Promise<void> {
+  const names = ['Varve', 'Patroni'] as const;
+  const lives: Record<'Varve' | 'Patroni', Life[]> = { Varve: [], Patroni: [] };
+  for (let round = 0; round <= options.rounds; round += 1) {
+    for (const name of round % 2 === 0 ? names : names.toReversed()) {
+      const figures = round === 0 ? new Set<Figure>(['bootstrap']) : options.figures;
+      const life = await live(await rivals[name](`bench${round}`), figures);
+      for (const [figure, ms] of life.figures) {
+        const counts = round === 0 ? ' (not counted)' : '';
+        console.log(`  ${name.padEnd(8)} ${figure.padEnd(12)} ${Math.round(ms)} ms${counts}`);
+      }
+      if (round > 0) lives[name].push(life);
+    }
+  }
+  tell(lives, options);
+}
+
+async function live(prepared: Contender, wanted: ReadonlySet<Figure>): Promise<Life> {
+  await using group = prepared;
+  const figures = new Map<Figure, number>();
+  const began = performance.now();
+  for (const node of group.nodes) group.start(node);
+  await untilWhole(group, WHOLE_TIMEOUT_MS);
+  figures.set('bootstrap', performance.now() - began);
+  if (!wanted.has('switch-over') && !wanted.has('fail-over')) return { figures, lostRows: 0 };
+
+  await makeLoadTable(group.endpoint(await primaryOf(group)));
+  const load = new WriteLoad(group.nodes.map((node) => group.endpoint(node)));
+  load.start();
+  await pause(2000);
+  if (wanted.has('switch-over')) {
+    const switched = performance.now();
+    await group.switchover();
+    await pause(AFTER_SWITCHOVER_MS);
+    figures.set('switch-over', load.longestGapMs(switched));
+  }
+  if (wanted.has('fail-over')) figures.set('fail-over', await failOver(group, load));
+  await load.stop();
+  const missing = await lostRows(group.endpoint(await primaryOf(group)), load.acknowledgedIds);
+  return { figures, lostRows: missing };
+}
+
+async function failOver<N extends ContenderNode>(group: Contender<N>, load: WriteLoad): Promise<number> {
+  const victim = await primaryOf(group);
+  const killed = performance.now();
+  await group.kill(victim);
+  await load.firstAfter(killed + 500, TAKEOVER_TIMEOUT_MS).catch(async (error: unknown) => {
+    throw new Error(`nobody took over from ${victim.name}\n${await group.complaints()}`, { cause: error });
+  });
+  await pause(1000);
+  return load.longestGapMs(killed);
+}
+
+function tell(
+  lives: Readonly<Record<'Varve' | 'Patroni', readonly Life[]>>,
+  { rounds, figures, leaseTtlS }: RivalOptions,
+): void {
+  const at = (name: 'Varve' | 'Patroni', figure: Figure): number[] =>
+    lives[name].flatMap((life) => life.figures.get(figure) ?? []);
+  const table = new Table(`medians of ${rounds} rounds, lease ${leaseTtlS} s, etcd (ms)`, [
+    'Varve',
+    'Patroni',
+    'ratio',
+  ]);
+  for (const figure of figures) {
+    const [ours, theirs] = [at('Varve', figure), at('Patroni', figure)];
+    const ratio = median(ours) / median(theirs);
+    table.row(figure, [middle(ours), middle(theirs), `${ratio.toFixed(2)}×`]);
+    goal(`${figure}, to Patroni`, { atMost: figure === 'bootstrap' ? 0.6 : 1, unit: '×' }, ratio);
+  }
+  table.print();
+  if (!figures.has('switch-over') && !figures.has('fail-over')) return;
+  for (const name of ['Varve', 'Patroni'] as const) {
+    const sum = lives[name].reduce((total, life) => total + life.lostRows, 0);
+    goal(`acknowledged rows lost by ${name}`, { atMost: 0, unit: 'rows' }, sum);
+  }
+}
