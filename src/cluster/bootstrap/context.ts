@@ -16,7 +16,10 @@ export interface BootstrapDeps {
   readonly clock: Clock;
   readonly log: GroupLog;
   readonly keys: GroupKeys;
-  /** A superuser's session on this node's own server, before the group's role is there. */
+  /**
+   * A superuser's session on this node's own server, before the group's role is there. Its commits wait for nobody:
+   * where clients are kept out, nobody would confirm them.
+   */
   readonly withAdmin: <T>(database: string, work: (connection: Connection) => Promise<T>) => Promise<T>;
   readonly groupSchema: GroupSchemaPart;
   readonly controlSchema: ControlSchemaPart;

@@ -1,20 +1,18 @@
-import { messageOf, VarveError } from '../../core/errors.ts';
+import { VarveError } from '../../core/errors.ts';
 import { done, todo, type Check, type Step, type StepWork } from '../../run/step.ts';
-import type { GroupRecord, MemberRecord } from '../group-keys.ts';
+import type { MemberRecord } from '../group-keys.ts';
 import { addressOf, CONTROL_DATABASE, type GroupContext } from './context.ts';
 import {
   announceSchema,
   chooseRole,
   completeGroup,
   createGroup,
-  joinForming,
   ownerIsGone,
   ownerLost,
   isOwner,
   takeOver,
 } from './form-group.ts';
-import { thaw } from './freeze.ts';
-import { joinRunning } from './join-running.ts';
+import { joinGroup } from './join-group.ts';
 import { membersOf, readRoster, type Roster } from './members.ts';
 import { PREPARE_STEPS } from './prepare-server.ts';
 import { refreshEdges } from './refresh-edges.ts';
@@ -100,58 +98,6 @@ async function schemaAwaited(context: GroupContext): Promise<Check> {
     await context.onSelf(CONTROL_DATABASE, (connection) => context.deps.controlSchema.isComplete(connection));
   }
   return state;
-}
-
-/** Under the lock. A group that is being made is joined at once; one that has content by the freeze protocol. */
-async function joinGroup(context: GroupContext, work: StepWork): Promise<void> {
-  const { keys, deps, options } = context;
-  const wait = { what: `group ${keys.cluster}`, timeoutMs: options.waitTimeoutMs };
-  await waitUntil(deps.clock, work, wait, async () => {
-    const group = await keys.group.read();
-    if (!group) return waitsFor('the group');
-    if (group.value.state === 'complete') {
-      await context.takeLock(work.signal);
-      return joinComplete(context, work);
-    }
-    if (group.value.committed !== 'none') {
-      await context.releaseLock();
-      return waitsFor(`${group.value.owner}, which completes the group`);
-    }
-    await context.takeLock(work.signal);
-    return joinOrTakeOver(context, work, group.value);
-  });
-}
-
-/** Under the lock. What was left of a join that died is taken back first. */
-async function joinComplete(context: GroupContext, work: StepWork): Promise<Look> {
-  try {
-    await thaw(context);
-    await joinRunning(context, work);
-    return met;
-  } catch (error) {
-    const again = error instanceof VarveError && RETRIED.has(error.code);
-    if (!again) throw error;
-    context.deps.log.warn({ node: context.options.node, error }, 'the join is tried again');
-    // Meanwhile somebody may have to leave, for which the lock is needed.
-    await context.releaseLock();
-    return waitsFor(messageOf(error));
-  }
-}
-
-/** Somebody was away for a moment; everything was taken back. */
-const RETRIED: ReadonlySet<string> = new Set(['GROUP_MEMBER_AWAY', 'CONNECTION_LOST', 'CONNECTION_FAILED']);
-
-async function joinOrTakeOver(context: GroupContext, work: StepWork, group: GroupRecord): Promise<Look> {
-  try {
-    await joinForming(context, work);
-    return met;
-  } catch (error) {
-    if (!(error instanceof VarveError) || error.code !== 'GROUP_MEMBER_AWAY') throw error;
-    const roster = await readRoster(context.keys);
-    if (ownerIsGone(context, group, roster)) await takeOver(context, work);
-    else await context.releaseLock();
-    return waitsFor(messageOf(error));
-  }
 }
 
 async function waitForMembers(context: GroupContext, work: StepWork): Promise<void> {

@@ -2,8 +2,11 @@ import { messageOf, VarveError } from '../../core/errors.ts';
 import { held } from '../../coordination/coordinator.ts';
 import type { Connection } from '../../postgres/connection.ts';
 import type { StepWork } from '../../run/step.ts';
-import type { MasterRecord, MemberRecord, Versioned } from '../group-keys.ts';
+import type { MasterRecord, MemberRecord } from '../group-keys.ts';
+import { ensureGapSlot } from '../master/gap-slot.ts';
 import { followsFromNow } from '../master/group-view.ts';
+import { readProgress } from '../master/progress.ts';
+import { reignOf } from '../master/reign.ts';
 import type { ServerAddress } from '../mesh/group-servers.ts';
 import { checkLimits } from '../mesh/limits.ts';
 import type { Link } from '../mesh/mesh.ts';
@@ -29,9 +32,12 @@ import { checkPeer } from './peers.ts';
  * 6. the joiner subscribes to the donor, with the content
  * 7. the donor takes changes again
  * 8. the joiner's other subscriptions are set to R(m) and enabled
- * 9. barriers both ways; then it is a member
+ * 9. the joiner makes its slots for gaps; barriers from each to each: everybody has what these slots do not go back to,
+ *    so that whatever a member lacks when the write master dies, the joiner can give it
+ * 10. then it is a member
  *
- * Clients go on writing on the donor all the time. When anything fails, all of it is taken back.
+ * Clients go on writing on the donor all the time. With another write master than at the beginning nobody knows which
+ * of its changes went where: it is given up as soon as that is seen. When anything fails, all of it is taken back.
  */
 export async function joinRunning(context: GroupContext, work: StepWork): Promise<void> {
   const plan = await planJoin(context);
@@ -42,19 +48,25 @@ export async function joinRunning(context: GroupContext, work: StepWork): Promis
   await prepareJoiner(context, group.value.uuid, plan.databases);
   await using held = await holdDdl(context, plan);
   try {
-    await copyAll(context, plan, work, held);
+    await whileReigns(context, plan, work.signal, (signal) =>
+      copyAll(context, plan, { ...work, signal }, held),
+    );
   } catch (error) {
     await takeBack(context, plan);
     throw error;
   }
 }
 
+const LOOK_MS = 500;
+const AGAIN_MS = 50;
+
 interface JoinPlan {
   readonly donor: MemberRecord;
   readonly others: readonly MemberRecord[];
   readonly members: readonly MemberRecord[];
   readonly databases: readonly string[];
-  readonly master: Versioned<MasterRecord> | undefined;
+  /** Undefined while nobody was ever elected. */
+  readonly reign: string | undefined;
 }
 
 async function planJoin(context: GroupContext): Promise<JoinPlan> {
@@ -72,8 +84,71 @@ async function planJoin(context: GroupContext): Promise<JoinPlan> {
     members,
     others: members.filter((member) => member !== donor),
     databases: donor.databases,
-    master,
+    reign: await settledReign(context, members, master?.value),
   };
+}
+
+/**
+ * The reign that all members follow. Whoever does not yet stops taking changes of everybody at some moment, the
+ * joiner's included.
+ * @throws GROUP_MEMBER_AWAY while there is no such reign
+ */
+async function settledReign(
+  { keys }: GroupContext,
+  members: readonly MemberRecord[],
+  master: MasterRecord | undefined,
+): Promise<string | undefined> {
+  if (!master) return undefined;
+  if (master.state !== 'active') {
+    throw new VarveError('GROUP_MEMBER_AWAY', `${master.node} is about to become write master`, {
+      hint: 'It is tried again.',
+    });
+  }
+  const reign = reignOf(master);
+  const fences = await keys.fences(reign).list();
+  // Without any there is nobody who fences.
+  const late = members.find(({ node }) => fences.size > 0 && fences.get(node)?.value.followed !== true);
+  if (!late) return reign;
+  throw new VarveError('GROUP_MEMBER_AWAY', `${late.node} does not follow ${master.node} yet`, {
+    hint: `It is tried again. varve cluster status tells what ${late.node} waits for.`,
+  });
+}
+
+/** Ends `work` when the reign of the beginning does. */
+async function whileReigns(
+  context: GroupContext,
+  { reign }: JoinPlan,
+  signal: AbortSignal,
+  work: (signal: AbortSignal) => Promise<void>,
+): Promise<void> {
+  const { keys, deps } = context;
+  const changed = new AbortController();
+  const over = new AbortController();
+  const look = async (): Promise<void> => {
+    for (;;) {
+      await deps.clock.sleep(LOOK_MS, over.signal);
+      // While the coordinator is away the lock decides.
+      const master = await keys.master.read().catch(() => 'unknown' as const);
+      if (master !== 'unknown' && reign !== (master && reignOf(master.value))) {
+        return changed.abort(masterChanged());
+      }
+    }
+  };
+  const looking = look().catch(() => {});
+  try {
+    await work(AbortSignal.any([signal, changed.signal]));
+  } catch (error) {
+    throw changed.signal.aborted && !signal.aborted ? changed.signal.reason : error;
+  } finally {
+    over.abort();
+    await looking;
+  }
+}
+
+function masterChanged(): VarveError {
+  return new VarveError('GROUP_MEMBER_AWAY', 'the write master changed in the middle of a join', {
+    hint: 'It is tried again.',
+  });
 }
 
 /** Before anything is made, on every server. @throws GROUP_LIMITS */
@@ -124,12 +199,7 @@ async function copyAll(context: GroupContext, plan: JoinPlan, work: StepWork, ho
   const donor = addressOf(plan.donor);
   const others = plan.others.map(addressOf);
   const links = linksOf(self, donor, others, plan.databases);
-  // What an earlier life of this node has left with the members.
-  await Promise.all(
-    [...links.toOthers, ...links.toDonor, ...links.fromOthers, ...links.fromDonor].map((link) =>
-      mesh.drop(link),
-    ),
-  );
+  await dropFormer(context, Object.values(links).flat());
   await Promise.all(
     plan.databases.map((database) =>
       servers.withConnection(donor, database, (source) =>
@@ -163,14 +233,45 @@ async function copyAll(context: GroupContext, plan: JoinPlan, work: StepWork, ho
   );
   await thaw(context);
   await startFrom(context, links.fromOthers, frozen, positions);
+  work.report({ detail: 'waiting until everybody has caught up' });
+  await eachDatabase(plan, (database) => keepForGaps(context, plan, database));
+  const all = [self, donor, ...others];
   await eachDatabase(plan, (database) =>
-    Promise.all([
-      mesh.barrier(self, [donor, ...others], { ...wait, database }),
-      ...[donor, ...others].map((from) => mesh.barrier(from, [self], { ...wait, database })),
-    ]),
+    Promise.all(
+      all.map((from) =>
+        mesh.barrier(
+          from,
+          all.filter((to) => to !== from),
+          { ...wait, database },
+        ),
+      ),
+    ),
   );
   hold.check();
   await finish(context, plan);
+}
+
+/** What an earlier life of this node has left with the members, who all answer. */
+async function dropFormer({ mesh, options }: GroupContext, links: readonly Link[]): Promise<void> {
+  const left = (await Promise.all(links.map((link) => mesh.drop(link)))).flat();
+  if (left.length === 0) return;
+  throw new VarveError(
+    'GROUP_MEMBER_AWAY',
+    `edges of an earlier life of ${options.node} could not be removed`,
+    {
+      detail: left.join('\n'),
+      hint: 'It is tried again.',
+    },
+  );
+}
+
+/** What this node has from now on of everybody's changes can be had from it. */
+async function keepForGaps(context: GroupContext, { members }: JoinPlan, database: string): Promise<void> {
+  const own = { node: context.options.node, database };
+  const others = members.map(({ node }) => node);
+  await context.onSelf(database, (connection) =>
+    ensureGapSlot(connection, own, () => readProgress(connection, own, others)),
+  );
 }
 
 /** Carries on behind what the donor's content had of each member. */
@@ -196,27 +297,27 @@ async function startFrom(
 }
 
 async function finish(context: GroupContext, plan: JoinPlan): Promise<void> {
-  const { keys, options } = context;
+  const { keys, options, deps } = context;
   const mine = keys.members.at(options.node);
-  const seen = await mine.read();
-  if (!seen) throw new Error('assertion failed: a joiner is registered');
-  const { reason: _, ...record } = seen.value;
-  const { committed } = await keys.coordinator.txn(
-    [
-      held(context.heldLock()),
-      mine.unchanged(seen),
-      // With another write master in between nobody knows which of its changes went where.
-      keys.master.unchanged(plan.master),
-    ],
-    [
-      mine.put({ ...record, state: 'member', databases: [...plan.databases] }),
-      ...followsFromNow(keys, options.node, plan.master?.value, context.deps.clock.nowMs()),
-    ],
-  );
-  if (committed) return unmark(context, plan.databases);
-  throw new VarveError('GROUP_MEMBER_AWAY', 'the write master changed in the middle of a join', {
-    hint: 'It is tried again.',
-  });
+  const databases = [...plan.databases];
+  for (;;) {
+    const [seen, master] = await Promise.all([mine.read(), keys.master.read()]);
+    if (!seen) throw new Error('assertion failed: a joiner is registered');
+    if (plan.reign !== (master && reignOf(master.value))) throw masterChanged();
+    const { reason: _, ...record } = seen.value;
+    const nowMs = deps.clock.nowMs();
+    const joinedAt = new Date(nowMs).toISOString();
+    const { committed } = await keys.coordinator.txn(
+      [held(context.heldLock()), mine.unchanged(seen), keys.master.unchanged(master)],
+      [
+        mine.put({ ...record, state: 'member', databases, joinedAt }),
+        ...followsFromNow(keys, options.node, master?.value, nowMs),
+      ],
+    );
+    if (committed) return unmark(context, plan.databases);
+    // The record of a master changes in its reign, too: with the members, say.
+    await deps.clock.sleep(AGAIN_MS);
+  }
 }
 
 /** Thaws at once, and leaves nothing of the joiner with the members that can be reached. */

@@ -2,11 +2,12 @@ import { messageOf, VarveError } from '../../core/errors.ts';
 import { held } from '../../coordination/coordinator.ts';
 import { quoteIdent } from '../../postgres/sql.ts';
 import type { StepWork } from '../../run/step.ts';
+import { gapSlotName } from '../master/gap-slot.ts';
 import { GROUP_SCHEMA, PUBLICATION } from '../mesh/edge.ts';
 import type { MemberRecord } from '../group-keys.ts';
 import { addressOf, type GroupContext } from './context.ts';
 import { thaw } from './freeze.ts';
-import { joinRunning } from './join-running.ts';
+import { joinGroup } from './join-group.ts';
 import { markForJoining } from './joiner-databases.ts';
 import { membersOf, readRoster } from './members.ts';
 import { met, waitsFor, waitUntil } from './wait.ts';
@@ -61,11 +62,13 @@ export async function replaceMember(
 }
 
 /**
- * This node's content is dropped and copied anew from the group. Only when somebody asked for it.
+ * This node's content is dropped and copied anew from the group. Only when somebody asked for it. Where it fails or
+ * dies behind its first write, the next start of the node carries on, or whoever asks again.
  * @throws INVALID_ARGUMENT for the write master
  */
 export async function reinitialise(context: GroupContext, work: StepWork): Promise<void> {
   const { keys, options, mesh } = context;
+  work.report({ waitingFor: 'the bootstrap lock' });
   await context.takeLock(work.signal);
   try {
     await thaw(context);
@@ -84,7 +87,7 @@ export async function reinitialise(context: GroupContext, work: StepWork): Promi
     await markForJoining(context, group.value.uuid, record.databases);
     await setState(context, { ...record, state: 'joining', reason: 'reinitialised on request' });
     for (const database of record.databases) await mesh.sweep(context.self, database, []);
-    await joinRunning(context, work);
+    await joinGroup(context, work);
   } finally {
     await context.releaseLock();
   }
@@ -167,6 +170,8 @@ async function detach(context: GroupContext, record: MemberRecord): Promise<void
   for (const database of record.databases) {
     await context.mesh.sweep(addressOf(record), database, []);
     await context.servers.withConnection(addressOf(record), database, async (connection) => {
+      // It would keep WAL for ever.
+      await context.mesh.dropSlots(connection, [gapSlotName(database)]);
       await connection.transaction(async () => {
         await connection.query(`set local client_min_messages = warning`);
         await connection.query(`select pg_catalog.set_config('varve_group.ddl', 'off', true)`);

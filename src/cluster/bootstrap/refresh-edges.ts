@@ -90,10 +90,17 @@ async function detectLoss(
   const states = await mesh.status(incoming);
   const lost = states.find(({ state }) => state === 'lost' || state === 'missing');
   if (!lost) return;
+  // One that leaves or joins anew says so before it touches its edges.
+  const from = members.find(({ node }) => node === lost.edge.from);
+  const now = await keys.members.at(lost.edge.from).read();
+  if (now?.value.state !== 'member' || now.value.joinedAt !== from?.joinedAt) return;
   const reason = `${lost.edge.from} has not kept the changes of ${lost.edge.database} that ${options.node} lacks`;
-  await keys.members
+  const own = await keys.members
     .at(options.node)
-    .update((record) => record && { ...record, state: 'rejoin-needed', reason });
+    .update((record) =>
+      record?.state === 'member' ? { ...record, state: 'rejoin-needed', reason } : undefined,
+    );
+  if (own?.state !== 'rejoin-needed') return;
   deps.log.error(
     { node: options.node, edge: lost.edge, hint: `varve cluster reinit ${options.node}` },
     reason,

@@ -102,10 +102,17 @@ async function perform(context: GroupContext, request: GroupRequest, work: StepW
     case 'leave':
       return leaveGroup(context, node, work);
     case 'reinit':
+      if (await hasJoinedSince(context, request)) return;
       return reinitialise(context, work);
     case 'replace':
       return replaceMember(context, { former: node, successor: request.arguments['successor'] ?? '' }, work);
     case 'switchover':
       throw new Error('assertion failed: the write master’s matter');
   }
+}
+
+/** A worker that died in the middle of it has gone on when it started. */
+async function hasJoinedSince({ keys, options }: GroupContext, { at }: GroupRequest): Promise<boolean> {
+  const record = await keys.members.at(options.node).read();
+  return record?.value.state === 'member' && Date.parse(record.value.joinedAt) > Date.parse(at);
 }

@@ -11,6 +11,7 @@ import type {
   ReignRecord,
   Versioned,
 } from '../group-keys.ts';
+import { reignOf } from './reign.ts';
 
 /** Everything of a group at the coordinator that concerns its write master, as of one moment. */
 export interface GroupView {
@@ -100,7 +101,7 @@ export function followsFromNow(
   nowMs: number,
 ): Operation[] {
   if (master?.state !== 'active') return [];
-  const reign = master.reign ?? master.term;
+  const reign = reignOf(master);
   const fence: FenceRecord = {
     node,
     term: reign,

@@ -16,7 +16,7 @@ import { formatLsn } from './lsn.ts';
 import type { MasterLock } from './master-lock.ts';
 import type { Action, LocalView } from './plan.ts';
 import { confirmedBy } from './progress.ts';
-import type { Debt, Positions } from './reign.ts';
+import { reignOf, type Debt, type Positions } from './reign.ts';
 
 export interface MemberActionsDeps {
   readonly clock: Clock;
@@ -390,7 +390,3 @@ export class MemberActions {
 }
 
 const RETRY_MS = 200;
-
-export function reignOf(record: MasterRecord): string {
-  return record.reign ?? record.term;
-}

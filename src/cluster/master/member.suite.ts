@@ -11,16 +11,19 @@ import type { Coordinator } from '../../coordination/coordinator.ts';
 import { EmbeddedCoordinator } from '../../coordination/embedded-server.ts';
 import { openCoordinator } from '../../coordination/open-coordinator.ts';
 import { TcpProxy } from '../../coordination/tcp-proxy.suite.ts';
-import type { Connection } from '../../postgres/connection.ts';
+import { Connection } from '../../postgres/connection.ts';
 import { isAlive } from '../../postgres/postmaster.ts';
 import { startServer, type OwnServer } from '../../postgres/server.ts';
 import { expect } from 'vitest';
+import { GroupContext } from '../bootstrap/context.ts';
+import { reinitialise } from '../bootstrap/leave.ts';
+import { controlSchemaPart, groupSchemaPart } from '../bootstrap/parts.ts';
 import { GroupKeys, type MemberRecord } from '../group-keys.ts';
 import { GroupServers } from '../mesh/group-servers.ts';
 import { groupSettingsFor } from '../mesh/limits.ts';
 import { GroupMember, type GroupMemberOptions } from './group-member.ts';
 import type { Action } from './plan.ts';
-import { TestMesh, type MeshNode } from './mesh.suite.ts';
+import { GROUP_UUID, SCHEMA, TestMesh, type MeshNode } from './mesh.suite.ts';
 
 export const DATABASES = ['rdpg', 'varve'];
 /** The shortest would do where nobody else uses the machine. */
@@ -77,6 +80,18 @@ export class TestGroup implements AsyncDisposable {
       group.toCoordinator.set(node.node, await TcpProxy.start(server.url));
       await group.keys.members.at(node.node).create(recordOf(node));
     }
+    await group.keys.group.create({
+      uuid: GROUP_UUID,
+      kind: 'manager',
+      state: 'complete',
+      owner: 'n1',
+      ownerUuid: randomUUID(),
+      token: '1',
+      committed: 'schema',
+      size: count,
+      accessDatabase: 'varve',
+      createdAt: new Date().toISOString(),
+    });
     for (const node of mesh.nodes) group.startDaemon(node);
     return group;
   }
@@ -240,47 +255,54 @@ export class TestGroup implements AsyncDisposable {
     });
   }
 
-  /**
-   * A member is made anew from the write master, in the simplest form, while nobody writes: its subscriptions and
-   * slots go, its rows are those of the master, and it takes changes from there on.
-   */
+  /** A member joins anew, as its daemon has it do on request; clients may go on writing. */
   async rejoin(node: MeshNode): Promise<void> {
-    const { mesh } = this.mesh;
-    const master = await this.master();
-    const others = this.mesh.nodes.filter((other) => other !== node);
-    await this.stopDaemon(node);
-    for (const database of DATABASES) {
-      for (const other of others) {
-        await mesh.drop({ from: other.address, to: node.direct, database });
-        await mesh.drop({ from: node.address, to: other.direct, database });
-      }
-      await this.mesh.sql(
-        node,
-        database,
-        `select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name like 'varve_gap%' and database = current_database()`,
-      );
-      await this.mesh.sql(
-        node,
-        database,
-        `set session_replication_role = replica; truncate public.rows, varve_group.barrier, varve_group.ddl_queue; drop table if exists varve_group.gap_floor; reset session_replication_role`,
-      );
-      const fresh = { enabled: true, copyData: false, foundSlot: 'renew' } as const;
-      for (const other of others) {
-        await mesh.connect({ from: node.address, to: other.direct, database }, fresh);
-        await mesh.connect(
-          { from: other.address, to: node.direct, database },
-          { ...fresh, copyData: other === master },
-        );
-      }
-    }
-    const reign = (await this.keys.master.read())?.value.reign ?? '';
-    const at = new Date().toISOString();
-    await this.keys
-      .fences(reign)
-      .at(node.node)
-      .update(() => ({ node: node.node, term: reign, progress: {}, followed: true, at }));
-    await this.keys.members.at(node.node).update(() => recordOf(node));
-    this.startDaemon(node);
+    const { servers } = this.#daemons.get(node.node) ?? {};
+    if (!servers) throw new Error(`the daemon of ${node.node} does not run`);
+    const { host, port } = node.address;
+    await using context = new GroupContext(
+      {
+        clock: systemClock,
+        log: logOf(node.node),
+        keys: this.keys,
+        servers,
+        withAdmin: async (database, work) => {
+          const admin = this.serverOf(node).admin(database);
+          const settings = { default_transaction_read_only: 'off', synchronous_commit: 'local' };
+          await using connection = await Connection.open(admin, { connectTimeoutMs: 5_000, settings });
+          return await work(connection);
+        },
+        groupSchema: {
+          // The tables were there before the group, so no queue has them.
+          install: async (connection, identity) => {
+            const there = await connection.maybeOne(`select 1 where to_regclass('public.rows') is not null`);
+            if (!there) await connection.query(SCHEMA);
+            await groupSchemaPart.install(connection, identity);
+          },
+          replay: () => Promise.resolve(),
+          holdDdl: (session) => groupSchemaPart.holdDdl(session),
+        },
+        controlSchema: controlSchemaPart({ cluster: 'test', kind: 'manager', replicated: true }, 'test'),
+        master: { claim: () => Promise.resolve() },
+      },
+      {
+        node: node.node,
+        nodeUuid: recordOf(node).nodeUuid,
+        kind: 'manager',
+        size: this.mesh.nodes.length,
+        accessDatabase: 'varve',
+        host,
+        port,
+        groupPassword: this.mesh.group.password,
+        healthPassword: '',
+        waitTimeoutMs: 60_000,
+        registrationTtlMs: 5_000,
+        lockTtlMs: 5_000,
+        takeoverAfterMs: 10_000,
+        maxClockSkewMs: 10_000,
+      },
+    );
+    await reinitialise(context, { signal: new AbortController().signal, report: () => {} });
   }
 
   async stopCoordinator(): Promise<void> {
@@ -322,7 +344,7 @@ async function disposeInTurn(turns: readonly (readonly (() => PromiseLike<unknow
   if (errors.length > 0) throw new AggregateError(errors, errors.map(messageOf).join('; '));
 }
 
-/** A former master is a member again; where it has to join anew, that is told, and done here in its simplest form. */
+/** A former master is a member again; where it has to join anew, that is told, and then asked for. */
 export async function rejoined(group: TestGroup, node: MeshNode): Promise<'following' | 'rejoin-needed'> {
   const state = await group.until('a decision', () => {
     const { state } = group.daemon(node).status();

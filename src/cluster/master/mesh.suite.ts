@@ -19,9 +19,10 @@ export interface MeshNode {
   readonly direct: ServerAddress;
 }
 
-const GROUP_UUID = '6f5902ac-2377-4e1b-9a0e-1f3d8f0f1c11';
+export const GROUP_UUID = '6f5902ac-2377-4e1b-9a0e-1f3d8f0f1c11';
 
-const SCHEMA = `
+/** What applications have made. */
+export const SCHEMA = `
   create table public.rows (id bigint primary key, writer text, note text, at timestamptz default now());
   grant all on public.rows to app;`;
 

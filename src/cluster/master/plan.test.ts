@@ -437,6 +437,38 @@ describe('what a member does', () => {
       true,
     ],
     [
+      'but not of one that joins anew, which comes without what it had',
+      {
+        record: decided,
+        fences: new Map([fence('n2', 100n, { followed: true })]),
+        members: new Map([
+          ['n1', member('joining')],
+          ['n2', member()],
+          ['n3', member()],
+        ]),
+        local: local({ enabledFrom: new Set(['n1', 'n3']), disabledFrom: new Set() }),
+      },
+      'following',
+      { do: 'nothing' },
+      true,
+    ],
+    [
+      'and what it has left from before stays off',
+      {
+        record: decided,
+        fences: new Map([fence('n2', 100n, { followed: true })]),
+        members: new Map([
+          ['n1', member('joining')],
+          ['n2', member()],
+          ['n3', member()],
+        ]),
+        local: local({ enabledFrom: new Set(['n3']), disabledFrom: new Set(['n1']) }),
+      },
+      'following',
+      { do: 'nothing' },
+      true,
+    ],
+    [
       'until it follows as well',
       {
         record: decided,

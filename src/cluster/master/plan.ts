@@ -1,7 +1,7 @@
 import type { FenceRecord, MasterRecord, MemberRecord, QuorumRule, ReignRecord } from '../group-keys.ts';
 import { maxLsn, NO_LSN } from './lsn.ts';
 import { isFenced, notFenced, ruleFor, sameRule, type QuorumOptions } from './quorum.ts';
-import { behind, debts, mostAdvanced, positionsOf, type Debt, type Positions } from './reign.ts';
+import { behind, debts, mostAdvanced, positionsOf, reignOf, type Debt, type Positions } from './reign.ts';
 import type { MemberState } from './states.ts';
 
 /** What a member sees when it decides what to do next. */
@@ -151,7 +151,7 @@ function asHolder(o: Observed, lock: string, context: HolderContext): Plan {
   // Who claimed and did not become active has written nothing: the former one is still the former one.
   const previous =
     record?.state === 'active'
-      ? { node: record.node, reign: record.reign ?? record.term, rules: record.rules ?? [] }
+      ? { node: record.node, reign: reignOf(record), rules: record.rules ?? [] }
       : (record?.previous ?? null);
   return { state: 'electing', action: { do: 'claim', previous }, wantLock: true };
 }
@@ -261,7 +261,8 @@ function asFollower(o: Observed, record: MasterRecord): Omit<Plan, 'wantLock'> {
 
 /**
  * Changes are taken from every member, except from one that was master and has not said that it knows of this
- * reign: it may still write.
+ * reign: it may still write. The edges of one that joins anew are its own matter: nothing of its earlier life comes
+ * over those that it makes, and it waits for what does.
  */
 function edges(o: Observed, record: MasterRecord): Action {
   const masters = new Set<string>();
@@ -278,7 +279,10 @@ function edges(o: Observed, record: MasterRecord): Action {
   const enable = [...o.local.disabledFrom].filter(
     (node) => node !== o.self && !o.frozen.has(node) && trusted(node),
   );
-  const disable = [...o.local.enabledFrom].filter((node) => masters.has(node) && !trusted(node));
+  const joins = (node: string): boolean => o.members.get(node)?.state === 'joining';
+  const disable = [...o.local.enabledFrom].filter(
+    (node) => masters.has(node) && !trusted(node) && !joins(node),
+  );
   return enable.length + disable.length > 0 ? { do: 'edges', enable, disable } : NOTHING;
 }
 

@@ -17,6 +17,11 @@ export interface Debt {
   readonly upTo: Positions;
 }
 
+/** That of the record: the term with which it began. */
+export function reignOf(record: Pick<MasterRecord, 'reign' | 'term'>): string {
+  return record.reign ?? record.term;
+}
+
 /** Terms are numbers that outgrow a double. */
 export function isLater(a: string, b: string): boolean {
   return BigInt(a) > BigInt(b);
@@ -31,7 +36,7 @@ export function debts(
   history: ReadonlyMap<string, ReignRecord>,
   followed: string | undefined,
 ): Debt[] {
-  const reign = record.reign ?? record.term;
+  const reign = reignOf(record);
   const later = [...history]
     .filter(([at]) => (followed === undefined || isLater(at, followed)) && isLater(reign, at))
     .toSorted(([a], [b]) => (isLater(a, b) ? 1 : -1));

@@ -2,7 +2,7 @@ import type { GroupServers, ServerAddress } from '../mesh/group-servers.ts';
 import { slotName } from '../mesh/edge.ts';
 import { readSlots } from '../mesh/slots.ts';
 import type { GroupView } from './group-view.ts';
-import { reignOf } from './member-actions.ts';
+import { reignOf } from './reign.ts';
 
 /** How much a target may lack when clients are sent away for it. */
 const MAX_LAG_BYTES = 16 * 1024 * 1024;

@@ -114,7 +114,7 @@ export class Mesh {
   async drop(link: Link): Promise<string[]> {
     const edge = edgeOf(link);
     const subscriber = this.#onTo(link, (connection) =>
-      dropSubscription({ clock: this.#clock }, connection, edge, WORKER_TIMEOUT_MS),
+      dropSubscription(connection, edgeNames(edge).subscription),
     );
     const left: string[] = [];
     await subscriber.catch((error: unknown) => left.push(`${describeEdge(edge)}: ${messageOf(error)}`));
@@ -131,7 +131,7 @@ export class Mesh {
   async sweep(server: ServerAddress, database: string, members: readonly string[]): Promise<void> {
     await this.servers.withConnection(server, database, async (connection) => {
       const found = await strays(connection, server, members);
-      for (const name of found.subscriptions) await this.#dropByName(connection, name);
+      for (const name of found.subscriptions) await dropSubscription(connection, name);
       await this.dropSlots(connection, found.slots);
     });
   }
@@ -203,13 +203,6 @@ export class Mesh {
     return this.servers.withConnection(link.to, link.database, async (connection) => {
       return (await readSubscription(connection, edgeOf(link)))?.progress ?? undefined;
     });
-  }
-
-  async #dropByName(connection: Connection, name: string): Promise<void> {
-    const quoted = `"${name}"`;
-    await connection.query(`alter subscription ${quoted} disable`);
-    await connection.query(`alter subscription ${quoted} set (slot_name = none)`);
-    await connection.query(`drop subscription ${quoted}`);
   }
 
   #onTo<T>(link: Link, work: (connection: Connection) => Promise<T>): Promise<T> {

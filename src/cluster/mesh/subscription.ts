@@ -105,18 +105,24 @@ export async function disableSubscription(
   await untilWorkerGone(deps, connection, edge, timeoutMs);
 }
 
-/** Removes the subscriber's side, whether the publisher is there or not; its slot there stays. */
-export async function dropSubscription(
-  deps: { readonly clock: Clock },
-  connection: Connection,
-  edge: Edge,
-  timeoutMs: number,
-): Promise<void> {
-  const present = await readSubscription(connection, edge);
-  if (!present) return;
-  await disableSubscription(deps, connection, edge, timeoutMs);
-  if (present.slot !== null) await alter(connection, edge, 'set (slot_name = none)');
-  await connection.query(`drop subscription if exists ${quoteIdent(edgeNames(edge).subscription)}`);
+/**
+ * Removes the subscriber's side, whether the publisher is there or not; its slot there stays. In one transaction:
+ * nobody can enable it again in between. PostgreSQL ends the workers.
+ */
+export async function dropSubscription(connection: Connection, name: string): Promise<void> {
+  const quoted = quoteIdent(name);
+  await connection.transaction(async () => {
+    const there = await connection.maybeOne(
+      `select 1 from pg_catalog.pg_subscription s
+         join pg_catalog.pg_database d on d.oid = s.subdbid and d.datname = pg_catalog.current_database()
+        where s.subname = $1`,
+      [name],
+    );
+    if (!there) return;
+    await connection.query(`alter subscription ${quoted} disable`);
+    await connection.query(`alter subscription ${quoted} set (slot_name = none)`);
+    await connection.query(`drop subscription ${quoted}`);
+  });
 }
 
 /** Resolves when every table's initial copy has ended. @throws DEADLINE_EXCEEDED telling how many are left */
