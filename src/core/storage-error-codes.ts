@@ -197,4 +197,29 @@ export const STORAGE_ERROR_CODES = {
     manual:
       'What the coordinator holds as the placement is not one: it was written by a newer version or edited by hand. Nodes go on with the last placement that they knew, and nothing is changed. Put the value back that the key had, from a backup of the coordinator.',
   },
+  // src/storage/replication
+  WRITE_LEVEL_NOT_REACHED: {
+    sqlstate: '57P03',
+    http: 503,
+    manual:
+      'Fewer replicas than `writeConsistency` wants took a write in time; the message says which did not and why. The write is not acknowledged, although some replicas may have it: repeat it, which does no harm. Senders of remote write do so by themselves.',
+  },
+  READ_LEVEL_NOT_REACHED: {
+    sqlstate: '57P03',
+    http: 503,
+    manual:
+      'For some shards fewer replicas than `readConsistency` wants could be read; the hint says which did not answer and why. Repeat it in a moment, look at the nodes that are named, or read with a lower level.',
+  },
+  REPLICA_UNREACHABLE: {
+    sqlstate: '08006',
+    http: 503,
+    manual:
+      'Another storage node did not answer, or broke off in the middle of its answer; the message has the system’s words. What it missed is kept for it as hints, and reads ask other replicas. Look whether that node runs and can be reached at the endpoint that the placement has.',
+  },
+  CLOCK_AHEAD: {
+    sqlstate: '22008',
+    http: 503,
+    manual:
+      'The node that passed a write on has a clock that is more than five minutes ahead of this one’s. Versions of samples come from these clocks, so it was not taken. Set the clocks of all nodes by the same source; the write is repeated by itself.',
+  },
 } as const satisfies Record<string, ErrorEntry>;

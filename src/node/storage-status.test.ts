@@ -55,6 +55,8 @@ function engine(more: Partial<EngineStatus> = {}): EngineStatus {
     bootstrapRuns: [
       {
         attempt: 1,
+        reason: 'start',
+        shardCount: 2,
         state: 'done',
         startedAtNs: 0n,
         tookMs: 120,

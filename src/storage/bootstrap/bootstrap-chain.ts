@@ -6,6 +6,7 @@ import {
   type BootstrapRequest,
   type BootstrapSource,
 } from './bootstrap-source.ts';
+import type { SourceFill } from './fill-book.ts';
 import type { ShardTimeRanges } from './shard-time-ranges.ts';
 
 /** What one pass asks for, and after it what is left. */
@@ -25,6 +26,7 @@ export interface ChainResult {
 export interface ChainDeps {
   readonly monotonicMs: () => number;
   readonly onSource: (status: BootstrapSourceStatus) => void;
+  readonly onFill?: (fill: Omit<SourceFill, 'atNs'>) => void;
 }
 
 /**
@@ -78,6 +80,15 @@ export async function runChain(
           [...before.reasons, ...failedData.reasons, ...failedIndex.reasons],
           data.add(index),
         ),
+      });
+      deps.onFill?.({
+        source: source.name,
+        pass: context.pass,
+        namespace: name,
+        requested: before.data,
+        fulfilled,
+        reasons: [...failedData.reasons, ...failedIndex.reasons],
+        why: (shard) => source.why(shard, context),
       });
       const { blockSizeNs } = asked.namespace.options;
       deps.onSource({

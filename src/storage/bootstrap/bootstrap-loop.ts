@@ -3,7 +3,7 @@ import type { Clock } from '../../core/clock.ts';
 import { isAbort, messageOf, VarveError } from '../../core/errors.ts';
 import type { RunEvents } from '../../run/events.ts';
 import type { Progress, RunEvent } from '../../run/step.ts';
-import type { BootstrapRunStatus, BootstrapSourceStatus } from '../engine/storage-engine.ts';
+import type { BootstrapReason, BootstrapRunStatus, BootstrapSourceStatus } from '../engine/storage-engine.ts';
 import type { ProcessResult } from './bootstrap-process.ts';
 
 export interface BootstrapLoopDeps {
@@ -17,6 +17,12 @@ export interface BootstrapLoopDeps {
 
 /** What an attempt may tell while it runs. */
 export interface AttemptReport {
+  readonly attempt: number;
+  readonly reason: BootstrapReason;
+  /** Fires when what the attempt was begun with holds no longer, and it should end soon. */
+  readonly superseded: AbortSignal;
+  /** Over how many shards it goes. */
+  begin(shardCount: number): void;
   onSource(status: BootstrapSourceStatus): void;
   progress(progress: Progress): void;
 }
@@ -42,7 +48,10 @@ export class BootstrapLoop {
   readonly #backoff: Backoff;
   readonly #history: BootstrapRunStatus[] = [];
   #running: Promise<void> | undefined;
-  #pending = false;
+  /** Another attempt is asked for, for this reason. */
+  #pending: BootstrapReason | undefined;
+  #superseded = new AbortController();
+  #awake = new AbortController();
   /** The run's begin was published. */
   #isTold = false;
 
@@ -63,25 +72,33 @@ export class BootstrapLoop {
   }
 
   /**
-   * Bootstraps what is not yet; resolves when nothing is left. Calls during a run join it, and see to another attempt.
+   * Bootstraps what is not yet; resolves when nothing is left. Calls during a run join it, and see to another attempt,
+   * at once if it waits.
    * @throws what ends a bootstrap for good: a bug, or the signal's reason
    */
-  run(signal: AbortSignal): Promise<void> {
+  run(signal: AbortSignal, reason: BootstrapReason = 'start'): Promise<void> {
     if (this.#running) {
-      this.#pending = true;
+      // What a change of the placement asks for is more than others ask for.
+      if (this.#pending !== 'topology') this.#pending = reason;
+      this.#awake.abort();
       return this.#running;
     }
-    this.#running = this.#told(signal).finally(() => {
+    this.#running = this.#told(signal, reason).finally(() => {
       this.#running = undefined;
     });
     return this.#running;
   }
 
+  /** Lets the attempt that is under way end early. */
+  supersede(): void {
+    this.#superseded.abort();
+  }
+
   /** With its begin and end as those of a run. */
-  async #told(signal: AbortSignal): Promise<void> {
+  async #told(signal: AbortSignal, reason: BootstrapReason): Promise<void> {
     this.#isTold = false;
     try {
-      await this.#repeat(signal);
+      await this.#repeat(signal, reason);
       // Nothing is told of a run that had nothing to do.
       if (this.#isTold) this.#publish('', 'done', {});
     } catch (error) {
@@ -90,28 +107,42 @@ export class BootstrapLoop {
     }
   }
 
-  async #repeat(signal: AbortSignal): Promise<void> {
-    const { clock } = this.#deps;
+  async #repeat(signal: AbortSignal, first: BootstrapReason): Promise<void> {
     this.#backoff.reset();
+    let reason = first;
     for (let number = (this.#history.at(-1)?.attempt ?? 0) + 1; ; number++) {
-      this.#pending = false;
-      const again = await this.#once(number, signal);
-      if (this.#pending) continue;
-      if (!again) return;
-      const waitMs = this.#backoff.nextMs();
-      this.#publish('retry', 'running', { waitingFor: `another attempt in ${Math.round(waitMs)} ms` });
-      await clock.sleep(waitMs, signal);
+      this.#pending = undefined;
+      this.#superseded = new AbortController();
+      this.#awake = new AbortController();
+      const again = await this.#once(number, reason, signal);
+      if (this.#pending === undefined) {
+        if (!again) return;
+        await this.#wait(signal);
+      }
+      reason = this.#pending ?? 'retry';
     }
   }
 
+  /** Until the next attempt is due, or asked for. */
+  async #wait(signal: AbortSignal): Promise<void> {
+    const waitMs = this.#backoff.nextMs();
+    this.#publish('retry', 'running', { waitingFor: `another attempt in ${Math.round(waitMs)} ms` });
+    const either = AbortSignal.any([signal, this.#awake.signal]);
+    await this.#deps.clock.sleep(waitMs, either).catch((error: unknown) => {
+      if (!this.#awake.signal.aborted || signal.aborted) throw error;
+    });
+  }
+
   /** True when it has to be repeated. */
-  async #once(attempt: number, signal: AbortSignal): Promise<boolean> {
+  async #once(attempt: number, reason: BootstrapReason, signal: AbortSignal): Promise<boolean> {
     const { clock } = this.#deps;
     const startedMs = clock.monotonicMs();
     const startedAtNs = BigInt(Math.floor(clock.nowMs())) * 1_000_000n;
     const sources: BootstrapSourceStatus[] = [];
-    const running: BootstrapRunStatus = {
+    let running: BootstrapRunStatus = {
       attempt,
+      reason,
+      shardCount: 0,
       state: 'running',
       startedAtNs,
       tookMs: undefined,
@@ -119,14 +150,20 @@ export class BootstrapLoop {
       unfulfilled: [],
       error: undefined,
     };
-    const place = this.#remember(running);
-    const end = (change: Partial<BootstrapRunStatus>): void => {
-      const index = this.#history.indexOf(place);
-      if (index < 0) return;
-      this.#history[index] = { ...running, tookMs: clock.monotonicMs() - startedMs, ...change };
+    this.#remember(running);
+    const change = (changed: Partial<BootstrapRunStatus>): void => {
+      const index = this.#history.indexOf(running);
+      running = { ...running, ...changed };
+      if (index >= 0) this.#history[index] = running;
     };
+    const end = (ending: Partial<BootstrapRunStatus>): void =>
+      change({ tookMs: clock.monotonicMs() - startedMs, ...ending });
     let step = 'bootstrap';
     const report: AttemptReport = {
+      attempt,
+      reason,
+      superseded: this.#superseded.signal,
+      begin: (shardCount) => change({ shardCount }),
       onSource: (status) => {
         sources.push(status);
         step = `${status.source}-${status.pass}`;
@@ -140,7 +177,7 @@ export class BootstrapLoop {
       const result = await this.#attempt(report, signal);
       if (!result) {
         // Nothing was left: no attempt worth remembering.
-        this.#history.splice(this.#history.indexOf(place), 1);
+        this.#history.splice(this.#history.indexOf(running), 1);
         return false;
       }
       const unfulfilled = result.reasons;
@@ -157,10 +194,9 @@ export class BootstrapLoop {
     }
   }
 
-  #remember(status: BootstrapRunStatus): BootstrapRunStatus {
+  #remember(status: BootstrapRunStatus): void {
     this.#history.push(status);
     if (this.#history.length > HISTORY) this.#history.shift();
-    return status;
   }
 
   #publish(step: string, state: RunEvent['state'], progress: Progress, error?: unknown): void {

@@ -37,6 +37,10 @@ class ScriptedSource implements BootstrapSource {
     this.#fails = fails;
   }
 
+  why(): string {
+    return 'it was not told to have it';
+  }
+
   async availableData(_: unknown, ranges: ShardTimeRanges): Promise<ShardTimeRanges> {
     return this.#has(ranges);
   }

@@ -22,6 +22,9 @@ export interface ProcessInput {
   /** With the shards that are not bootstrapped yet. */
   readonly namespaces: readonly BootstrapNamespace[];
   readonly signal: AbortSignal;
+  readonly superseded?: AbortSignal;
+  /** Shards that lack nothing whatever they are in the placement, because they were whole before; none unless given. */
+  readonly isWhole?: (namespace: string, shard: number) => boolean;
 }
 
 export interface ProcessResult {
@@ -38,7 +41,7 @@ const PASSES: readonly BootstrapPass[] = ['persist', 'memory'];
  * @throws what a source throws
  */
 export async function runBootstrapProcess(deps: ProcessDeps, input: ProcessInput): Promise<ProcessResult> {
-  const { sources, topology, namespaces, signal } = input;
+  const { sources, topology, namespaces, signal, superseded } = input;
   const atNs = deps.nowNs();
   const open = new Map<string, ShardTimeRanges>();
   const reasons: UnfulfilledStatus[] = [];
@@ -58,7 +61,14 @@ export async function runBootstrapProcess(deps: ProcessDeps, input: ProcessInput
         return [namespace.options.name, { namespace, data, index }];
       }),
     );
-    const context: BootstrapContext = { atNs, pass, topology, signal, report: deps.report };
+    const context: BootstrapContext = {
+      atNs,
+      pass,
+      topology,
+      signal,
+      report: deps.report,
+      ...(superseded ? { superseded } : {}),
+    };
     const results = await runChain(deps, sources, requests, context);
     for (const [name, result] of results) {
       leave(name, result.data.add(result.index));
@@ -74,7 +84,7 @@ export async function runBootstrapProcess(deps: ProcessDeps, input: ProcessInput
  */
 function advanced(
   deps: ProcessDeps,
-  { topology, namespaces }: ProcessInput,
+  { topology, namespaces, isWhole }: ProcessInput,
   atNs: bigint,
 ): { readonly name: string; readonly ranges: ShardTimeRanges }[] {
   const nowNs = deps.nowNs();
@@ -86,7 +96,8 @@ function advanced(
     const initializing = shards.filter(
       (shard) =>
         topology.shards.get(shard)?.get(topology.origin) === 'initializing' &&
-        topology.everAvailable.has(shard),
+        topology.everAvailable.has(shard) &&
+        !isWhole?.(options.name, shard),
     );
     if (initializing.length === 0) return [];
     const missing = { startNs: before.endNs, endNs: now.endNs };

@@ -20,6 +20,8 @@ export interface BootstrapContext {
   readonly pass: BootstrapPass;
   readonly topology: TopologySnapshot;
   readonly signal: AbortSignal;
+  /** Fires when the placement has changed since: a source that takes long leaves the rest to the next attempt. */
+  readonly superseded?: AbortSignal;
   /** Tells people what is done just now. */
   report(progress: {
     readonly done?: number;
@@ -76,6 +78,8 @@ export interface BootstrapSource {
     requests: ReadonlyMap<string, BootstrapRequest>,
     context: BootstrapContext,
   ): Promise<ReadonlyMap<string, BootstrapResult>>;
+  /** For people: why it has nothing of a shard. */
+  why(shard: number, context: BootstrapContext): string;
 }
 
 /** All of these ranges, for one reason. */

@@ -123,6 +123,7 @@ async function commitLogSource(parts: Parts, findings: unknown[] = []): Promise<
     clock: parts.clock,
     lookup: () => parts.namespace,
     lookupId: () => parts.namespace,
+    all: () => [parts.namespace],
     onFinding: (finding) => findings.push(finding),
     onReplayed: async () => {},
   });

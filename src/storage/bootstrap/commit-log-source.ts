@@ -39,8 +39,11 @@ export interface CommitLogSourceDeps {
   readonly clock: HybridClock;
   readonly lookup: (name: string) => Namespace | undefined;
   readonly lookupId: (id: number) => Namespace | undefined;
+  readonly all: () => readonly Namespace[];
   readonly onFinding: (finding: Finding) => void;
   /** All of the log has been read: it can be written from here on. */
+  /** It is read, but counts for nothing: what it has, others are to have, too. */
+  readonly claimsNothing?: boolean;
   readonly onReplayed: (report: ReplayReport) => Promise<void>;
 }
 
@@ -93,6 +96,7 @@ export class CommitLogSource implements BootstrapSource {
     ranges: ShardTimeRanges,
     { topology }: BootstrapContext,
   ): Promise<ShardTimeRanges> {
+    if (this.#deps.claimsNothing) return ShardTimeRanges.EMPTY;
     return ranges.filterShards((shard) => {
       if (!topology.shards.has(shard)) return false;
       const state = stateAtOrigin(topology, shard);
@@ -111,6 +115,13 @@ export class CommitLogSource implements BootstrapSource {
     context: BootstrapContext,
   ): Promise<ShardTimeRanges> {
     return await this.availableData(namespace, ranges, context);
+  }
+
+  why(shard: number, { topology }: BootstrapContext): string {
+    const state = stateAtOrigin(topology, shard) ?? 'not here';
+    return this.#deps.claimsNothing
+      ? 'the configured order does not count on it'
+      : `the shard is ${state} here: the log has not all of it`;
   }
 
   async read(
@@ -212,7 +223,7 @@ class Recovery implements Recovered {
   /** Also what is out of retention: files may have older values of it. The clean-up sees to both. */
   async readSnapshot(info: FilesetInfo): Promise<void> {
     const namespace = this.#namespaceOf(info.namespace);
-    if (!namespace) return;
+    if (!namespace?.ownership.owns(info.shard)) return;
     const { fs, folder, codec } = this.#deps;
     const counts = this.#countsOf(namespace.id);
     counts.snapshots++;
@@ -250,6 +261,10 @@ class Recovery implements Recovered {
       this.#deps.onFinding({ kind: 'log', file, offset: record.offset, reason: error.message });
       return;
     }
+    if (content.kind === 'dropped') {
+      for (const { buffer } of this.#deps.all()) buffer.dropShards(content.shards);
+      return;
+    }
     // Of a namespace that was deleted since.
     const namespace = this.#deps.lookupId(content.namespaceId);
     if (!namespace) return;
@@ -271,8 +286,11 @@ class Recovery implements Recovered {
       case 'flushed':
         // Unless one of them is gone: then what the memory has is written once more.
         if (
-          content.filesets.every(({ shard, volume }) =>
-            hasVolume(namespace, content.blockStartNs, { shard, volume }),
+          content.filesets.every(
+            ({ shard, volume }) =>
+              // What was dropped with its shard since is nothing that is missing.
+              !namespace.ownership.owns(shard) ||
+              hasVolume(namespace, content.blockStartNs, { shard, volume }),
           )
         ) {
           namespace.dropBlock(content.blockStartNs);

@@ -68,6 +68,10 @@ export class FsSource implements BootstrapSource {
     return await this.availableData(namespace, ranges);
   }
 
+  why(): string {
+    return 'there is no fileset of the block here';
+  }
+
   async read(
     requests: ReadonlyMap<string, BootstrapRequest>,
     context: BootstrapContext,

@@ -33,6 +33,12 @@ export class UninitializedSource implements BootstrapSource {
     return await this.availableData(namespace, ranges, context);
   }
 
+  why(shard: number, { topology }: BootstrapContext): string {
+    return topology.everAvailable.has(shard)
+      ? 'a replica of the shard was available once: it is not new'
+      : 'no more of its replicas are initialising than leaving';
+  }
+
   async read(requests: ReadonlyMap<string, BootstrapRequest>): Promise<ReadonlyMap<string, BootstrapResult>> {
     const nothing = { ranges: ShardTimeRanges.EMPTY, reasons: [] };
     return new Map(

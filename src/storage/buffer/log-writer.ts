@@ -58,13 +58,20 @@ export class LogWriter {
     this.#due = 'names';
   }
 
-  /** Encodes what is in the working space; the payload is a view of it. @throws STORAGE_OVERLOADED */
-  encode(batch: LoggedSamples, version: bigint): { payload: Uint8Array; ticket: LogTicket } {
+  /**
+   * Encodes what is in the working space; the payload is a view of it. `epoch` is larger than every one before.
+   * @throws STORAGE_OVERLOADED
+   */
+  encode(
+    batch: LoggedSamples,
+    version: bigint,
+    epoch = version,
+  ): { payload: Uint8Array; ticket: LogTicket } {
     const { kernel, space } = this.#memory;
     const { calls } = kernel;
     this.#state ||= calls.createLogState();
     if (this.#state === 0) throw overloaded(this.#memory.limitBytes);
-    this.#restartIfDue(version);
+    this.#restartIfDue(epoch);
     const [entries, references] = [space.entries.address, space.references.address];
     const namesBytes = calls.maxLogNamesBytes(this.#state, this.#table, entries, batch.series, references);
     const out = space.payload.ensure(namesBytes + calls.maxLogSamplesBytes(batch.samples));
@@ -117,7 +124,7 @@ export class LogWriter {
     this.#state = 0;
   }
 
-  #restartIfDue(version: bigint): void {
+  #restartIfDue(epoch: bigint): void {
     const { calls } = this.#memory.kernel;
     const series = calls.seriesCount(this.#table);
     const limit = Math.max(LEAST_RESTART_BYTES, RESTART_BYTES_PER_SERIES * series);
@@ -127,7 +134,7 @@ export class LogWriter {
     calls.restartLogState(this.#state, restartsNames ? 1 : 0);
     this.#bytesSinceRestart = 0;
     if (!restartsNames) return;
-    this.#epoch = version;
+    this.#epoch = epoch;
     this.#ordinal = 0;
     this.#chain = { brokenFrom: Number.POSITIVE_INFINITY };
   }

@@ -1,15 +1,18 @@
 import { assert, VarveError } from '../../core/errors.ts';
+import type { SeriesBits } from '../engine/replica-access.ts';
 import type { RemoteWriteVersion, SeriesSamples, WriteOutcome } from '../engine/storage-engine.ts';
 import type { IndexBlock } from '../index/index-block.ts';
 import { checked, KernelFault } from '../kernel/kernel-fault.ts';
 import { MAX_SERIES, NO_VERSION, RECORD, type Address } from '../kernel/kernel.ts';
+import { blockStartOf } from './block-start.ts';
 import type { BlockColumns, BlockSummary, Overwrite, SealedColumns } from './block-columns.ts';
 import { overloaded, PAGE_BYTES, type BufferMemory } from './buffer-memory.ts';
+import { LateWrites } from './late-writes.ts';
 import { LogReader } from './log-reader.ts';
 import { LogWriter, type LogReaderState } from './log-writer.ts';
 import { OpenBlocks, type OpenBlockState } from './open-blocks.ts';
 import { SeriesIndex } from './series-index.ts';
-import { WriteAdmission, type Admitted } from './write-admission.ts';
+import { WriteAdmission, type Admitted, type ForeignSeries } from './write-admission.ts';
 import { spentBatch, type WriteBatch } from './write-batch.ts';
 
 export interface BufferOptions {
@@ -25,6 +28,8 @@ export interface BufferOptions {
    * to such a block keeps the version of each sample, for the merge with that volume.
    */
   readonly isFlushed?: (blockStartNs: bigint) => boolean;
+  /** One byte a shard, 1 for those that writes are taken of; undefined for all. */
+  readonly ownedShards?: () => Uint8Array | undefined;
 }
 
 /** What a buffer takes of memory. */
@@ -72,6 +77,8 @@ export class NamespaceBuffer {
   readonly #reader: LogReader;
   readonly #index: SeriesIndex;
   readonly #admission: WriteAdmission;
+  /** From the first write of another node on. */
+  #late: LateWrites | undefined;
   #options: BufferOptions;
 
   /** @throws STORAGE_OVERLOADED when there is no memory for the least of it */
@@ -129,26 +136,45 @@ export class NamespaceBuffer {
   }
 
   /** The body of a remote write request as it came. @throws WRITE_INVALID, STORAGE_OVERLOADED: nothing has changed */
-  decodeRemote(version: RemoteWriteVersion, body: Uint8Array, nowNs: bigint): WriteBatch {
-    return this.#admission.decode(version, body, this.#admitted(nowNs));
+  decodeRemote(
+    version: RemoteWriteVersion,
+    body: Uint8Array,
+    nowNs: bigint,
+    others: ForeignSeries = 'refuse',
+  ): WriteBatch {
+    return this.#admission.decode(version, body, this.#admitted(nowNs, others));
   }
 
   /** The same for what comes as objects. */
-  prepare(series: readonly SeriesSamples[], nowNs: bigint): WriteBatch {
-    return this.#admission.prepare(series, this.#admitted(nowNs));
+  prepare(series: readonly SeriesSamples[], nowNs: bigint, others: ForeignSeries = 'refuse'): WriteBatch {
+    return this.#admission.prepare(series, this.#admitted(nowNs, others));
+  }
+
+  /** The same for columns of other nodes; with `heals` all within retention is taken. */
+  prepareBits(series: readonly SeriesBits[], nowNs: bigint, heals: boolean): WriteBatch {
+    const admitted = this.#admitted(nowNs, 'passOver');
+    const fromNs = heals ? nowNs - this.#options.retentionNs : admitted.fromNs;
+    return this.#admission.prepareBits(series, { ...admitted, fromNs });
   }
 
   /**
    * Logs the last decoded batch, applies it, and resolves when the log has acknowledged it. `version` is larger than
    * every one before. When the log refuses, the promise is rejected with the log's reason; what was applied stays
    * readable until a restart, as after any error that leaves the outcome open, and a repeated request does no harm.
-   * Without `append` (a namespace that does not log) it applies only.
+   * Without `append` (a namespace that does not log) it applies only. With `late` the version came from elsewhere, and
+   * may be older than those before; its `epoch` is newer than all.
    * @throws STORAGE_OVERLOADED, INVALID_ARGUMENT when another batch was decoded since
    */
-  async commit(batch: WriteBatch, version: bigint, append: AppendToLog | undefined): Promise<WriteOutcome> {
+  async commit(
+    batch: WriteBatch,
+    version: bigint,
+    append: AppendToLog | undefined,
+    late?: LateVersion,
+  ): Promise<WriteOutcome> {
     if (batch.use !== this.#memory.currentUse) throw spentBatch();
+    if (late && !late.heals) this.#settle(batch, version);
     if (append === undefined || batch.samples === 0) return this.#apply(batch, version);
-    const { payload, ticket } = this.#writer.encode(batch, version);
+    const { payload, ticket } = this.#writer.encode(batch, version, late?.epoch);
     this.#reader.dispose();
     const logged = appendNow(append, payload);
     const applied = outcomeOf(() => this.#apply(batch, version));
@@ -170,6 +196,17 @@ export class NamespaceBuffer {
     this.#memory.beginUse();
     let removed = 0;
     for (const reference of references) removed += this.#blocks.cut(reference, range.startNs, range.endNs);
+    return removed;
+  }
+
+  /** Removes all samples of these shards. The log is the caller's matter. */
+  dropShards(shards: readonly number[]): number {
+    let removed = 0;
+    for (const { startNs, endNs } of this.blocks()) {
+      for (const shard of shards) {
+        removed += this.deleteSamples(this.seriesOfBlock(startNs, shard), { startNs, endNs });
+      }
+    }
     return removed;
   }
 
@@ -333,6 +370,7 @@ export class NamespaceBuffer {
     this.#memory.noteRelease();
     this.#index.forget();
     this.#admission.forget();
+    this.#late?.forget();
     this.#writer.beginEpoch();
     this.#reader.dispose();
     return count - used;
@@ -348,10 +386,16 @@ export class NamespaceBuffer {
     return this.#index.fill(maxSeries);
   }
 
-  #admitted(nowNs: bigint): Admitted {
+  #admitted(nowNs: bigint, others: ForeignSeries): Admitted {
     const { bufferPastNs, bufferFutureNs, retentionNs, coldWritesEnabled, blockSizeNs } = this.#options;
     const pastNs = coldWritesEnabled && retentionNs > bufferPastNs ? retentionNs : bufferPastNs;
-    return { fromNs: nowNs - pastNs, toNs: nowNs + bufferFutureNs, blockSizeNs };
+    const ownedShards = this.#options.ownedShards?.();
+    return {
+      fromNs: nowNs - pastNs,
+      toNs: nowNs + bufferFutureNs,
+      blockSizeNs,
+      owned: ownedShards && { shards: ownedShards, others },
+    };
   }
 
   /** @throws STORAGE_OVERLOADED when some of it found no memory */
@@ -360,8 +404,18 @@ export class NamespaceBuffer {
       const refused = this.#blocks.append({ count: series, rows: false }, leastNs, version);
       if (refused > 0) throw overloaded(this.#memory.limitBytes);
     }
-    const { rejected, exemplars, histograms } = rest;
-    return { samples, series: newSeries, rejected, exemplars, histograms };
+    const { rejected, exemplars, histograms, notOwned } = rest;
+    const outcome = { samples, series: newSeries, rejected, exemplars, histograms };
+    return notOwned === 0 ? outcome : { ...outcome, notOwned };
+  }
+
+  /** What comes later than a newer version of it changes nothing. */
+  #settle(batch: WriteBatch, version: bigint): void {
+    this.#late ??= new LateWrites(this.#memory);
+    const { blockSizeNs } = this.#options;
+    this.#late.settle(batch, version, (reference, timeNs) =>
+      this.#blocks.read(reference, blockStartOf(timeNs, blockSizeNs)),
+    );
   }
 
   #resolve(labels: Uint8Array): number {
@@ -394,6 +448,13 @@ export interface InsertedColumns {
   readonly times: BigInt64Array;
   readonly bits: BigUint64Array;
   readonly overwrites: readonly Overwrite[];
+}
+
+/** Of a write that has its version from elsewhere. */
+export interface LateVersion {
+  readonly epoch: bigint;
+  /** It wins over all that has no version. */
+  readonly heals: boolean;
 }
 
 /** A refusal is a refusal, whether it is thrown or comes later. */

@@ -111,7 +111,8 @@ export class OpenBlocks {
       else
         calls.appendSamples(block.chunks, space.entries.address, count, references, times, values, version);
       refused += calls.appendedRefused();
-      if (version > block.lastVersion) block.lastVersion = version;
+      // Also by a write that is older: whoever looks must see that there was one.
+      block.lastVersion = version > block.lastVersion ? version : block.lastVersion + 1n;
       next = calls.appendedLeastBehind();
       if (calls.appendedLate() > 0) this.#mergeDue(block);
       if (next === MAX_TIME) return refused;

@@ -1,9 +1,11 @@
 import { VarveError } from '../../core/errors.ts';
 import type { RemoteWriteVersion, RejectReason, SeriesSamples } from '../engine/storage-engine.ts';
+import type { SeriesBits } from '../engine/replica-access.ts';
 import { ByteWriter } from '../index/byte-writer.ts';
 import { writeLabel } from '../index/labels.ts';
-import { ENTRY, type Address } from '../kernel/kernel.ts';
+import { ENTRY, RECORD, type Address } from '../kernel/kernel.ts';
 import { checked, KernelFault, type KernelFaultName } from '../kernel/kernel-fault.ts';
+import { murmur3 } from '../kernel/murmur3.ts';
 import { blockStartOf } from './block-start.ts';
 import { overloaded, PAGE_BYTES, type BufferMemory } from './buffer-memory.ts';
 import { REQUEST_LIMITS, RequestDecoder, type DecodedRequest } from './request-decoder.ts';
@@ -14,6 +16,21 @@ export interface Admitted {
   readonly fromNs: bigint;
   readonly toNs: bigint;
   readonly blockSizeNs: bigint;
+  /** Undefined: writes are taken of all shards. */
+  readonly owned: OwnedShards | undefined;
+}
+
+/**
+ * What becomes of series of other nodes' shards:
+ * - `refuse`: the whole request is refused
+ * - `passOver`: they are left out and counted: whoever sent them has sent them to those nodes, too
+ */
+export type ForeignSeries = 'refuse' | 'passOver';
+
+export interface OwnedShards {
+  /** One byte a shard, 1 for those that writes are taken of. */
+  readonly shards: Uint8Array;
+  readonly others: ForeignSeries;
 }
 
 /** What a series with samples may take at most of memory, beside its labels, and a sample of it. */
@@ -61,9 +78,12 @@ export class WriteAdmission {
     return this.#admit(this.#put(series), admitted, use);
   }
 
-  #admit(request: DecodedRequest, { fromNs, toNs, blockSizeNs }: Admitted, use: number): WriteBatch {
+  #admit(decoded: DecodedRequest, admitted: Admitted, use: number): WriteBatch {
+    const { fromNs, toNs, blockSizeNs, owned } = admitted;
     const { kernel, space } = this.#memory;
     const { calls } = kernel;
+    const notOwned = owned ? this.#leaveOut(decoded, owned) : 0;
+    const request = notOwned === 0 ? decoded : { ...decoded, samples: decoded.samples - notOwned };
     const { series, unresolved, rawBytes } = request;
     this.#memory.reserve(
       series * BYTES_PER_SERIES +
@@ -99,8 +119,67 @@ export class WriteAdmission {
       rejected: rejections.all,
       exemplars: request.exemplars,
       histograms: request.histograms,
+      notOwned,
       use,
     };
+  }
+
+  /**
+   * Leaves entries of other shards without samples, and moves those of the others together; returns how many went.
+   * @throws SHARD_NOT_OWNED
+   */
+  #leaveOut({ series, samples }: DecodedRequest, { shards, others }: OwnedShards): number {
+    const { kernel, space } = this.#memory;
+    let kept = 0;
+    for (let i = 0; i < series; i++) {
+      const shard = this.#shardOf(i, shards.length);
+      // Memory may have grown.
+      const { buffer } = kernel.bytes;
+      const entries = new Uint32Array(buffer, space.entries.address + i * ENTRY.length * 4, ENTRY.length);
+      const [from, count] = [entries[ENTRY.firstSample] ?? 0, entries[ENTRY.samples] ?? 0];
+      // Labels that are not valid have no shard: they are refused later, with a reason.
+      const isOwned = shard === undefined || shards[shard] === 1;
+      if (!isOwned && others === 'refuse') {
+        throw new VarveError(
+          'SHARD_NOT_OWNED',
+          `shard ${shard} of a series in the request is not this node's`,
+          {
+            hint: 'Nothing of it was taken. Send it to a node that has the shard, or to one that passes it on.',
+          },
+        );
+      }
+      entries[ENTRY.firstSample] = kept;
+      if (!isOwned) {
+        entries[ENTRY.samples] = 0;
+        continue;
+      }
+      if (kept !== from) {
+        new BigInt64Array(buffer, space.times.address, samples).copyWithin(kept, from, from + count);
+        new BigInt64Array(buffer, space.values.address, samples).copyWithin(kept, from, from + count);
+      }
+      kept += count;
+    }
+    return samples - kept;
+  }
+
+  #shardOf(entry: number, shardCount: number): number | undefined {
+    const { kernel, space } = this.#memory;
+    const { calls } = kernel;
+    const [reference = UNRESOLVED] = new Int32Array(
+      kernel.bytes.buffer,
+      space.references.address + entry * 4,
+      1,
+    );
+    if (reference >= 0) {
+      const record = calls.seriesRecord(this.#table, reference) >>> 2;
+      return (new Uint32Array(kernel.bytes.buffer)[record + RECORD.shardHash] ?? 0) % shardCount;
+    }
+    const at = (space.entries.address >>> 2) + entry * ENTRY.length;
+    const numbers = new Uint32Array(kernel.bytes.buffer);
+    const [labels, sizeBytes] = [numbers[at + ENTRY.labels] ?? 0, numbers[at + ENTRY.labelsBytes] ?? 0];
+    const out = space.scratch.ensure(sizeBytes);
+    const length = calls.canonicalLabels(labels, sizeBytes, out);
+    return length < 0 ? undefined : murmur3(kernel.bytes.subarray(out, out + length), 0) % shardCount;
   }
 
   /** @throws WRITE_INVALID for samples in very many blocks, STORAGE_OVERLOADED */
@@ -160,6 +239,44 @@ export class WriteAdmission {
     const [labels, sizeBytes] = [numbers[at + ENTRY.labels] ?? 0, numbers[at + ENTRY.labelsBytes] ?? 0];
     const canonical = calls.canonicalLabels(labels, sizeBytes, space.scratch.ensure(sizeBytes));
     return canonical < 0 || canonical > MAX_LABEL_BYTES ? 'invalidLabels' : 'seriesLimit';
+  }
+
+  prepareBits(series: readonly SeriesBits[], admitted: Admitted): WriteBatch {
+    const use = this.#memory.beginUse();
+    return this.#admit(this.#putBits(series), admitted, use);
+  }
+
+  #putBits(series: readonly SeriesBits[]): DecodedRequest {
+    const { kernel, space } = this.#memory;
+    const bytes = Buffer.concat(series.map(({ labels }) => labels));
+    const samples = series.reduce((sum, { times }) => sum + times.length, 0);
+    let labelsAt = space.labels.put(bytes);
+    this.#decoder.reserve(series.length, samples);
+    const { buffer } = kernel.bytes;
+    const entries = new Uint32Array(buffer, space.entries.address, series.length * ENTRY.length);
+    const allTimes = new BigInt64Array(buffer, space.times.address, samples);
+    const allBits = new BigUint64Array(buffer, space.values.address, samples);
+    let place = 0;
+    for (const [i, { labels, times, bits }] of series.entries()) {
+      entries[i * ENTRY.length + ENTRY.labels] = labelsAt;
+      entries[i * ENTRY.length + ENTRY.labelsBytes] = labels.length;
+      entries[i * ENTRY.length + ENTRY.firstSample] = place;
+      entries[i * ENTRY.length + ENTRY.samples] = times.length;
+      allTimes.set(times, place);
+      allBits.set(bits, place);
+      labelsAt += labels.length;
+      place += times.length;
+    }
+    new Int32Array(buffer, space.references.address, series.length).fill(UNRESOLVED);
+    return {
+      series: series.length,
+      samples,
+      unresolved: series.length,
+      last: -1,
+      rawBytes: bytes.length,
+      exemplars: 0,
+      histograms: 0,
+    };
   }
 
   /** Puts series into the working space as a walk does. */

@@ -14,6 +14,8 @@ export interface WriteBatch {
   readonly rejected: readonly Rejection[];
   readonly exemplars: number;
   readonly histograms: number;
+  /** Samples of shards that are not this node's, which were passed over. */
+  readonly notOwned: number;
   /** Which use of the working space it is. */
   readonly use: number;
 }

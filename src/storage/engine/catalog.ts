@@ -5,6 +5,7 @@ import { decodeCheckedFile, encodeCheckedFile, FILE_HEADER_BYTES } from '../file
 import { decodeAt, FileDamageError, FormatFault, type FileDamage } from '../fileset/fileset-damage.ts';
 import { namespaceOptions } from './namespace-options.ts';
 import type { NamespaceOptions } from './storage-engine.ts';
+import type { StoredTopology } from './stored-topology.ts';
 
 /** A namespace under the number that the log knows it by; a namespace made anew has another one. */
 export interface CatalogEntry {
@@ -19,6 +20,8 @@ export interface CatalogContent {
   readonly namespaces: readonly CatalogEntry[];
   /** This node was ready once: its shards are not new, and what it has lost cannot be taken for nothing. */
   readonly everAvailable: boolean;
+  /** Which shards are this node's; absent while it stands alone. */
+  readonly topology?: StoredTopology;
   /** Deleted, but their files may not be gone yet. */
   readonly deleted: readonly { readonly id: number; readonly name: string }[];
 }

@@ -1,37 +1,61 @@
 import type { Clock } from '../../core/clock.ts';
+import { messageOf } from '../../core/errors.ts';
 import type { FileSystem } from '../../core/file-system.ts';
 import type { RunEvents } from '../../run/events.ts';
 import { BootstrapLoop, type AttemptReport } from '../bootstrap/bootstrap-loop.ts';
-import { runBootstrapProcess, type ProcessResult } from '../bootstrap/bootstrap-process.ts';
-import type { BootstrapSource } from '../bootstrap/bootstrap-source.ts';
+import { runBootstrapProcess, type ProcessDeps, type ProcessResult } from '../bootstrap/bootstrap-process.ts';
+import type {
+  BootstrapContext,
+  BootstrapRequest,
+  BootstrapResult,
+  BootstrapSource,
+} from '../bootstrap/bootstrap-source.ts';
 import { CommitLogSource } from '../bootstrap/commit-log-source.ts';
+import { FillBook } from '../bootstrap/fill-book.ts';
 import { FsSource } from '../bootstrap/fs-source.ts';
+import { ShardTimeRanges } from '../bootstrap/shard-time-ranges.ts';
 import type { TopologySnapshot } from '../bootstrap/topology-snapshot.ts';
 import { UninitializedSource } from '../bootstrap/uninitialized-source.ts';
+import { WholeSource } from '../bootstrap/whole-source.ts';
+import type { Log } from '../commit-log/spare-segments.ts';
 import type { EngineLog } from './engine-log.ts';
 import type { HybridClock } from './hybrid-clock.ts';
 import type { Namespace } from './namespace.ts';
 import type { NamespaceRegistry } from './namespace-registry.ts';
+import type { NodeShards } from './node-shards.ts';
 import type { RecoveredMemory } from './recover-memory.ts';
 import type { ColumnCodec } from './sealed-series.ts';
-import type { BootstrapRunStatus, Finding } from './storage-engine.ts';
+import type { ShardOwnership } from './shard-ownership.ts';
+import type {
+  BootstrapOrder,
+  BootstrapReason,
+  BootstrapRunStatus,
+  Finding,
+  ShardFill,
+} from './storage-engine.ts';
 
 export interface EngineBootstrapDeps {
   readonly fs: FileSystem;
   readonly clock: Clock;
+  readonly log: Log;
   readonly hybridClock: HybridClock;
   readonly random: () => number;
   readonly events: RunEvents | undefined;
   readonly node: string;
   readonly codec: () => ColumnCodec;
   readonly registry: NamespaceRegistry;
+  readonly ownership: ShardOwnership;
+  readonly shards: NodeShards;
   readonly engineLog: EngineLog;
   readonly recovered: Pick<RecoveredMemory, 'position' | 'snapshots'>;
-  /** The placement as it is now; asked once an attempt. */
+  /** The placement that is in force; asked once an attempt. */
   readonly topology: () => TopologySnapshot;
-  /** Further sources, put before `uninitialized`: peers. */
-  readonly sources?: readonly BootstrapSource[];
+  readonly order: BootstrapOrder;
+  /** Of a node that has any; `onMemory` is to be told of shards of which it put anything into the memory. */
+  readonly peers?: (onMemory: (shard: number) => void) => BootstrapSource;
   readonly onFinding: (finding: Finding) => void;
+  /** A snapshot of all that is in memory. */
+  readonly secure: () => Promise<unknown>;
   /** Every shard of every namespace is bootstrapped. */
   readonly onDone: () => Promise<void>;
 }
@@ -41,32 +65,25 @@ export class EngineBootstrap {
   readonly #deps: EngineBootstrapDeps;
   readonly #fsSource: FsSource;
   readonly #sources: readonly BootstrapSource[];
+  readonly #whole: WholeSource;
   readonly #loop: BootstrapLoop;
+  readonly #book = new FillBook();
+  /** A restart would lose what came from elsewhere into the memory of these. */
+  readonly #insecure = new Set<number>();
 
   constructor(deps: EngineBootstrapDeps, folder: string) {
     this.#deps = deps;
-    const { fs, registry, onFinding, engineLog, codec, hybridClock, clock, random, events, node } = deps;
+    const { fs, registry, onFinding, clock, random, events, node } = deps;
     const lookup = (name: string): Namespace | undefined => registry.find(name);
     this.#fsSource = new FsSource({
       fs,
       lookup,
       onDamage: (damage) => onFinding({ kind: 'fileset', ...damage }),
-      onVersion: (version) => hybridClock.observe(version),
+      onVersion: (version) => deps.hybridClock.observe(version),
     });
-    const commitLog = new CommitLogSource({
-      fs,
-      folder,
-      logFolder: engineLog.folder,
-      image: deps.recovered.position,
-      snapshots: deps.recovered.snapshots,
-      codec,
-      clock: hybridClock,
-      lookup,
-      lookupId: (id) => registry.findId(id),
-      onFinding,
-      onReplayed: ({ end, payloadBytes }) => engineLog.open(end, payloadBytes),
-    });
-    this.#sources = [this.#fsSource, commitLog, ...(deps.sources ?? []), new UninitializedSource()];
+    this.#whole = new WholeSource((name, shard) => lookup(name)?.isWhole(shard) ?? false);
+    const peers = deps.peers?.((shard) => this.#insecure.add(shard));
+    this.#sources = inOrder(deps.order, this.#fsSource, this.#commitLogSource(folder), peers);
     this.#loop = new BootstrapLoop({ clock, random, events, node }, (report, signal) =>
       this.#attempt(report, signal),
     );
@@ -81,44 +98,163 @@ export class EngineBootstrap {
   }
 
   /** Resolves when every namespace is bootstrapped. */
-  run(signal: AbortSignal): Promise<void> {
-    return this.#loop.run(signal);
+  run(signal: AbortSignal, reason: BootstrapReason): Promise<void> {
+    return this.#loop.run(signal, reason);
+  }
+
+  /** The placement has changed: what is under way is to end soon. */
+  supersede(): void {
+    this.#loop.supersede();
   }
 
   forget(name: string): void {
     this.#fsSource.forget(name);
+    this.#book.forget(name);
+  }
+
+  explain(shard: number): readonly ShardFill[] {
+    return this.#book.explain(shard);
+  }
+
+  /** Which sources a shard was filled from, the last time that it was. */
+  sourcesOf(namespace: string, shard: number): readonly string[] {
+    return this.#book.sourcesOf(namespace, shard);
+  }
+
+  /** A restart from this node's own disk loses nothing of the shard. */
+  isSecure(shard: number): boolean {
+    return !this.#insecure.has(shard);
+  }
+
+  /** All that is in memory is in a snapshot. None is taken while something comes into it. */
+  onSnapshot(): void {
+    this.#insecure.clear();
+  }
+
+  #commitLogSource(folder: string): CommitLogSource {
+    const { fs, engineLog, recovered, codec, hybridClock, registry, onFinding, shards, order } = this.#deps;
+    return new CommitLogSource({
+      fs,
+      folder,
+      logFolder: engineLog.folder,
+      image: recovered.position,
+      snapshots: recovered.snapshots,
+      codec,
+      clock: hybridClock,
+      lookup: (name) => registry.find(name),
+      lookupId: (id) => registry.findId(id),
+      all: () => registry.all,
+      claimsNothing: order === 'exclude_commitlog',
+      onFinding,
+      onReplayed: async ({ end, payloadBytes }) => {
+        await engineLog.open(end, payloadBytes);
+        await shards.forgetForeign();
+      },
+    });
   }
 
   async #attempt(report: AttemptReport, signal: AbortSignal): Promise<ProcessResult | undefined> {
-    const { registry, engineLog, clock, hybridClock, topology } = this.#deps;
-    const due = registry.all.filter(({ bootstrapped }) => !bootstrapped);
+    const { registry, engineLog, ownership, shards, onDone } = this.#deps;
+    const isOther = await shards.install();
+    const { owned } = ownership;
+    // After a change of the placement it goes over all that there is; those that are whole serve on.
+    const due = registry.all.filter((one) => owned.length > 0 && (isOther || !one.bootstrapped));
     // The log is read even when there is no namespace: it cannot be written before.
     if (due.length === 0 && engineLog.isOpen) {
-      await this.#deps.onDone();
+      await onDone();
       return undefined;
     }
+    report.begin(owned.length);
     const namespaces = due.map((namespace) => {
-      const shards = namespace.shardStates.flatMap((state, shard) =>
-        state === 'bootstrapped' ? [] : [shard],
-      );
-      for (const shard of shards) namespace.shardStates[shard] = 'bootstrapping';
-      return { namespace, options: namespace.options, shards };
+      const asked = isOther ? owned : owned.filter((shard) => !namespace.isWhole(shard));
+      for (const shard of asked) if (!namespace.isWhole(shard)) namespace.setState(shard, 'bootstrapping');
+      return { namespace, options: namespace.options, shards: asked };
     });
-    const deps = {
-      monotonicMs: () => clock.monotonicMs(),
-      nowNs: () => hybridClock.nowNs(),
-      onSource: (status: Parameters<AttemptReport['onSource']>[0]) => report.onSource(status),
-      report: (progress: Parameters<AttemptReport['progress']>[0]) => report.progress(progress),
-    };
-    const input = { sources: this.#sources, topology: topology(), namespaces, signal };
-    const result = await runBootstrapProcess(deps, input);
-    for (const { namespace, shards } of namespaces) {
+    const result = await runBootstrapProcess(this.#processDeps(report), {
+      sources: isOther ? [this.#whole, ...this.#sources] : this.#sources,
+      topology: this.#deps.topology(),
+      namespaces,
+      signal,
+      superseded: report.superseded,
+      isWhole: (name, shard) => registry.find(name)?.isWhole(shard) ?? false,
+    });
+    for (const { namespace, shards: asked } of namespaces) {
       const open = result.unfulfilled.get(namespace.name);
-      for (const shard of shards) {
-        namespace.shardStates[shard] = open?.get(shard).isEmpty === false ? 'notStarted' : 'bootstrapped';
+      for (const shard of asked) {
+        if (namespace.isWhole(shard)) continue;
+        namespace.setState(shard, open?.get(shard).isEmpty === false ? 'notStarted' : 'bootstrapped');
       }
     }
-    if (registry.all.every(({ bootstrapped }) => bootstrapped)) await this.#deps.onDone();
+    await this.#secure();
+    if (registry.all.every(({ bootstrapped }) => bootstrapped)) await onDone();
     return result;
+  }
+
+  #processDeps(report: AttemptReport): ProcessDeps {
+    const { clock, hybridClock } = this.#deps;
+    return {
+      monotonicMs: () => clock.monotonicMs(),
+      nowNs: () => hybridClock.nowNs(),
+      onSource: (status) => report.onSource(status),
+      onFill: (fill) => this.#book.add(report.attempt, { ...fill, atNs: hybridClock.nowNs() }),
+      report: (progress) => report.progress(progress),
+    };
+  }
+
+  /** Without it the shards are served, but not called available: an ordinary snapshot comes later. */
+  async #secure(): Promise<void> {
+    if (this.#insecure.size === 0) return;
+    const { secure, log } = this.#deps;
+    await secure().catch((error: unknown) => {
+      log.warn({ reason: messageOf(error) }, 'what came from peers is in memory only: no snapshot was taken');
+    });
+  }
+}
+
+/** M3's modes; the last source is always the one of new shards. */
+function inOrder(
+  order: BootstrapOrder,
+  fs: BootstrapSource,
+  commitLog: BootstrapSource,
+  peers: BootstrapSource | undefined,
+): BootstrapSource[] {
+  const others = peers ? [peers] : [];
+  const last = new UninitializedSource();
+  switch (order) {
+    case 'default':
+    case 'exclude_commitlog':
+      return [fs, commitLog, ...others, last];
+    case 'prefer_peers':
+      return [fs, new ReadAhead(commitLog), ...others, commitLog, last];
+  }
+}
+
+/** Has a source read what it reads in any case, and leaves what it could fulfil to those before it. */
+class ReadAhead implements BootstrapSource {
+  readonly name: string;
+  readonly #source: BootstrapSource;
+
+  constructor(source: BootstrapSource) {
+    this.name = source.name;
+    this.#source = source;
+  }
+
+  async availableData(): Promise<ShardTimeRanges> {
+    return ShardTimeRanges.EMPTY;
+  }
+
+  async availableIndex(): Promise<ShardTimeRanges> {
+    return ShardTimeRanges.EMPTY;
+  }
+
+  async read(
+    requests: ReadonlyMap<string, BootstrapRequest>,
+    context: BootstrapContext,
+  ): Promise<ReadonlyMap<string, BootstrapResult>> {
+    return await this.#source.read(requests, context);
+  }
+
+  why(): string {
+    return 'the configured order asks peers first';
   }
 }

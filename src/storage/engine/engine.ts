@@ -3,6 +3,7 @@ import type { Clock } from '../../core/clock.ts';
 import { assert, isAbort, messageOf, VarveError } from '../../core/errors.ts';
 import type { FileSystem } from '../../core/file-system.ts';
 import type { RunEvents } from '../../run/events.ts';
+import type { BootstrapSource } from '../bootstrap/bootstrap-source.ts';
 import { singleNodeTopology, type TopologySnapshot } from '../bootstrap/topology-snapshot.ts';
 import type { BufferMemory } from '../buffer/buffer-memory.ts';
 import type { AppendToLog } from '../buffer/namespace-buffer.ts';
@@ -20,10 +21,15 @@ import { encodeDelete } from './log-records.ts';
 import { earliest } from './maintenance.ts';
 import type { Namespace } from './namespace.ts';
 import { NamespaceRegistry } from './namespace-registry.ts';
+import { NodeShards } from './node-shards.ts';
+import type { PeerView } from './peer-view.ts';
+import { ReplicaAccess, type StampedWrite } from './replica-access.ts';
 import { recoverMemory, type RecoveredMemory } from './recover-memory.ts';
 import { ColumnCodec } from './sealed-series.ts';
 import type { ReaderDeps } from './series-columns.ts';
 import { indexOf, SeriesReader } from './series-reader.ts';
+import { ShardOwnership } from './shard-ownership.ts';
+import { loadTopology } from './stored-topology.ts';
 import { inspectFolder, verifyFolder } from './storage-check.ts';
 import type * as api from './storage-engine.ts';
 import { Upkeep } from './upkeep.ts';
@@ -39,8 +45,8 @@ export interface EngineDeps {
   readonly events?: RunEvents;
   /** The node's name, for events and the placement; `local` unless given. */
   readonly node?: string;
-  /** The placement; a node that is alone has all shards. */
-  readonly topology?: (single: TopologySnapshot) => TopologySnapshot;
+  /** How other nodes of the placement are asked for what this one lacks; a node without it asks nobody. */
+  readonly peers?: (view: PeerView, onMemory: (shard: number) => void) => BootstrapSource;
   /** The kernels; those of this build unless given. */
   readonly wasm?: Uint8Array;
 }
@@ -52,7 +58,7 @@ const CODEC_LIMIT_BYTES = 2048 * MIB;
 const FINDINGS = 200;
 
 /** A storage node's engine. Single-threaded; everything from outside comes through its ports. */
-export class Engine implements api.StorageEngine {
+export class Engine implements api.PlacedEngine {
   readonly #deps: EngineDeps;
   readonly #options: CompleteOptions;
   readonly #hybridClock: HybridClock;
@@ -60,12 +66,16 @@ export class Engine implements api.StorageEngine {
   readonly #memory: BufferMemory;
   readonly #registry: NamespaceRegistry;
   readonly #engineLog: EngineLog;
+  readonly #ownership: ShardOwnership;
+  readonly #shards: NodeShards;
   readonly #bootstrap: EngineBootstrap;
   readonly #stop = new AbortController();
   readonly #upkeep: Upkeep;
   readonly #findings: api.Finding[] = [];
   readonly #codec: () => ColumnCodec;
   #everReady = false;
+  /** Since the start: before it nobody knows which namespaces there should be. */
+  #namespacesAreKnown = false;
   #bootstrapped: Promise<void> = Promise.resolve();
   #ticking: Promise<void> = Promise.resolve();
 
@@ -77,6 +87,8 @@ export class Engine implements api.StorageEngine {
     this.#deps = deps;
     this.#options = options;
     this.#catalog = parts.catalog;
+    const { topology } = parts.catalog.content;
+    this.#ownership = new ShardOwnership(options.shardCount, topology && loadTopology(topology));
     const { memory, states } = parts.recovered;
     this.#memory = memory;
     this.#hybridClock = new HybridClock(deps.clock);
@@ -101,26 +113,9 @@ export class Engine implements api.StorageEngine {
       codec: this.#codec,
       catalog: parts.catalog,
       appenderOf,
+      ownership: this.#ownership,
     };
     this.#registry = new NamespaceRegistry(registryDeps, folder, states);
-    this.#bootstrap = new EngineBootstrap(
-      {
-        fs,
-        clock,
-        hybridClock: this.#hybridClock,
-        random,
-        events,
-        node,
-        codec: this.#codec,
-        registry: this.#registry,
-        engineLog: this.#engineLog,
-        recovered: parts.recovered,
-        topology: () => this.#topology(),
-        onFinding: (finding) => this.#find(finding),
-        onDone: () => this.#becomeReady(),
-      },
-      folder,
-    );
     this.#upkeep = new Upkeep(
       {
         fs,
@@ -134,8 +129,38 @@ export class Engine implements api.StorageEngine {
         engineLog: this.#engineLog,
         isBootstrapping: () => this.#bootstrap.running,
         onFinding: (finding) => this.#find(finding),
+        onSnapshot: () => this.#bootstrap.onSnapshot(),
       },
       options,
+    );
+    const shared = {
+      fs,
+      log,
+      registry: this.#registry,
+      engineLog: this.#engineLog,
+      ownership: this.#ownership,
+    };
+    this.#shards = new NodeShards({ ...shared, catalog: parts.catalog, upkeep: this.#upkeep });
+    const { peers } = deps;
+    this.#bootstrap = new EngineBootstrap(
+      {
+        ...shared,
+        clock,
+        hybridClock: this.#hybridClock,
+        random,
+        events,
+        node,
+        codec: this.#codec,
+        shards: this.#shards,
+        recovered: parts.recovered,
+        topology: () => this.#topology(),
+        order: options.bootstrapOrder,
+        ...(peers ? { peers: (onMemory: (shard: number) => void) => peers(this.peerView, onMemory) } : {}),
+        onFinding: (finding) => this.#find(finding),
+        secure: () => this.#upkeep.secure(),
+        onDone: () => this.#becomeReady(),
+      },
+      folder,
     );
   }
 
@@ -153,6 +178,7 @@ export class Engine implements api.StorageEngine {
       imageLogBytes: 16 * MIB,
       tickMs: 10_000,
       keepFreeBytes: 64 * MIB,
+      bootstrapOrder: 'default' as const,
       ...options,
     };
     const { fs, wasm } = deps;
@@ -169,7 +195,8 @@ export class Engine implements api.StorageEngine {
       await tombstones.load();
       engine.#hybridClock.observe(tombstones.newestVersion);
     }
-    engine.#beginBootstrap();
+    await engine.#shards.removeLeftovers();
+    engine.#beginBootstrap('start');
     engine.#ticking = engine.#upkeep.run(engine.#stop.signal);
     return engine;
   }
@@ -190,7 +217,9 @@ export class Engine implements api.StorageEngine {
     return {
       state: this.#state(),
       shardCount: this.#options.shardCount,
-      namespaces: this.#registry.all.map((namespace) => namespace.status()),
+      namespaces: this.#registry.all.map((namespace) =>
+        namespace.status((shard) => this.#bootstrap.sourcesOf(namespace.name, shard)),
+      ),
       bootstrapRuns: [...this.#bootstrap.history],
       memory: { usedBytes, limitBytes, refusing },
       log,
@@ -210,8 +239,55 @@ export class Engine implements api.StorageEngine {
       await this.#registry.apply(wanted);
       const after = new Set(this.#registry.all);
       for (const namespace of before) if (!after.has(namespace)) this.#bootstrap.forget(namespace.name);
-      if ([...after].some((namespace) => !before.has(namespace))) this.#beginBootstrap();
+      if ([...after].some((namespace) => !before.has(namespace))) this.#beginBootstrap('namespace');
+      this.#namespacesAreKnown = true;
     });
+  }
+
+  async applyTopology(topology: TopologySnapshot): Promise<void> {
+    this.#throwIfClosed();
+    const isNews = await this.#upkeep.serially(() => this.#shards.want(topology));
+    if (!isNews && !this.#shards.isPending) return;
+    this.#bootstrap.supersede();
+    this.#beginBootstrap('topology');
+    // It is put in force when an attempt begins.
+    await this.#shards.settled();
+  }
+
+  durableShards(): readonly number[] {
+    if (!this.#namespacesAreKnown || !this.#engineLog.isOpen || this.#shards.isPending) return [];
+    const namespaces = this.#registry.all;
+    return this.#ownership.owned.filter(
+      (shard) => this.#bootstrap.isSecure(shard) && namespaces.every((one) => one.isWhole(shard)),
+    );
+  }
+
+  explain(shard: number): readonly api.ShardFill[] {
+    return this.#bootstrap.explain(shard);
+  }
+
+  /** As one of several replicas. */
+  get replica(): ReplicaAccess {
+    return new ReplicaAccess({
+      clock: this.#hybridClock,
+      namespace: (name) => this.#registry.get(name),
+      write: (name, decode, write) => this.#admit(name, decode, write),
+      read: (name, query) => this.read(name, query),
+      ready: (bytes) => (this.#engineLog.isOpen ? undefined : this.#engineLog.ready(bytes)),
+    });
+  }
+
+  /** What peers are shown of this node. */
+  get peerView(): PeerView {
+    return {
+      fs: this.#deps.fs,
+      codec: this.#codec,
+      clock: this.#hybridClock,
+      namespace: (name) => this.#registry.find(name),
+      topology: () => this.#topology(),
+      isOpen: () => this.#engineLog.isOpen && !this.#stop.signal.aborted,
+      isWaiting: (name, shard) => this.#registry.find(name)?.stateOf(shard) === 'notStarted',
+    };
   }
 
   writeRemote(name: string, version: api.RemoteWriteVersion, body: Uint8Array): Promise<api.WriteOutcome> {
@@ -227,7 +303,7 @@ export class Engine implements api.StorageEngine {
   }
 
   read(name: string, query: api.ReadQuery): AsyncIterable<api.SeriesRead> {
-    const namespace = this.#readable(name);
+    const namespace = this.#readable(name, query.shards);
     // What is out of retention goes bit by bit, first from the memory: half of it would be the wrong half.
     const keptFromNs = earliest(namespace, this.#hybridClock.nowNs());
     const startNs = query.startNs > keptFromNs ? query.startNs : keptFromNs;
@@ -314,6 +390,7 @@ export class Engine implements api.StorageEngine {
     this.#stop.abort(new VarveError('CANCELLED', 'the storage engine is being closed'));
     await this.#bootstrapped.catch(() => {});
     await this.#ticking;
+    this.#shards.close();
     await this.#upkeep.serially(async () => {});
     await this.#engineLog.close();
     await this.#registry.close();
@@ -326,18 +403,14 @@ export class Engine implements api.StorageEngine {
   }
 
   #topology(): TopologySnapshot {
-    const { topology, node: origin = 'local' } = this.#deps;
+    const { node: origin = 'local' } = this.#deps;
     const { shardCount } = this.#options;
-    const single = singleNodeTopology({
-      origin,
-      shardCount,
-      everAvailable: this.#catalog.content.everAvailable,
-    });
-    return topology?.(single) ?? single;
+    const { everAvailable } = this.#catalog.content;
+    return this.#ownership.placement ?? singleNodeTopology({ origin, shardCount, everAvailable });
   }
 
-  #beginBootstrap(): void {
-    this.#bootstrapped = this.#bootstrap.run(this.#stop.signal);
+  #beginBootstrap(reason: api.BootstrapReason): void {
+    this.#bootstrapped = this.#bootstrap.run(this.#stop.signal, reason);
     this.#bootstrapped.catch((error: unknown) => {
       if (this.#stop.signal.aborted || isAbort(error)) return;
       this.#deps.log.error({ reason: messageOf(error) }, 'the bootstrap of the storage engine ended');
@@ -359,10 +432,14 @@ export class Engine implements api.StorageEngine {
   }
 
   /** In one turn, because decoded requests lie in memory that all share. */
-  #admit(name: string, decode: (namespace: Namespace) => WriteBatch): Promise<api.WriteOutcome> {
+  #admit(
+    name: string,
+    decode: (namespace: Namespace) => WriteBatch,
+    write?: StampedWrite,
+  ): Promise<api.WriteOutcome> {
     try {
       const namespace = this.#writable(name);
-      return this.#commit(namespace, decode(namespace));
+      return this.#commit(namespace, decode(namespace), write);
     } catch (error) {
       const isShort = error instanceof VarveError && error.code === 'STORAGE_OVERLOADED';
       if (isShort) this.#upkeep.relieve({ atOnce: true });
@@ -370,13 +447,20 @@ export class Engine implements api.StorageEngine {
     }
   }
 
-  async #commit(namespace: Namespace, batch: WriteBatch): Promise<api.WriteOutcome> {
-    const version = this.#hybridClock.next();
+  async #commit(
+    namespace: Namespace,
+    batch: WriteBatch,
+    write: StampedWrite | undefined,
+  ): Promise<api.WriteOutcome> {
+    if (write) this.#hybridClock.observe(write.stamp);
+    const epoch = this.#hybridClock.next();
+    const version = write?.stamp ?? epoch;
     const { writesToCommitLog } = namespace.options;
     const committed = namespace.buffer.commit(
       batch,
       version,
       writesToCommitLog ? namespace.append : undefined,
+      write && { epoch, heals: write.heals === true },
     );
     if (this.#memory.use.pressing) this.#upkeep.relieve({ atOnce: false });
     else this.#upkeep.imageIfDue();
@@ -398,11 +482,19 @@ export class Engine implements api.StorageEngine {
     );
   }
 
-  #readable(name: string): Namespace {
+  /** @param shards that are needed; all of this node's unless given */
+  #readable(name: string, shards?: readonly number[]): Namespace {
     this.#throwIfClosed();
     const namespace = this.#registry.get(name);
-    if (namespace.bootstrapped && this.#engineLog.isOpen) return namespace;
-    const open = namespace.shardStates.filter((state) => state !== 'bootstrapped').length;
+    if (namespace.bootstrapped && this.#engineLog.isOpen && !shards) return namespace;
+    const foreign = shards?.find((shard) => !this.#ownership.owns(shard));
+    if (foreign !== undefined) {
+      throw new VarveError('SHARD_NOT_OWNED', `shard ${foreign} is not this node's`, {
+        hint: 'Ask a node that has it.',
+      });
+    }
+    const open = (shards ?? this.#ownership.owned).filter((shard) => !namespace.isWhole(shard)).length;
+    if (open === 0 && this.#engineLog.isOpen) return namespace;
     throw new VarveError(
       'SHARD_NOT_READY',
       `${open} of ${namespace.shardCount} shards of namespace ${name} are not bootstrapped yet`,
@@ -411,7 +503,7 @@ export class Engine implements api.StorageEngine {
   }
 
   async #index(name: string, query: api.MetadataQuery): Promise<IndexBlock> {
-    const namespace = this.#readable(name);
+    const namespace = this.#readable(name, query.shards);
     try {
       return await indexOf(namespace, query);
     } catch (error) {

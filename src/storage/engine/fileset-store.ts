@@ -176,6 +176,11 @@ export class FilesetStore {
     };
   }
 
+  /** Files are still there although they do not count any more. */
+  get isLeaving(): boolean {
+    return this.#doomed > 0;
+  }
+
   /** Takes a fileset away, and its files when nobody reads them. */
   remove(id: Pick<FilesetId, 'blockStartNs' | 'shard'>): void {
     const held = this.#detach(id.blockStartNs, id.shard);

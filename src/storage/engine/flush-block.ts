@@ -38,7 +38,7 @@ export async function flushBlock(
   deps: FlushDeps,
   namespace: Namespace,
   blockStartNs: bigint,
-  shards: Iterable<number> = Array(namespace.shardCount).keys(),
+  shards: Iterable<number> = namespace.ownership.owned,
 ): Promise<FlushedBlock> {
   await makeFolders(deps.fs, deps.folder, [DATA_FOLDER]);
   const index = new MutableSegment();

@@ -13,7 +13,7 @@ import { FileDamageError, type FileDamage } from '../fileset/fileset-damage.ts';
 import { removeIfThere } from '../fileset/remove-fileset.ts';
 import { IndexBlock } from '../index/index-block.ts';
 import type { IndexSegment } from '../index/index-segment.ts';
-import type { MutableSegment } from '../index/mutable-segment.ts';
+import { MutableSegment } from '../index/mutable-segment.ts';
 import { SealedSegment } from '../index/sealed-segment.ts';
 import { inMemory } from '../index/segment-source.ts';
 import { segmentBytes } from '../index/segment-writer.ts';
@@ -133,19 +133,33 @@ export class IndexStore {
       old && all.seriesCount() === old.seriesCount
         ? segmentBytes(existing)
         : segmentBytes([...existing, series]);
-    const volume = (this.#volumes.get(indexBlockNs) ?? -1) + 1;
-    this.#volumes.set(indexBlockNs, volume);
-    const cover: IndexCover = {
-      blockStartNs: indexBlockNs,
-      volume,
-      sizeBytes: bytes.length,
-      filesets: covered,
-    };
-    await makeFolders(this.#fs, this.#options.folder, [INDEX_FOLDER, this.#options.namespace]);
-    await writeFileAtomically(this.#fs, this.#path(cover, 'idx'), bytes);
-    await writeFileAtomically(this.#fs, this.#path(cover, 'cover'), encodeCover(cover));
-    this.#hold(cover);
+    await this.#write(indexBlockNs, bytes, covered);
     if (before) await this.#removeFiles(before.cover);
+  }
+
+  /**
+   * Takes the series of these shards out; their numbers, as every writer gives them, say which shard they are of.
+   * Durable when it resolves.
+   * @throws INDEX_SEGMENT_DAMAGED
+   */
+  async dropShards(isDropped: (shard: number) => boolean, shardCount: number): Promise<void> {
+    for (const [start, held] of this.#blocks) {
+      const kept = held.cover.filesets.filter(({ shard }) => !isDropped(shard));
+      if (kept.length === held.cover.filesets.length) continue;
+      if (kept.length === 0) {
+        this.#blocks.delete(start);
+        await this.#removeFiles(held.cover);
+        continue;
+      }
+      const found = new IndexBlock([await this.#open(held)]).series({ ordered: true });
+      const series = new MutableSegment();
+      for (let index = 0; index < found.count; index++) {
+        const shard = (found.ref(index) ?? 0) % shardCount;
+        if (!isDropped(shard)) series.add(series.seriesCount * shardCount + shard, found.labelBytes(index));
+      }
+      await this.#write(start, segmentBytes([series]), kept);
+      await this.#removeFiles(held.cover);
+    }
   }
 
   /** Removes index blocks that none of the filesets needs; returns how many. */
@@ -171,6 +185,16 @@ export class IndexStore {
         yield { file: path, offset: 0, reason: error.message };
       }
     }
+  }
+
+  async #write(indexBlockNs: bigint, bytes: Uint8Array, filesets: readonly CoveredFileset[]): Promise<void> {
+    const volume = (this.#volumes.get(indexBlockNs) ?? -1) + 1;
+    this.#volumes.set(indexBlockNs, volume);
+    const cover: IndexCover = { blockStartNs: indexBlockNs, volume, sizeBytes: bytes.length, filesets };
+    await makeFolders(this.#fs, this.#options.folder, [INDEX_FOLDER, this.#options.namespace]);
+    await writeFileAtomically(this.#fs, this.#path(cover, 'idx'), bytes);
+    await writeFileAtomically(this.#fs, this.#path(cover, 'cover'), encodeCover(cover));
+    this.#hold(cover);
   }
 
   async #open(held: Held): Promise<SealedSegment> {

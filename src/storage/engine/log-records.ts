@@ -13,7 +13,9 @@ export type LogContent =
       readonly namespaceId: number;
       readonly blockStartNs: bigint;
       readonly filesets: readonly FlushedShard[];
-    };
+    }
+  /** What was written before to these shards, of any namespace, is not this node's any more. */
+  | { readonly kind: 'dropped'; readonly shards: readonly number[] };
 
 export interface FlushedShard {
   readonly shard: number;
@@ -23,6 +25,7 @@ export interface FlushedShard {
 const BATCH = 0;
 const DELETE = 1;
 const FLUSHED = 2;
+const DROPPED = 3;
 
 /** Puts the namespace before a batch; the bytes are valid until the next call. */
 export class BatchFramer {
@@ -55,6 +58,13 @@ export function encodeFlushed(
   return Buffer.concat([head(FLUSHED, namespaceId), start, body]);
 }
 
+export function encodeDropped(shards: readonly number[]): Buffer {
+  const numbers = [shards.length, ...shards];
+  const body = Buffer.alloc(numbers.reduce((sum, number) => sum + varintBytes(number), 0));
+  numbers.reduce((at, number) => writeVarint(body, number, at), 0);
+  return Buffer.concat([head(DROPPED, 0), body]);
+}
+
 /** Batches are views of `bytes`. @throws FormatFault */
 export function decodeLogRecord(bytes: Buffer): LogContent {
   const cursor = new ByteCursor(bytes);
@@ -75,6 +85,13 @@ export function decodeLogRecord(bytes: Buffer): LogContent {
       while (filesets.length < count) filesets.push({ shard: cursor.varint(), volume: cursor.varint() });
       if (!cursor.atEnd) throw new FormatFault(cursor.at, 'there is more than its lengths say');
       return { kind: 'flushed', namespaceId, blockStartNs, filesets };
+    }
+    case DROPPED: {
+      const count = cursor.varint();
+      const shards: number[] = [];
+      while (shards.length < count) shards.push(cursor.varint());
+      if (!cursor.atEnd) throw new FormatFault(cursor.at, 'there is more than its lengths say');
+      return { kind: 'dropped', shards };
     }
     default:
       throw new FormatFault(0, `its kind ${kind} is unknown`);

@@ -12,6 +12,7 @@ import { IndexStore } from './index-store.ts';
 import { FilesetStore } from './fileset-store.ts';
 import { filesetKey, PayloadCache, type PayloadCacheOptions } from './payload-cache.ts';
 import type { ColumnCodec } from './sealed-series.ts';
+import { ShardOwnership } from './shard-ownership.ts';
 import type {
   NamespaceOptions,
   NamespaceStatus,
@@ -26,6 +27,8 @@ export interface NamespaceDeps {
   readonly memory: BufferMemory;
   readonly codec: () => ColumnCodec;
   readonly appenderOf: (id: number) => AppendToLog;
+  /** Of the whole engine; all shards unless given. */
+  readonly ownership?: ShardOwnership;
 }
 
 export interface NamespacePlace {
@@ -49,7 +52,11 @@ export class Namespace {
   readonly index: IndexStore;
   readonly tombstones: TombstoneSet;
   readonly cache: PayloadCache;
-  readonly shardStates: ShardState[];
+  /** Which shards are this node's. */
+  readonly ownership: ShardOwnership;
+  readonly #shardStates = new Map<number, ShardState>();
+  /** So many of them are bootstrapped; shards of others never are. */
+  #whole = 0;
   /** Grows when a block leaves the memory, because files have it. */
   movedBlocks = 0;
   /** Filesets that a start found superseded: to be removed in time. */
@@ -73,6 +80,7 @@ export class Namespace {
     this.id = place.id;
     this.append = deps.appenderOf(place.id);
     this.shardCount = place.shardCount;
+    this.ownership = deps.ownership ?? new ShardOwnership(place.shardCount, undefined);
     this.#options = options;
     this.filesets = new FilesetStore({ fs, codec }, folder, namespace);
     this.index = new IndexStore(fs, { folder, namespace, indexBlockSizeNs, memoryBytes: INDEX_MEMORY_BYTES });
@@ -81,7 +89,6 @@ export class Namespace {
     this.buffer = place.state
       ? NamespaceBuffer.restore(memory, this.#bufferOptions(), place.state)
       : new NamespaceBuffer(memory, this.#bufferOptions());
-    this.shardStates = Array.from({ length: place.shardCount }, (): ShardState => 'notStarted');
   }
 
   get name(): string {
@@ -92,8 +99,22 @@ export class Namespace {
     return this.#options;
   }
 
+  /** Every shard of this node's is whole. */
   get bootstrapped(): boolean {
-    return this.shardStates.every((state) => state === 'bootstrapped');
+    return this.#whole === this.ownership.owned.length;
+  }
+
+  isWhole(shard: number): boolean {
+    return this.#shardStates.get(shard) === 'bootstrapped';
+  }
+
+  stateOf(shard: number): ShardState {
+    return this.#shardStates.get(shard) ?? 'notStarted';
+  }
+
+  setState(shard: number, state: ShardState): void {
+    this.#whole += Number(state === 'bootstrapped') - Number(this.isWhole(shard));
+    this.#shardStates.set(shard, state);
   }
 
   configure(options: NamespaceOptions): void {
@@ -124,7 +145,7 @@ export class Namespace {
     this.cache.expire(nowNs, (key) => stored.has(key));
   }
 
-  status(): NamespaceStatus {
+  status(sourcesOf: (shard: number) => readonly string[] = () => []): NamespaceStatus {
     const { bytes, hits, misses } = this.cache;
     return {
       options: this.#options,
@@ -139,7 +160,11 @@ export class Namespace {
       quarantined: this.filesets.quarantined,
       tombstones: this.tombstones.all.length,
       cache: { bytes, hits, misses },
-      shards: this.shardStates.map((state, shard) => ({ shard, state })),
+      shards: this.ownership.owned.map((shard) => ({
+        shard,
+        state: this.stateOf(shard),
+        sources: sourcesOf(shard),
+      })),
     };
   }
 
@@ -160,6 +185,7 @@ export class Namespace {
       maxSeries,
       shardCount: this.shardCount,
       isFlushed: (blockStartNs) => this.filesets.hasBlock(blockStartNs),
+      ownedShards: () => this.ownership.mask,
     };
   }
 }

@@ -212,7 +212,7 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
 
   #take(columns: Columns, batches: ColumnBatch[]): void {
     if (columns.times.length === 0) return;
-    const { times, bits, values } = sliceColumns(columns, this.#query.startNs, this.#query.endNs);
+    const { times, bits, values, overwrites } = sliceColumns(columns, this.#query.startNs, this.#query.endNs);
     if (times.length === 0) return;
     this.#samplesLeft -= times.length;
     this.#samplesThisTurn += times.length;
@@ -223,11 +223,33 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
       });
     }
     const doubles = values ?? new Float64Array(bits.buffer, bits.byteOffset, bits.length);
-    batches.push({ times, bits, values: doubles });
+    batches.push(
+      overwrites.length === 0
+        ? { times, bits, values: doubles }
+        : { times, bits, values: doubles, overwrites },
+    );
+  }
+
+  /** The series that match, of the shards that are asked for. */
+  async #find(): Promise<FoundSet> {
+    const { shards } = this.#query;
+    const { ownership } = this.#namespace;
+    const all = await this.#findAll();
+    if (!shards && ownership.ownsAll) return all;
+    const asked = shards && new Set(shards);
+    const isWanted = ({ shard }: Found): boolean => ownership.owns(shard) && (asked?.has(shard) ?? true);
+    const wanted = filtered(all.series, isWanted);
+    // Who wants to know how many there are has them all looked at.
+    let counted: readonly Found[] | undefined;
+    return {
+      count: () => (counted ??= [...wanted]).length,
+      atMost: all.atMost,
+      series: { [Symbol.iterator]: () => (counted ?? wanted)[Symbol.iterator]() },
+    };
   }
 
   /** The series that match, each once; in the order of their labels, or as they are read best. */
-  async #find(): Promise<FoundSet> {
+  async #findAll(): Promise<FoundSet> {
     const { matchers, ordered = false } = this.#query;
     const { shardCount, index } = this.#namespace;
     if (!ordered && this.#namespace.options.indexEnabled && this.#blocks.every(({ inMemory }) => !inMemory)) {
@@ -265,6 +287,10 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
     this.#lease?.[Symbol.dispose]();
     this.#lease = undefined;
   }
+}
+
+function* filtered<T>(all: Iterable<T>, isWanted: (one: T) => boolean): Iterable<T> {
+  for (const one of all) if (isWanted(one)) yield one;
 }
 
 class FoundSeries implements SeriesRead {

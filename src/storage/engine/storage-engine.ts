@@ -1,5 +1,7 @@
+import type { TopologySnapshot } from '../bootstrap/topology-snapshot.ts';
 import type { LabelPair } from '../index/labels.ts';
 import type { LabelMatcher } from '../index/matcher.ts';
+import type { Overwrite } from './columns.ts';
 
 /**
  * What a storage node's engine offers to those around it: HTTP, CLI, simulator. All times are nanoseconds since
@@ -72,6 +74,27 @@ export interface StorageEngine extends AsyncDisposable {
   inspect(namespace?: string): AsyncIterable<StoredFileset>;
 }
 
+/** What a node of a placement offers beside: it has some of the shards. `Engine` is one. */
+export interface PlacedEngine extends StorageEngine {
+  /**
+   * Makes the shards this node's that the placement gives it: new ones are bootstrapped, those that it does not name
+   * are closed, and their memory and files dropped; leaving ones stay and are served. Level-triggered: the same call
+   * again does nothing. Durable and in force when it resolves; the bootstrap goes on. A node that stands alone has all
+   * shards, and stays alone while the placement gives it none.
+   * @throws STORAGE_FOLDER_MISMATCH for another number of shards
+   */
+  applyTopology(topology: TopologySnapshot): Promise<void>;
+
+  /**
+   * Shards that are whole in every namespace, so that a restart from this node's own disk loses nothing of them. None
+   * before `applyNamespaces` was called: a namespace that is not known yet cannot be whole.
+   */
+  durableShards(): readonly number[];
+
+  /** Of one shard: which source had which of its ranges, when, and why those before had not. The newest run last. */
+  explain(shard: number): readonly ShardFill[];
+}
+
 /** How long the maintenance waits between its rounds, and what memory there is. */
 export interface EngineOptions {
   /** Where everything is; exists, and is locked by the caller. */
@@ -93,6 +116,8 @@ export interface EngineOptions {
   readonly logSegmentBytes?: number;
   /** Space that is left to others on the disk; 64 MiB unless given. */
   readonly keepFreeBytes?: number;
+  /** `default` unless given. */
+  readonly bootstrapOrder?: BootstrapOrder;
 }
 
 export type RemoteWriteVersion = 1 | 2;
@@ -158,6 +183,8 @@ export interface WriteOutcome {
   /** That were in the request and are not kept. */
   readonly exemplars: number;
   readonly histograms: number;
+  /** Of shards that this node has not: passed over. Only where the caller said that others have them; 0 unless given. */
+  readonly notOwned?: number;
 }
 
 export interface ReadLimits {
@@ -175,6 +202,10 @@ export interface ReadQuery {
   readonly signal?: AbortSignal | undefined;
   /** Series in the order of their labels, as remote read wants them. */
   readonly ordered?: boolean;
+  /** Only series of these shards; all of this node's unless given. Each has to be whole. */
+  readonly shards?: readonly number[];
+  /** Told what the answer may be short of, before it ends: of several replicas not all may have answered. */
+  readonly onWarning?: (text: string) => void;
 }
 
 export interface SeriesRead {
@@ -195,6 +226,8 @@ export interface ColumnBatch {
   readonly values: Float64Array;
   /** The same memory as `values`: the bits, which a JavaScript number may not keep for NaN. */
   readonly bits: BigUint64Array;
+  /** Of those that replaced others, the versions; left out when there are none. */
+  readonly overwrites?: readonly Overwrite[];
 }
 
 export interface MetadataQuery {
@@ -203,12 +236,16 @@ export interface MetadataQuery {
   readonly startNs: bigint;
   readonly endNs: bigint;
   readonly limit?: number;
+  /** As in `ReadQuery`; the answer may have more than what these shards have. */
+  readonly shards?: readonly number[];
 }
 
 export interface LimitedResult<T> {
   readonly values: readonly T[];
   /** There were more than the limit allows. */
   readonly truncated: boolean;
+  /** What it may be short of. */
+  readonly warnings?: readonly string[];
 }
 
 export interface Cardinality {
@@ -218,6 +255,8 @@ export interface Cardinality {
     readonly valueCount: number;
     readonly seriesCount: number;
   }[];
+  /** What it may be short of. */
+  readonly warnings?: readonly string[];
 }
 
 export interface DeleteQuery {
@@ -303,7 +342,13 @@ export interface NamespaceStatus {
   readonly quarantined: number;
   readonly tombstones: number;
   readonly cache: { readonly bytes: number; readonly hits: number; readonly misses: number };
-  readonly shards: readonly { readonly shard: number; readonly state: ShardState }[];
+  /** This node's, ascending. */
+  readonly shards: readonly {
+    readonly shard: number;
+    readonly state: ShardState;
+    /** Where it was filled from, the last time that it was. */
+    readonly sources?: readonly string[];
+  }[];
 }
 
 export interface MemoryStatus {
@@ -327,9 +372,23 @@ export interface SnapshotStatus {
   readonly lastFailure: string | undefined;
 }
 
+/**
+ * In which order sources are asked, as M3 calls them; new shards come last in each.
+ * - `default`: this node's filesets, its commit log, its peers
+ * - `prefer_peers`: filesets, peers, commit log
+ * - `exclude_commitlog`: filesets, peers; the log is read, but does not count as the whole of anything
+ */
+export type BootstrapOrder = 'default' | 'prefer_peers' | 'exclude_commitlog';
+
+/** What a run of the bootstrap was begun for. */
+export type BootstrapReason = 'start' | 'topology' | 'namespace' | 'retry';
+
 /** One attempt to bootstrap, with what each source did. */
 export interface BootstrapRunStatus {
   readonly attempt: number;
+  readonly reason: BootstrapReason;
+  /** This node's when it began: the run is over all of them, of which those that are whole fulfil themselves. */
+  readonly shardCount: number;
   readonly state: 'running' | 'done' | 'retrying' | 'cancelled';
   readonly startedAtNs: bigint;
   readonly tookMs: number | undefined;
@@ -349,6 +408,20 @@ export interface BootstrapSourceStatus {
   /** In words: filesets, samples from snapshots, records of the log. */
   readonly detail: string;
   readonly tookMs: number;
+}
+
+/** A part of a shard's range that a source had, or that nobody had yet. */
+export interface ShardFill {
+  readonly namespace: string;
+  readonly attempt: number;
+  readonly pass: 'persist' | 'memory';
+  readonly startNs: bigint;
+  readonly endNs: bigint;
+  /** Undefined: nobody had it. */
+  readonly source: string | undefined;
+  readonly atNs: bigint;
+  /** Of the sources that were asked before, or of all. */
+  readonly others: readonly { readonly source: string; readonly reason: string }[];
 }
 
 export interface UnfulfilledStatus {

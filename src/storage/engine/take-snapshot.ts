@@ -76,9 +76,9 @@ export class Snapshots {
   }
 
   async #writeBlock(run: SnapshotRun, namespace: Namespace, blockStartNs: bigint): Promise<SnapshotEntry[]> {
-    const { buffer, shardCount, options } = namespace;
+    const { buffer, ownership, options } = namespace;
     const entries: SnapshotEntry[] = [];
-    for (let shard = 0; shard < shardCount; shard++) {
+    for (const shard of ownership.owned) {
       const references = buffer.seriesOfBlock(blockStartNs, shard);
       if (references.length === 0) continue;
       const block = { namespace: namespace.name, shard, blockStartNs, blockSizeNs: options.blockSizeNs };

@@ -40,6 +40,8 @@ export interface UpkeepDeps {
   readonly engineLog: EngineLog;
   readonly isBootstrapping: () => boolean;
   readonly onFinding: (finding: Finding) => void;
+  /** All that was in memory before is in a snapshot. */
+  readonly onSnapshot?: () => void;
 }
 
 export type UpkeepOptions = Pick<
@@ -136,11 +138,20 @@ export class Upkeep {
   }
 
   async snapshot(): Promise<SnapshotReport> {
-    return await this.serially(() => this.#takeSnapshot());
+    return await this.serially(async () => {
+      this.#ready();
+      return await this.#takeSnapshot();
+    });
   }
 
   async cleanUp(): Promise<CleanUpReport> {
     return await this.serially(() => this.#ready().maintenance.cleanUp(this.#deps.registry.all));
+  }
+
+  /** A snapshot at the end of a bootstrap, of what came from elsewhere into the memory. */
+  async secure(): Promise<SnapshotReport> {
+    this.begin(this.#deps.engineLog.commitLog);
+    return await this.serially(() => this.#takeSnapshot());
   }
 
   /** Nothing that a snapshot has may be kept by the next: something was deleted. */
@@ -261,13 +272,15 @@ export class Upkeep {
   }
 
   async #takeSnapshot(): Promise<SnapshotReport> {
-    const { maintenance, snapshots } = this.#ready();
+    assert(this.#parts, 'snapshots are taken when the log can be written');
+    const { maintenance, snapshots } = this.#parts;
     const { engineLog, clock, hybridClock, registry } = this.#deps;
     const bytesBefore = engineLog.bytes;
     this.#lastSnapshotMs = clock.monotonicMs();
     const { lastAtNs, failures } = this.snapshotStatus;
     try {
       const report = await snapshots.take(registry.all);
+      this.#deps.onSnapshot?.();
       engineLog.truncated(bytesBefore);
       maintenance.flushedSinceSnapshot = false;
       // The one that is there needs log that is gone.
