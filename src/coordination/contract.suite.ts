@@ -542,6 +542,19 @@ export function testCoordinator(name: string, factory: () => Promise<Coordinator
         expect(seen).toEqual([0, 1]);
       });
 
+      test('a watch of a store that nothing was ever written to shows the first change', async () => {
+        await using fresh = await factory();
+        await using c = fresh.open();
+        const signal = AbortSignal.timeout(15_000);
+        const watch = c.watch('first/', signal)[Symbol.asyncIterator]();
+        expect((await watch.next()).value).toEqual([]);
+        const change = watch.next();
+        // So long that a watch that waits for nothing would have asked many times.
+        await systemClock.sleep(200);
+        await c.put('first/a', '1');
+        expect((await change).value).toMatchObject([{ key: 'first/a' }]);
+      });
+
       test('a watch never goes back, and ends up at the last value, over a line that breaks', async () => {
         const { proxy, coordinator } = await proxied();
         const [c, at] = [client(), folder()];

@@ -66,10 +66,10 @@ describe('/v1/kv', () => {
     expect(await put('kv/a?flags=42', 'value')).toMatchObject({ status: 200, body: true });
     await put('kv/a/b');
     expect((await get('kv/a')).body).toEqual([
-      { LockIndex: 0, Key: 'a', Flags: 42, Value: 'dmFsdWU=', CreateIndex: 1, ModifyIndex: 1 },
+      { LockIndex: 0, Key: 'a', Flags: 42, Value: 'dmFsdWU=', CreateIndex: 2, ModifyIndex: 2 },
     ]);
     expect((await get('kv/?recurse')).body).toMatchObject([{ Key: 'a' }, { Key: 'a/b', Value: null }]);
-    expect(await get('kv/a?raw')).toMatchObject({ status: 200, body: 'value', index: 2 });
+    expect(await get('kv/a?raw')).toMatchObject({ status: 200, body: 'value', index: 3 });
     expect((await get('kv/?keys')).body).toEqual(['a', 'a/b']);
     expect((await get('kv/?keys&separator=/')).body).toEqual(['a', 'a/']);
     expect((await get('kv/z?keys')).status).toBe(404);
@@ -167,7 +167,8 @@ describe('a blocking query', () => {
 
   test('ends with the server', async () => {
     await put('kv/a', '1');
-    const blocked = get('kv/a?index=1&wait=30s');
+    const { index } = await get('kv/a');
+    const blocked = get(`kv/a?index=${index}&wait=30s`);
     const outcome = expect(blocked).rejects.toThrow('fetch failed');
     await get('kv/a');
     await server.close();
@@ -186,7 +187,7 @@ describe('/v1/txn', () => {
       kv('get-tree', ''),
       kv('delete', 'a'),
     ]);
-    const row = { LockIndex: 0, Key: 'a', Flags: 3, CreateIndex: 1, ModifyIndex: 1 };
+    const row = { LockIndex: 0, Key: 'a', Flags: 3, CreateIndex: 2, ModifyIndex: 2 };
     const whole = { KV: { ...row, Value: 'MQ==' } };
     expect(done).toMatchObject({
       status: 200,
@@ -408,7 +409,8 @@ describe('the server', () => {
 
   test('answers nothing any more once it cannot write, neither the write nor what was read of it', async () => {
     await put('kv/a', '1');
-    const blocked = get('kv/a?index=1&wait=30s');
+    const { index } = await get('kv/a');
+    const blocked = get(`kv/a?index=${index}&wait=30s`);
     await get('kv/a');
     const failure = vi.spyOn(await fileHandlePrototype(), 'datasync').mockRejectedValueOnce(new Error('EIO'));
     expect(await put('kv/a', '2')).toMatchObject({

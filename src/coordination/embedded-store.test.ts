@@ -38,7 +38,8 @@ interface Seen {
 
 /** The same rules once more, as slowly and plainly as possible: every command copies everything. */
 class Model {
-  index = 0;
+  /** As in Consul: 0 is what nobody has seen anything of. */
+  index = 1;
   keys: Record<string, Seen> = {};
   sessions: string[] = [];
 
@@ -265,12 +266,13 @@ describe('what changed since an index', () => {
       kv({ verb: 'set', key: 'b', value: 'MQ==' }),
     );
     expect(store.changedSince(0, isA)).toBe(true);
-    expect(store.changedSince(1, isA)).toBe(false);
+    expect(store.changedSince(1, isA)).toBe(true);
     expect(store.changedSince(2, isA)).toBe(false);
-    expect(store.changedSince(3, isA)).toBe(true);
+    expect(store.changedSince(3, isA)).toBe(false);
+    expect(store.changedSince(4, isA)).toBe(true);
     const restored = new EmbeddedStore(0, store.snapshot(0));
-    expect(restored.changedSince(1, isA)).toBe(true);
-    expect(restored.changedSince(2, isA)).toBe(false);
+    expect(restored.changedSince(2, isA)).toBe(true);
+    expect(restored.changedSince(3, isA)).toBe(false);
   });
 
   test('is forgotten after a while, and then it is yes', () => {
@@ -345,7 +347,7 @@ describe('a service', () => {
     expect(statusOf(store)).toBe('passing');
     expect(store.catalog.services.get('id1')).toMatchObject({
       port: 2,
-      createIndex: 1,
+      createIndex: 2,
       modifyIndex: before + 1,
     });
   });
@@ -368,7 +370,7 @@ describe('a service', () => {
     const store = storeWith(register());
     store.apply(register({ name: 'db' }), 0);
     for (const name of ['web', 'db'])
-      expect(store.changedSince(1, (t) => t === `service:${name}`)).toBe(true);
-    expect(store.changedSince(1, (t) => t === 'service:other')).toBe(false);
+      expect(store.changedSince(2, (t) => t === `service:${name}`)).toBe(true);
+    expect(store.changedSince(2, (t) => t === 'service:other')).toBe(false);
   });
 });

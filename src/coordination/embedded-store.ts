@@ -55,6 +55,9 @@ export const EXPIRY_TTLS = 1.5;
 /** Changes that are remembered one by one; a reader that is further behind is simply answered at once. */
 const REMEMBERED_CHANGES = 1024;
 
+/** As in Consul: a reader who says 0 has seen nothing, and one who says 1 has seen that there is nothing yet. */
+const FIRST_INDEX = 1;
+
 const NO_KV: KvOutcome = { results: [], errors: [], changes: new Map() };
 
 export class EmbeddedStore {
@@ -69,7 +72,7 @@ export class EmbeddedStore {
   #forgottenIndex: number;
 
   constructor(nowMs: number, snapshot?: StoreSnapshot) {
-    this.#index = snapshot?.index ?? 0;
+    this.#index = snapshot?.index ?? FIRST_INDEX;
     this.#forgottenIndex = this.#index;
     for (const row of snapshot?.rows ?? []) this.#rows.set(row.key, row);
     for (const session of snapshot?.sessions ?? []) this.#startSession(session, nowMs);
