@@ -250,14 +250,20 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
 
   /** The series that match, each once; in the order of their labels, or as they are read best. */
   async #findAll(): Promise<FoundSet> {
-    const { matchers, ordered = false } = this.#query;
+    const { matchers, ordered = false, shards } = this.#query;
     const { shardCount, index } = this.#namespace;
-    if (!ordered && this.#namespace.options.indexEnabled && this.#blocks.every(({ inMemory }) => !inMemory)) {
+    const isEverything = matchers.length === 0 && shards !== undefined;
+    if (
+      !ordered &&
+      !isEverything &&
+      this.#namespace.options.indexEnabled &&
+      this.#blocks.every(({ inMemory }) => !inMemory)
+    ) {
       const segments = await index.segments(this.#blocks.map(({ startNs }) => index.blockOf(startNs)));
       if (canArrange(segments)) return arrangedSeries(segments, matchers, shardCount);
     }
     const all = await indexOf(this.#namespace, this.#query);
-    const found = all.series({ selectors: [matchers], ordered });
+    const found = all.series(isEverything ? { ordered } : { selectors: [matchers], ordered });
     const { count } = found;
     return { count: () => count, atMost: count, series: this.#arranged(found, ordered) };
   }

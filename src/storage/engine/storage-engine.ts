@@ -202,7 +202,10 @@ export interface ReadQuery {
   readonly signal?: AbortSignal | undefined;
   /** Series in the order of their labels, as remote read wants them. */
   readonly ordered?: boolean;
-  /** Only series of these shards; all of this node's unless given. Each has to be whole. */
+  /**
+   * Only series of these shards; all of this node's unless given. Each has to be whole. With them `matchers` may be
+   * empty: every series.
+   */
   readonly shards?: readonly number[];
   /** Told what the answer may be short of, before it ends: of several replicas not all may have answered. */
   readonly onWarning?: (text: string) => void;

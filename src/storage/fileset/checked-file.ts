@@ -18,6 +18,8 @@ export type Magic =
   | 'VRVMANIF'
   | 'VRVCATLG'
   | 'VRVTOMBS'
+  | 'VRVDELET'
+  | 'VRVHINTS'
   | 'VRVCOVER'
   | 'VRVSUMRY';
 

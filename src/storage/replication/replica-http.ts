@@ -1,0 +1,145 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { isAbort, messageOf, VarveError } from '../../core/errors.ts';
+import { admit, JSON_TYPE, send, type Door } from '../http/exchange.ts';
+import { ReadGate } from '../http/read-gate.ts';
+import type { RequestBodies } from '../http/request-body.ts';
+import { crc32c } from '../protocol/crc32c.ts';
+import { dataFrame, endFrame, errorFrame } from './answer-frames.ts';
+import { decodeDeletions } from './deletion-ledger.ts';
+import { REPLICA_HEADERS } from './http-replica-transport.ts';
+import type { LocalReplica } from './local-replica.ts';
+import { answer } from './replica-server.ts';
+import type { ReplicaFormat, ReplicaQuestion } from './replica-transport.ts';
+
+export interface ReplicaHttpDeps {
+  /** @throws STORAGE_NOT_READY while the engine is not open */
+  readonly local: () => LocalReplica;
+  readonly bodies: RequestBodies;
+  readonly door: Door;
+  readonly readTimeoutMs: number;
+  readonly onBug: (error: unknown) => void;
+}
+
+const PREFIX = '/replica/v1/';
+/** More than a node's own reads, which wait for those of other nodes: these never do. */
+const MAX_READS = 64;
+const FORMATS: ReadonlyMap<string, ReplicaFormat> = new Map<string, ReplicaFormat>([
+  ['1', 1],
+  ['2', 2],
+  ['columns', 'columns'],
+]);
+
+/** What other nodes ask of this one's replicas, over HTTP. */
+export class ReplicaHttp {
+  readonly #deps: ReplicaHttpDeps;
+  readonly #reads: ReadGate;
+
+  constructor(deps: ReplicaHttpDeps) {
+    this.#deps = deps;
+    this.#reads = new ReadGate({ maxReads: MAX_READS, timeoutMs: deps.readTimeoutMs });
+  }
+
+  /** True when the request is one of these; it is answered then, whatever happens. */
+  handle(request: IncomingMessage, response: ServerResponse): boolean {
+    if (!request.url?.startsWith(PREFIX)) return false;
+    void this.#answer(request, response);
+    return true;
+  }
+
+  async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    try {
+      admit(request, this.#deps.door);
+      if (request.method !== 'POST') throw new VarveError('METHOD_NOT_ALLOWED', `${PREFIX} takes POST only`);
+      switch (request.url) {
+        case `${PREFIX}write`:
+          await this.#write(request, response);
+          return;
+        case `${PREFIX}delete`:
+          await this.#delete(request, response);
+          return;
+        case `${PREFIX}ask`:
+          await this.#ask(request, response);
+          return;
+        default:
+          throw new VarveError('NOT_FOUND', `there is no ${request.url?.slice(0, 100)} here`);
+      }
+    } catch (error) {
+      request.resume();
+      this.#refuse(request, response, this.#known(error));
+    }
+  }
+
+  async #write(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const header = (name: keyof typeof REPLICA_HEADERS): string =>
+      String(request.headers[REPLICA_HEADERS[name]] ?? '');
+    const format = FORMATS.get(header('format'));
+    if (format === undefined) throw new VarveError('INVALID_ARGUMENT', 'the format of a write is not known');
+    const stamp = BigInt(header('stamp') || '0');
+    const body = await this.#deps.bodies.read(request);
+    try {
+      if (crc32c(body.bytes) !== Number(header('checksum'))) {
+        throw new VarveError('REPLICA_UNREACHABLE', 'a write does not match its checksum');
+      }
+      const write = { namespace: header('namespace'), format, body: body.bytes, stamp };
+      answerJson(response, await this.#deps.local().write(write));
+    } finally {
+      body.release();
+    }
+  }
+
+  async #delete(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const deletions = decodeDeletions(await this.#text(request));
+    for (const deletion of deletions) await this.#deps.local().delete(deletion);
+    answerJson(response, {});
+  }
+
+  async #ask(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const question = JSON.parse((await this.#text(request)).toString()) as ReplicaQuestion;
+    const exchange = { request, response, path: '', query: '', namespace: undefined };
+    await this.#reads.run(exchange, async (signal) => {
+      const parts = answer(this.#deps.local(), question, signal);
+      for await (const part of parts) {
+        // The head goes with the first part, so that an error before it can be told in full.
+        if (!response.headersSent) response.writeHead(200, { 'content-type': 'application/octet-stream' });
+        await send(response, dataFrame(part), signal);
+      }
+      if (!response.headersSent) response.writeHead(200, { 'content-type': 'application/octet-stream' });
+      response.end(endFrame());
+    });
+  }
+
+  #text(request: IncomingMessage): Promise<Buffer> {
+    return this.#deps.bodies.readText(request);
+  }
+
+  #refuse(request: IncomingMessage, response: ServerResponse, error: VarveError): void {
+    if (response.destroyed) return;
+    if (response.headersSent) {
+      response.end(errorFrame(error));
+      return;
+    }
+    const text = JSON.stringify(error);
+    response.writeHead(error.httpStatus, {
+      'content-type': JSON_TYPE,
+      'content-length': Buffer.byteLength(text),
+      // A body that nobody reads would be taken for the next request.
+      ...(request.complete ? {} : { connection: 'close' }),
+    });
+    response.end(text);
+  }
+
+  #known(error: unknown): VarveError {
+    if (error instanceof VarveError) return error;
+    if (isAbort(error)) return new VarveError('CANCELLED', 'the request was cancelled');
+    if (error instanceof SyntaxError)
+      return new VarveError('INVALID_ARGUMENT', `another node's request cannot be read: ${error.message}`);
+    this.#deps.onBug(error);
+    return new VarveError('INTERNAL', `this request met a bug: ${messageOf(error)}`);
+  }
+}
+
+function answerJson(response: ServerResponse, value: unknown): void {
+  const text = JSON.stringify(value);
+  response.writeHead(200, { 'content-type': JSON_TYPE, 'content-length': Buffer.byteLength(text) });
+  response.end(text);
+}

@@ -1,0 +1,283 @@
+import { messageOf, VarveError } from '../../core/errors.ts';
+import { withDeadline } from '../../core/deadline.ts';
+import type { RejectReason, Rejection, WriteOutcome } from '../engine/storage-engine.ts';
+import type { ProtocolKernel } from '../protocol/protocol-kernel.ts';
+import type { Hint } from './hint-frames.ts';
+import type { LocalReplica } from './local-replica.ts';
+import type { ReplicaHealth } from './replica-health.ts';
+import type {
+  ReplicaAddress,
+  ReplicaDelete,
+  ReplicaFormat,
+  ReplicaTransport,
+  ReplicaWrite,
+} from './replica-transport.ts';
+import type { Routing, WriteLevel } from './routing.ts';
+import { BodySplitter, type SplitBody } from './split-body.ts';
+import { WriteProgress } from './write-progress.ts';
+
+export interface ReplicatedWriteDeps {
+  readonly node: string;
+  readonly local: LocalReplica;
+  readonly transport: ReplicaTransport;
+  readonly health: ReplicaHealth;
+  readonly kernel: ProtocolKernel;
+  readonly hint: (id: string, hint: Hint) => void;
+}
+
+export interface ReplicatedWriteOptions {
+  readonly level: WriteLevel;
+  /** After which a replica that does not answer is taken to have missed a write. */
+  readonly timeoutMs: number;
+}
+
+export interface WriteFigures {
+  readonly writes: number;
+  /** That were not acknowledged. */
+  readonly failed: number;
+  /** Of single replicas, of writes that were acknowledged: hinted. */
+  readonly missed: number;
+}
+
+/** A replica that is behind by more than this is left to its hints. */
+const MAX_UNDER_WAY_BYTES = 64 * 1024 * 1024;
+
+/** One thing that replicas are to have, in the form in which each is to have it. */
+interface Spread {
+  readonly routing: Routing;
+  readonly groups: readonly number[];
+  /** By place. */
+  readonly errands: ReadonlyMap<number, Errand>;
+}
+
+interface Errand {
+  readonly bytes: number;
+  readonly hint: Hint;
+  readonly run: (to: ReplicaAddress, signal: AbortSignal) => Promise<WriteOutcome>;
+}
+
+/** By place, in the order in which they came. */
+type Outcomes = ReadonlyMap<number, WriteOutcome>;
+
+/** Takes writes for all replicas: acknowledged when enough of them have one, hinted for those that have not. */
+export class ReplicatedWrite {
+  readonly #deps: ReplicatedWriteDeps;
+  readonly #options: ReplicatedWriteOptions;
+  readonly #splitter: BodySplitter;
+  readonly #underWay = new Map<string, number>();
+  readonly #figures = { writes: 0, failed: 0, missed: 0 };
+
+  constructor(deps: ReplicatedWriteDeps, options: ReplicatedWriteOptions) {
+    this.#deps = deps;
+    this.#options = options;
+    this.#splitter = new BodySplitter(deps.kernel);
+  }
+
+  get figures(): WriteFigures {
+    return this.#figures;
+  }
+
+  /** The body is the caller's no more. @throws WRITE_INVALID, WRITE_LEVEL_NOT_REACHED */
+  async write(
+    routing: Routing,
+    namespace: string,
+    { format, body }: { readonly format: ReplicaFormat; readonly body: Uint8Array },
+  ): Promise<WriteOutcome> {
+    const stamp = this.#deps.local.replica.nextStamp();
+    const write = { namespace, format, body, stamp };
+    if (routing.isWhole) {
+      const errand = this.#errand(write);
+      const errands = new Map([...routing.instances.keys()].map((place) => [place, errand]));
+      const outcomes = await this.#spread({ routing, groups: [...routing.groups.keys()], errands });
+      return [...outcomes.values()][0] ?? NOTHING;
+    }
+    const split = this.#splitter.split(format, body, routing);
+    const errands = new Map(
+      [...split.bodies].map(([place, own]) => [place, this.#errand({ ...write, body: own })]),
+    );
+    const outcomes = await this.#spread({ routing, groups: split.groups, errands });
+    return await this.#total(routing, write, { split, outcomes });
+  }
+
+  /** Every replica deletes, with one stamp. @throws WRITE_LEVEL_NOT_REACHED */
+  async delete(routing: Routing, deletion: ReplicaDelete): Promise<void> {
+    const { local, transport, node } = this.#deps;
+    const errand: Errand = {
+      bytes: 0,
+      hint: { kind: 'delete', deletion },
+      run: async (to, signal) => {
+        await (to.id === node ? local.delete(deletion) : transport.delete(to, deletion, signal));
+        return NOTHING;
+      },
+    };
+    const errands = new Map([...routing.instances.keys()].map((place) => [place, errand]));
+    await this.#spread({ routing, groups: [...routing.groups.keys()], errands });
+  }
+
+  #errand(write: ReplicaWrite): Errand {
+    const { local, transport, node } = this.#deps;
+    return {
+      bytes: write.body.length,
+      hint: { kind: 'write', write },
+      run: (to, signal) => (to.id === node ? local.write(write) : transport.write(to, write, signal)),
+    };
+  }
+
+  /** Resolves when every shard has enough replicas; what the others miss is hinted, also when they fail later. */
+  #spread({ routing, groups, errands }: Spread): Promise<Outcomes> {
+    const { level } = this.#options;
+    this.#figures.writes++;
+    const progress = new WriteProgress(routing, groups, level);
+    const outcomes = new Map<number, WriteOutcome>();
+    const missed: number[] = [];
+    const reasons: string[] = [];
+    let isReached = false;
+    const hint = (place: number): void => {
+      this.#figures.missed++;
+      this.#deps.hint((routing.instances[place] as ReplicaAddress).id, (errands.get(place) as Errand).hint);
+    };
+    return new Promise((resolve, reject) => {
+      const look = (): void => {
+        const { state } = progress;
+        if (isReached || state === 'open') return;
+        if (state === 'reached') {
+          isReached = true;
+          for (const place of missed.splice(0)) hint(place);
+          resolve(outcomes);
+          return;
+        }
+        this.#figures.failed++;
+        reject(notReached(level, reasons));
+      };
+      const took = (place: number, outcome: WriteOutcome): void => {
+        if ((outcome.notOwned ?? 0) > 0) {
+          // The placement is newer here or there: a hint would be passed over, too.
+          reasons.push(`${(routing.instances[place] as ReplicaAddress).id}: has not all of these shards`);
+          progress.failed(place);
+        } else {
+          outcomes.set(place, outcome);
+          progress.done(place);
+        }
+        look();
+      };
+      const missedBy = (place: number, error: unknown): void => {
+        if (error instanceof VarveError && error.code === 'WRITE_INVALID') {
+          reject(error);
+          return;
+        }
+        reasons.push(`${(routing.instances[place] as ReplicaAddress).id}: ${messageOf(error)}`);
+        progress.failed(place);
+        if (isReached) hint(place);
+        else missed.push(place);
+        look();
+      };
+      const idle = this.#idle({ routing, groups, errands });
+      for (const [place, errand] of errands) {
+        const to = routing.instances[place] as ReplicaAddress;
+        if (idle.has(place)) missedBy(place, new Error(this.#deps.health.down(to.id)?.reason ?? 'is down'));
+        else
+          this.#send(to, errand).then(
+            (outcome) => took(place, outcome),
+            (error: unknown) => missedBy(place, error),
+          );
+      }
+      look();
+    });
+  }
+
+  /** Replicas that are down and not worth a try, unless the level needs them. */
+  #idle({ routing, groups, errands }: Spread): ReadonlySet<number> {
+    const { health, node } = this.#deps;
+    const idle = new Set<number>();
+    for (const place of errands.keys()) {
+      const { id } = routing.instances[place] as ReplicaAddress;
+      if (id !== node && !health.mayTry(id)) idle.add(place);
+    }
+    if (idle.size === 0) return idle;
+    const progress = new WriteProgress(routing, groups, this.#options.level);
+    for (const place of idle) progress.failed(place);
+    return progress.state === 'lost' ? new Set() : idle;
+  }
+
+  async #send(to: ReplicaAddress, errand: Errand): Promise<WriteOutcome> {
+    const { health, node } = this.#deps;
+    const { timeoutMs } = this.#options;
+    if (to.id === node) return await errand.run(to, NEVER);
+    const underWay = (this.#underWay.get(to.id) ?? 0) + errand.bytes;
+    if (underWay > MAX_UNDER_WAY_BYTES) throw new VarveError('STORAGE_OVERLOADED', 'it is too far behind');
+    this.#underWay.set(to.id, underWay);
+    try {
+      const outcome = await withDeadline(`replica ${to.id}`, timeoutMs, undefined, (signal) =>
+        errand.run(to, signal),
+      );
+      health.answered(to.id);
+      return outcome;
+    } catch (error) {
+      if (isSilence(error)) health.failed(to.id, error);
+      else health.answered(to.id);
+      throw error;
+    } finally {
+      this.#underWay.set(to.id, (this.#underWay.get(to.id) ?? 0) - errand.bytes);
+    }
+  }
+
+  /**
+   * What became of a write whose parts went to different replicas. Each part was counted by several; when some of it
+   * was refused, which is rare, one replica of each shard is asked once more, which changes nothing.
+   */
+  async #total(
+    routing: Routing,
+    write: ReplicaWrite,
+    { split, outcomes }: { readonly split: SplitBody; readonly outcomes: Outcomes },
+  ): Promise<WriteOutcome> {
+    const { samples, exemplars, histograms, groups } = split;
+    const series = Math.max(0, ...[...outcomes.values()].map((outcome) => outcome.series));
+    if ([...outcomes.values()].every(({ rejected }) => rejected.length === 0)) {
+      return { samples, series, rejected: [], exemplars, histograms };
+    }
+    const teller = new Map(
+      groups.map((group) => {
+        const { writers } = routing.groups[group] as Routing['groups'][number];
+        return [group, writers.filter((place) => outcomes.has(place)).slice(0, 1)] as const;
+      }),
+    );
+    const parts = this.#splitter.split(write.format, write.body, routing, (group) => teller.get(group) ?? []);
+    const told = await Promise.all(
+      [...parts.bodies].map(([place, body]) =>
+        this.#send(routing.instances[place] as ReplicaAddress, this.#errand({ ...write, body })),
+      ),
+    );
+    const rejected = sumOf(told.flatMap((outcome) => outcome.rejected));
+    const refused = rejected.reduce((sum, { count }) => sum + count, 0);
+    return { samples: samples - refused, series, rejected, exemplars, histograms };
+  }
+}
+
+const NEVER = new AbortController().signal;
+const NOTHING: WriteOutcome = { samples: 0, series: 0, rejected: [], exemplars: 0, histograms: 0 };
+
+/** Whether it tells that the other node is not there, and not what it thinks of the request. */
+export function isSilence(error: unknown): boolean {
+  if (!(error instanceof VarveError)) return true;
+  return error.code === 'REPLICA_UNREACHABLE' || error.code === 'DEADLINE_EXCEEDED';
+}
+
+function notReached(level: WriteLevel, reasons: readonly string[]): VarveError {
+  const why = reasons.join('; ') || 'the placement has too few replicas that are available';
+  return new VarveError(
+    'WRITE_LEVEL_NOT_REACHED',
+    `too few replicas took the write for level ${level}: ${why}`,
+    {
+      hint: 'Repeat it in a moment: what some of them took does no harm.',
+    },
+  );
+}
+
+function sumOf(rejections: readonly Rejection[]): Rejection[] {
+  const byReason = new Map<RejectReason, Rejection>();
+  for (const { reason, count, example } of rejections) {
+    const known = byReason.get(reason);
+    byReason.set(reason, { reason, count: count + (known?.count ?? 0), example: known?.example ?? example });
+  }
+  return [...byReason.values()];
+}

@@ -1,0 +1,163 @@
+import type { Clock } from '../../core/clock.ts';
+import type { FileSystem } from '../../core/file-system.ts';
+import { makeFolders } from '../../core/file-system.ts';
+import type { Placement } from '../../placement/placement.ts';
+import type { Log } from '../commit-log/spare-segments.ts';
+import type { ReplicaAccess } from '../engine/replica-access.ts';
+import type { StorageEngine } from '../engine/storage-engine.ts';
+import type { ProtocolKernel } from '../protocol/protocol-kernel.ts';
+import { DeletionLedger } from './deletion-ledger.ts';
+import { Hints, type HintStatus } from './hints.ts';
+import { LocalReplica } from './local-replica.ts';
+import { Repair, type RepairStatus } from './repair.ts';
+import { ReplicaHealth } from './replica-health.ts';
+import type { ReplicaAddress, ReplicaTransport } from './replica-transport.ts';
+import { ReplicatedEngine } from './replicated-engine.ts';
+import { ReplicatedRead, type ReadFigures } from './replicated-read.ts';
+import { ReplicatedWrite, type WriteFigures } from './replicated-write.ts';
+import { Routing, type ReadLevel, type WriteLevel } from './routing.ts';
+
+export interface ReplicationDeps {
+  readonly fs: FileSystem;
+  readonly clock: Clock;
+  readonly random: () => number;
+  readonly log: Log;
+  readonly engine: StorageEngine & { readonly replica: ReplicaAccess };
+  readonly transport: ReplicaTransport;
+  readonly kernel: ProtocolKernel;
+  /** As it is known now; undefined: there is none, and the node is alone. */
+  readonly placement: () => Placement | undefined;
+}
+
+export interface ReplicationOptions {
+  /** This node in the placement. */
+  readonly node: string;
+  /** Of the engine. */
+  readonly folder: string;
+  readonly writeLevel: WriteLevel;
+  readonly readLevel: ReadLevel;
+  readonly replicaTimeoutMs: number;
+  readonly hintMaxBytes: number;
+  readonly hintMaxAgeMs: number;
+  /** Hints are as durable as the log. */
+  readonly synced: boolean;
+  readonly repairIntervalMs: number;
+  readonly repairSettledMs?: number;
+  readonly repairShare?: number;
+}
+
+export interface ReplicationStatus {
+  readonly placementVersion: number;
+  readonly replicaFactor: number;
+  readonly writes: WriteFigures;
+  readonly reads: ReadFigures;
+  readonly down: readonly { readonly replica: string; readonly sinceMs: number; readonly reason: string }[];
+  readonly hints: readonly HintStatus[];
+  readonly repair: RepairStatus;
+}
+
+const FOLDER = 'replication';
+const SETTLED_MS = 60_000;
+const REPAIR_SHARE = 0.2;
+
+/** A node's part in a system of replicas. */
+export class Replication {
+  /** What this node's clients write to and read from. */
+  readonly engine: ReplicatedEngine;
+  /** What other nodes write to and read from. */
+  readonly local: LocalReplica;
+  readonly repair: Repair;
+  readonly #deps: ReplicationDeps;
+  readonly #health: ReplicaHealth;
+  readonly #hints: Hints;
+  readonly #write: ReplicatedWrite;
+  readonly #read: ReplicatedRead;
+  #routed: { readonly placement: Placement; readonly routing: Routing } | undefined;
+
+  private constructor(
+    deps: ReplicationDeps,
+    options: ReplicationOptions,
+    parts: { readonly local: LocalReplica; readonly hints: Hints; readonly health: ReplicaHealth },
+  ) {
+    const { clock, random, log, transport, kernel } = deps;
+    const { node, writeLevel, readLevel, replicaTimeoutMs: timeoutMs } = options;
+    const { local, hints, health } = parts;
+    this.#deps = deps;
+    this.local = local;
+    this.#hints = hints;
+    this.#health = health;
+    const routing = (): Routing | undefined => this.#routing();
+    const hint = hints.add.bind(hints);
+    this.#write = new ReplicatedWrite(
+      { node, local, transport, health, kernel, hint },
+      { level: writeLevel, timeoutMs },
+    );
+    this.#read = new ReplicatedRead(
+      { node, random, local, transport, health },
+      { level: readLevel, timeoutMs },
+    );
+    this.engine = new ReplicatedEngine({ local, write: this.#write, read: this.#read, routing });
+    this.repair = new Repair(
+      { node, clock, random, log, local, transport, routing },
+      {
+        intervalMs: options.repairIntervalMs,
+        settledMs: options.repairSettledMs ?? SETTLED_MS,
+        share: options.repairShare ?? REPAIR_SHARE,
+      },
+    );
+  }
+
+  static async open(deps: ReplicationDeps, options: ReplicationOptions): Promise<Replication> {
+    const { fs, clock, random, log, engine, transport, placement } = deps;
+    const folder = await makeFolders(fs, options.folder, [FOLDER]);
+    const ledger = await DeletionLedger.open(fs, folder);
+    const nowNs = (): bigint => BigInt(Math.floor(clock.nowMs())) * 1_000_000n;
+    const local = new LocalReplica({ engine, replica: engine.replica, ledger, nowNs });
+    const health = new ReplicaHealth(clock);
+    const addressOf = (id: string): ReplicaAddress | undefined | 'unknown' => {
+      const known = placement();
+      return known ? known.instances.find((instance) => instance.id === id) : 'unknown';
+    };
+    const hints = await Hints.open(
+      { fs, log, clock, random, transport, health, addressOf },
+      {
+        folder,
+        maxBytes: options.hintMaxBytes,
+        maxAgeMs: options.hintMaxAgeMs,
+        synced: options.synced,
+        timeoutMs: options.replicaTimeoutMs,
+      },
+    );
+    return new Replication(deps, options, { local, hints, health });
+  }
+
+  /** Replays hints and repairs, until the signal. */
+  async run(signal: AbortSignal): Promise<void> {
+    await Promise.all([this.#hints.run(signal), this.repair.run(signal)]);
+  }
+
+  /** Undefined: the node is alone. */
+  status(): ReplicationStatus | undefined {
+    const routing = this.#routing();
+    if (!routing) return undefined;
+    return {
+      placementVersion: routing.version,
+      replicaFactor: routing.replicaFactor,
+      writes: this.#write.figures,
+      reads: this.#read.figures,
+      down: routing.instances.flatMap(({ id }) => {
+        const down = this.#health.down(id);
+        return down ? [{ replica: id, sinceMs: down.sinceMs, reason: down.reason }] : [];
+      }),
+      hints: this.#hints.status(),
+      repair: this.repair.status,
+    };
+  }
+
+  #routing(): Routing | undefined {
+    const placement = this.#deps.placement();
+    if (!placement || placement.instances.every(({ shards }) => shards.length === 0)) return undefined;
+    if (this.#routed?.placement !== placement) this.#routed = { placement, routing: new Routing(placement) };
+    return this.#routed.routing;
+  }
+}

@@ -1,0 +1,267 @@
+import { SeededRandom } from '../../../test/seeded-random.ts';
+import { SimulatedDisk } from '../../../test/simulated-disk.ts';
+import type { Clock } from '../../core/clock.ts';
+import { VarveError } from '../../core/errors.ts';
+import type { Placement, PlacedShardState } from '../../placement/placement.ts';
+import type { Engine } from '../engine/engine.ts';
+import { namespaceOptions } from '../engine/namespace-options.ts';
+import type { NamespaceOptions, WriteOutcome } from '../engine/storage-engine.ts';
+import { ProtocolKernel } from '../protocol/protocol-kernel.ts';
+import { openEngine } from '../sim/open-engine.suite.ts';
+import { answer } from './replica-server.ts';
+import type {
+  ReplicaAddress,
+  ReplicaDelete,
+  ReplicaQuestion,
+  ReplicaTransport,
+  ReplicaWrite,
+} from './replica-transport.ts';
+import { Replication, type ReplicationOptions } from './replication.ts';
+
+export const SHARDS = 4;
+const kernel = new ProtocolKernel();
+const quiet = { info: () => {}, warn: () => {}, error: () => {} };
+
+/** A placement in which every instance has the shards that `has` says. */
+export function placementWith(
+  ids: readonly string[],
+  replicaFactor: number,
+  has: (place: number, shard: number) => PlacedShardState | undefined = () => 'available',
+): Placement {
+  return {
+    version: 1,
+    replicaFactor,
+    shardCount: SHARDS,
+    instances: ids.map((id, place) => ({
+      id,
+      isolationGroup: id,
+      weight: 1,
+      endpoint: `sim://${id}`,
+      shards: Array.from({ length: SHARDS }, (_, shard) => ({ id: shard, state: has(place, shard) })).filter(
+        (shard): shard is { id: number; state: PlacedShardState } => shard.state !== undefined,
+      ),
+    })),
+    everAvailable: Array.from({ length: SHARDS }, (_, shard) => shard),
+  };
+}
+
+/** Time that goes on by itself, from an instant that tests may choose. */
+export class TestClock implements Clock {
+  #aheadMs = 0;
+
+  nowMs(): number {
+    return Date.now() + this.#aheadMs;
+  }
+
+  monotonicMs(): number {
+    return performance.now() + this.#aheadMs;
+  }
+
+  async sleep(ms: number, signal?: AbortSignal): Promise<void> {
+    signal?.throwIfAborted();
+    await new Promise<void>((resolve, reject) => {
+      const timer = setTimeout(() => {
+        signal?.removeEventListener('abort', stop);
+        resolve();
+      }, ms);
+      const stop = (): void => {
+        clearTimeout(timer);
+        reject(signal?.reason as Error);
+      };
+      signal?.addEventListener('abort', stop, { once: true });
+    });
+  }
+
+  advance(ms: number): void {
+    this.#aheadMs += ms;
+  }
+}
+
+/** Several nodes in one process, with links that can be cut and slowed down. */
+export class TestCluster implements AsyncDisposable {
+  placement: Placement | undefined;
+  readonly clock = new TestClock();
+  readonly nodes: readonly TestNode[];
+  readonly random: SeededRandom;
+  /** Pairs `from>to` that get nothing through. */
+  readonly cut = new Set<string>();
+  /** Of one message. */
+  delayMs: (from: string, to: string) => number = () => 0;
+  /** Lost after they were carried out: nobody hears of it. */
+  loses: (from: string, to: string) => boolean = () => false;
+
+  private constructor(
+    ids: readonly string[],
+    options: Partial<ReplicationOptions> & { readonly placement?: Placement; readonly seed?: number },
+  ) {
+    const { placement, seed = 1, ...rest } = options;
+    this.placement = placement ?? placementWith(ids, 3);
+    this.random = new SeededRandom(seed);
+    this.nodes = ids.map((id) => new TestNode(this, id, rest));
+  }
+
+  static async open(
+    ids: readonly string[] = ['a', 'b', 'c'],
+    options: ConstructorParameters<typeof TestNode>[2] & {
+      readonly placement?: Placement;
+      readonly seed?: number;
+    } = {},
+  ): Promise<TestCluster> {
+    const cluster = new TestCluster(ids, options);
+    for (const node of cluster.nodes) await node.start();
+    return cluster;
+  }
+
+  node(id: string): TestNode {
+    return this.nodes.find((node) => node.id === id) as TestNode;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const node of this.nodes) await node.end();
+  }
+
+  /** What `work` does at the other node, unless the link is cut before or after it. */
+  async pass<T>(from: string, to: string, work: (node: TestNode) => Promise<T>): Promise<T> {
+    const check = (): TestNode => {
+      const node = this.node(to);
+      if (this.cut.has(`${from}>${to}`) || !node.isUp) throw unreachable(to);
+      return node;
+    };
+    const delayMs = this.delayMs(from, to);
+    if (delayMs > 0) await new Promise((resolve) => setTimeout(resolve, delayMs));
+    const result = await work(check());
+    if (this.loses(from, to)) throw unreachable(to);
+    check();
+    return result;
+  }
+}
+
+function unreachable(id: string): VarveError {
+  return new VarveError('REPLICA_UNREACHABLE', `${id}: no answer`);
+}
+
+class SimulatedTransport implements ReplicaTransport {
+  readonly #cluster: TestCluster;
+  readonly #from: string;
+
+  constructor(cluster: TestCluster, from: string) {
+    this.#cluster = cluster;
+    this.#from = from;
+  }
+
+  write({ id }: ReplicaAddress, write: ReplicaWrite): Promise<WriteOutcome> {
+    return this.#cluster.pass(this.#from, id, (node) => node.live.local.write(write));
+  }
+
+  delete({ id }: ReplicaAddress, deletion: ReplicaDelete): Promise<void> {
+    return this.#cluster.pass(this.#from, id, (node) => node.live.local.delete(deletion));
+  }
+
+  async *ask(
+    { id }: ReplicaAddress,
+    question: ReplicaQuestion,
+    signal: AbortSignal,
+  ): AsyncGenerator<Uint8Array, void, void> {
+    // As it travels.
+    const asked = JSON.parse(JSON.stringify(question)) as ReplicaQuestion;
+    const parts = await this.#cluster.pass(this.#from, id, (node) =>
+      Promise.resolve(answer(node.live.local, asked, signal)),
+    );
+    for (;;) {
+      const next = await this.#cluster.pass(this.#from, id, () => parts.next());
+      if (next.done) return;
+      yield next.value;
+    }
+  }
+}
+
+export const NAMESPACE: NamespaceOptions = namespaceOptions({ name: 'default' });
+
+/** One of them; may be killed and started again. */
+export class TestNode {
+  readonly id: string;
+  disk: SimulatedDisk | undefined;
+  engine: Engine | undefined;
+  replication: Replication | undefined;
+  readonly #cluster: TestCluster;
+  readonly #options: Partial<ReplicationOptions>;
+  readonly #ended: Promise<unknown>[] = [];
+  #stop = new AbortController();
+  #running: Promise<void> = Promise.resolve();
+
+  constructor(cluster: TestCluster, id: string, options: Partial<ReplicationOptions>) {
+    this.#cluster = cluster;
+    this.id = id;
+    this.#options = options;
+  }
+
+  get isUp(): boolean {
+    return this.replication !== undefined;
+  }
+
+  /** @throws when it is not up */
+  get live(): Replication {
+    if (!this.replication) throw unreachable(this.id);
+    return this.replication;
+  }
+
+  async start(): Promise<void> {
+    const { clock, random } = this.#cluster;
+    if (!this.disk) {
+      this.disk = new SimulatedDisk({ seed: random.below(1e9) });
+      await this.disk.makeFolder('/storage');
+      await this.disk.syncFolder('/');
+    }
+    const deps = { fs: this.disk, clock, seed: random.below(1e9) };
+    const engine = await openEngine(deps, { folder: '/storage', logMode: 'behind', shardCount: SHARDS });
+    await engine.applyNamespaces([NAMESPACE]);
+    await engine.ready();
+    const replication = await Replication.open(
+      {
+        fs: this.disk,
+        clock,
+        random: () => random.next(),
+        log: quiet,
+        engine,
+        transport: new SimulatedTransport(this.#cluster, this.id),
+        kernel,
+        placement: () => this.#cluster.placement,
+      },
+      {
+        node: this.id,
+        folder: '/storage',
+        writeLevel: 'majority',
+        readLevel: 'unstrictMajority',
+        replicaTimeoutMs: 1000,
+        hintMaxBytes: 1 << 20,
+        hintMaxAgeMs: 3_600_000,
+        synced: false,
+        repairIntervalMs: 0,
+        repairSettledMs: 0,
+        repairShare: 1,
+        ...this.#options,
+      },
+    );
+    this.engine = engine;
+    this.replication = replication;
+    this.#stop = new AbortController();
+    this.#running = replication.run(this.#stop.signal);
+  }
+
+  /** As by `kill -9`: from now on it says nothing, and its disk has what the process gave to it. */
+  kill(): void {
+    const { engine, disk } = this;
+    if (!engine || !disk) return;
+    this.disk = disk.processCrash(this.#cluster.random.below(1e9));
+    this.engine = undefined;
+    this.replication = undefined;
+    this.#stop.abort(new Error('killed'));
+    // What is left of it works on a disk that nobody looks at any more.
+    this.#ended.push(this.#running.then(() => engine[Symbol.asyncDispose]()).catch(() => {}));
+  }
+
+  async end(): Promise<void> {
+    this.kill();
+    await Promise.all(this.#ended);
+  }
+}
