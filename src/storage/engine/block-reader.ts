@@ -2,6 +2,7 @@ import type { FileSystem } from '../../core/file-system.ts';
 import { ByteCursor } from '../fileset/byte-cursor.ts';
 import { FileDamageError, FormatFault } from '../fileset/fileset-damage.ts';
 import { filesetPath } from '../fileset/fileset-id.ts';
+import type { EntryTable, PayloadRun } from '../fileset/entry-table.ts';
 import type { FilesetScan } from '../fileset/fileset-scan.ts';
 import { FilesetReader, type ReadOptions } from '../fileset/fileset-reader.ts';
 import type { FilesetInfo } from '../fileset/info-file.ts';
@@ -14,7 +15,9 @@ import {
 } from './block-annotation.ts';
 import type { SealedInput } from './block-writer.ts';
 import { NO_OVERWRITES, type Columns } from './columns.ts';
+import type { PageColumns, PageRows } from './page-columns.ts';
 import type { ReusedColumn } from './reused-column.ts';
+import type { SeriesOrder } from './segment-order.ts';
 import { decodeSealedSeries, plainHead, type ColumnCodec, type SealedSeries } from './sealed-series.ts';
 
 /**
@@ -30,6 +33,9 @@ export class BlockReader {
   readonly #codec: ColumnCodec;
   #dictionary: Promise<readonly SharedTimes[]> | undefined;
   #shared: readonly SharedTimes[] | undefined;
+  /** How many times each column of the dictionary has. */
+  #counts: Uint32Array | undefined;
+  readonly #placements = new WeakMap<SeriesOrder, Placement>();
   readonly #head = { timesNumber: 0, valuesAt: 0 };
 
   constructor(
@@ -85,6 +91,53 @@ export class BlockReader {
     const { timesNumber } = series;
     if (timesNumber !== undefined && !this.#shared) return undefined;
     return this.#located(() => this.#columnsOf(series, this.#shared?.[timesNumber ?? 0]));
+  }
+
+  /** Where the series of an order are; found once and kept as long as the order is. */
+  async placement(order: SeriesOrder, shard: number): Promise<Placement> {
+    const known = this.#placements.get(order);
+    if (known) return known;
+    const [start, end] = [order.startOf(shard), order.startOf(shard + 1)];
+    const entries = new Int32Array(end - start).fill(NO_ENTRY);
+    let [entry, rank] = [0, start];
+    const table = await this.#files.table((id) => {
+      let compared = isDictionary(id) ? -1 : 1;
+      while (compared > 0 && rank < end && (compared = order.compare(id, rank)) > 0) rank++;
+      if (compared === 0) entries[rank - start] = entry;
+      entry++;
+    });
+    if (this.annotation.hasDictionary) await this.#openDictionary();
+    const isSame = entries.every((one, i) => one === i);
+    const placement = { table, start, entries: isSame ? undefined : entries };
+    this.#placements.set(order, placement);
+    return placement;
+  }
+
+  /** The payloads of some index pages, checked. */
+  async payloads(
+    { table }: Placement,
+    pages: { readonly from: number; readonly to: number },
+    into?: Buffer,
+  ): Promise<PayloadRun> {
+    return await this.#files.payloads(table, pages, into);
+  }
+
+  /** Decodes payloads after `placement`: what `into` is left is for `decodeNow`. */
+  decodePage(bytes: Uint8Array, rows: PageRows, into: PageColumns): void {
+    if (!this.#shared) {
+      into.leave(rows.count);
+      return;
+    }
+    this.#counts ??= this.#located(() =>
+      Uint32Array.from(this.#shared ?? [], ({ encoded }) => this.#codec.countTimes(encoded)),
+    );
+    this.#codec.pages.decode(bytes, rows, this.#counts, into);
+  }
+
+  /** A column of the dictionary, by its number in a page; shared, not to be changed. */
+  times(number: number): BigInt64Array {
+    const shared = this.#shared?.[number];
+    return shared?.decoded ?? this.#located(() => timesOf(shared, this.#codec));
   }
 
   /** For many ids: reads ahead so much at once. */
@@ -171,6 +224,22 @@ export class BlockReader {
   }
 }
 
+const NO_ENTRY = -1;
+
+/** Where the series of an order's shard are in a fileset. */
+export interface Placement {
+  readonly table: EntryTable;
+  /** The first rank of the shard. */
+  readonly start: number;
+  /** By rank, less the first: the entry, or -1. Undefined when each rank is its own. */
+  readonly entries: Int32Array | undefined;
+}
+
+/** The entry of a rank; -1 when there is none. */
+export function entryOf({ entries, start }: Placement, rank: number): number {
+  return entries ? (entries[rank - start] ?? NO_ENTRY) : rank - start;
+}
+
 interface SharedTimes {
   readonly encoded: Uint8Array;
   /** Once somebody has asked. */
@@ -179,6 +248,6 @@ interface SharedTimes {
 
 function timesOf(shared: SharedTimes | undefined, codec: ColumnCodec): BigInt64Array {
   if (!shared) throw new FormatFault(0, 'its times are not in the dictionary');
-  shared.decoded ??= codec.decodeTimes(shared.encoded).slice();
+  shared.decoded ??= codec.keptTimes(shared.encoded);
   return shared.decoded;
 }

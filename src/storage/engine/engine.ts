@@ -303,6 +303,14 @@ export class Engine implements api.PlacedEngine {
   }
 
   read(name: string, query: api.ReadQuery): AsyncIterable<api.SeriesRead> {
+    return this.#reader(name, query);
+  }
+
+  readPages(name: string, query: api.ReadQuery): AsyncIterable<readonly api.SeriesRead[]> {
+    return this.#reader(name, query).pages();
+  }
+
+  #reader(name: string, query: api.ReadQuery): SeriesReader {
     const namespace = this.#readable(name, query.shards);
     // What is out of retention goes bit by bit, first from the memory: half of it would be the wrong half.
     const keptFromNs = earliest(namespace, this.#hybridClock.nowNs());

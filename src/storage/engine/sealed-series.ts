@@ -4,6 +4,7 @@ import { FormatFault } from '../fileset/fileset-damage.ts';
 import { KernelFault, checked } from '../kernel/kernel-fault.ts';
 import type { Address, Kernel } from '../kernel/kernel.ts';
 import { NO_OVERWRITES, type Overwrite } from './columns.ts';
+import { PageCodec } from './page-columns.ts';
 
 /**
  * The payload of a series in a fileset, as `docs/formats/engine.md` draws it: its times, mostly as a number in
@@ -23,6 +24,7 @@ const OVERWRITES = 2;
 const VERSION_BYTES = 8;
 /** A series of one block has no more samples than this: bounds what a damaged count may ask for. */
 const MAX_SAMPLES = 1 << 26;
+const MAX_KEPT_TIMES = 16_384;
 /** What kernels may read behind an input, or write behind an output. */
 const MARGIN_BYTES = 64;
 
@@ -120,13 +122,17 @@ export function plainHead(bytes: Uint8Array, head: PlainHead): boolean {
  * once.
  */
 export class ColumnCodec {
+  readonly pages: PageCodec;
   readonly #kernel: Kernel;
   #capacity = 0;
   #places = { times: 0, values: 0, encoded: 0, scratch: 0, encodedBytes: 0 };
   #lastValues: BigUint64Array = new BigUint64Array(0);
+  /** Columns of times that were decoded for good, by their bytes. */
+  readonly #keptTimes = new Map<string, WeakRef<BigInt64Array>>();
 
   constructor(kernel: Kernel) {
     this.#kernel = kernel;
+    this.pages = new PageCodec(kernel);
   }
 
   encodeTimes(times: BigInt64Array): Uint8Array {
@@ -163,6 +169,27 @@ export class ColumnCodec {
     const { times, encoded: from } = this.#places;
     this.#fault(() => calls.decodeTimes(from, encoded.length, times, count));
     return new BigInt64Array(this.#kernel.bytes.buffer, times, count);
+  }
+
+  /**
+   * The same for good: not to be changed, because all who ask for the same column share it. Most series of a target
+   * are in different shards, whose filesets each have its times.
+   * @throws FormatFault
+   */
+  keptTimes(encoded: Uint8Array): BigInt64Array {
+    const key = Buffer.from(encoded.buffer, encoded.byteOffset, encoded.length).toString('latin1');
+    const kept = this.#keptTimes.get(key)?.deref();
+    if (kept) return kept;
+    const times = this.decodeTimes(encoded).slice();
+    if (this.#keptTimes.size >= MAX_KEPT_TIMES) this.#forgetTimes();
+    this.#keptTimes.set(key, new WeakRef(times));
+    return times;
+  }
+
+  /** Those that nobody has any more, or else all: they are made again. */
+  #forgetTimes(): void {
+    for (const [key, kept] of this.#keptTimes) if (!kept.deref()) this.#keptTimes.delete(key);
+    if (this.#keptTimes.size >= MAX_KEPT_TIMES) this.#keptTimes.clear();
   }
 
   /**

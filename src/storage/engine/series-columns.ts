@@ -84,9 +84,8 @@ export class SeriesColumns {
    * @throws FILESET_DAMAGED, NAMESPACE_UNKNOWN
    */
   read(one: Found, block: OpenBlock, place: number): Columns | Promise<Columns> {
-    const { deleted, name, movedBlocks } = this.#namespace;
-    if (deleted)
-      throw new VarveError('NAMESPACE_UNKNOWN', `namespace ${JSON.stringify(name)} was deleted meanwhile`);
+    checkThere(this.#namespace);
+    const { movedBlocks } = this.#namespace;
     if (this.#movedBlocks !== movedBlocks) {
       this.#movedBlocks = movedBlocks;
       this.#lease.renew();
@@ -175,13 +174,24 @@ export class SeriesColumns {
     return due.length === 0 ? columns : bury(columns, decodeLabels(id), due);
   }
 
-  #told({ info }: BlockReader, error: unknown): unknown {
-    const { filesets, name } = this.#namespace;
-    const damage =
-      error instanceof FormatFault
-        ? error.at(filesetPath(filesets.root, { ...info, namespace: name }, 'index'))
-        : error;
-    if (damage instanceof FileDamageError) this.#deps.onDamage(this.#namespace, info, damage);
-    return damage;
+  #told(reader: BlockReader, error: unknown): unknown {
+    return told(this.#deps, this.#namespace, reader, error);
   }
+}
+
+/** @throws NAMESPACE_UNKNOWN */
+export function checkThere({ deleted, name }: Namespace): void {
+  if (!deleted) return;
+  throw new VarveError('NAMESPACE_UNKNOWN', `namespace ${JSON.stringify(name)} was deleted meanwhile`);
+}
+
+/** The error as it is to be thrown, when it was damage after the engine was told of it. */
+export function told(deps: ReaderDeps, namespace: Namespace, { info }: BlockReader, error: unknown): unknown {
+  const { filesets, name } = namespace;
+  const damage =
+    error instanceof FormatFault
+      ? error.at(filesetPath(filesets.root, { ...info, namespace: name }, 'index'))
+      : error;
+  if (damage instanceof FileDamageError) deps.onDamage(namespace, info, damage);
+  return damage;
 }

@@ -7,7 +7,9 @@ import { murmur3 } from '../kernel/murmur3.ts';
 import { sliceColumns, type Columns } from './columns.ts';
 import type { FilesetLease } from './fileset-store.ts';
 import type { Namespace } from './namespace.ts';
-import { arrangedSeries, canArrange } from './segment-order.ts';
+import { PageReader, type ReadPage } from './page-reader.ts';
+import { batchOf, Batches } from './read-series.ts';
+import { ArrangedSeries, arrangedSeries, canArrange } from './segment-order.ts';
 import {
   SeriesColumns,
   type Found,
@@ -67,7 +69,12 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
   #samplesLeft: number;
   #samplesThisTurn = 0;
   #lease: FilesetLease | undefined;
+  /** Of the two one is there: what goes through pages, or through series. */
+  #pages: PageReader | undefined;
   #parts: { readonly due: Iterator<Found>; readonly columns: SeriesColumns } | undefined;
+  /** What is left of a page. */
+  #page: readonly SeriesRead[] = [];
+  #inPage = 0;
   #state: 'new' | 'open' | 'done' = 'new';
 
   constructor(deps: ReaderDeps, namespace: Namespace, query: ReadQuery) {
@@ -87,8 +94,12 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
   }
 
   next(): Promise<IteratorResult<SeriesRead>> {
-    if (this.#state === 'new') return this.#begin();
-    return this.#step();
+    const value = this.#page[this.#inPage];
+    if (value && this.#state === 'open') {
+      this.#inPage++;
+      return Promise.resolve({ done: false, value });
+    }
+    return this.#state === 'new' || this.#pages ? this.#later() : this.#step();
   }
 
   return(): Promise<IteratorResult<SeriesRead>> {
@@ -96,34 +107,92 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
     return Promise.resolve({ done: true, value: undefined });
   }
 
-  async #begin(): Promise<IteratorResult<SeriesRead>> {
-    this.#state = 'open';
-    if (this.#blocks.length === 0) return await this.return();
+  /** Some series at a time; instead of `next`. */
+  async *pages(): AsyncGenerator<readonly SeriesRead[], void, void> {
     try {
-      const { ordered = false, limits = {} } = this.#query;
-      this.#lease = this.#namespace.filesets.lease(this.#blocks.map(({ startNs }) => startNs));
-      const { count, atMost, series } = await this.#find();
-      const { maxSeries } = limits;
-      if (maxSeries !== undefined && count() > maxSeries) {
-        throw new VarveError(
-          'READ_LIMIT_EXCEEDED',
-          `the query selects ${count()} series, more than ${maxSeries}`,
-          { hint: 'Narrow the selectors, or raise the limit.' },
-        );
+      await this.#begin();
+      while (this.#state === 'open') {
+        const page = this.#pages ? await this.#nextPage() : await this.#single();
+        if (!page) return;
+        yield page;
       }
-      const columns = new SeriesColumns(this.#deps, this.#namespace, this.#lease, {
-        blocks: this.#blocks.length,
-        ordered,
-        usesCache: atMost <= MAX_CACHED_SERIES || this.#namespace.cache.policy === 'all',
-      });
-      this.#parts = { due: series[Symbol.iterator](), columns };
+    } finally {
+      this.#end();
+    }
+  }
+
+  async #single(): Promise<readonly SeriesRead[] | undefined> {
+    const { done, value } = await this.#step();
+    return done ? undefined : [value];
+  }
+
+  async #later(): Promise<IteratorResult<SeriesRead>> {
+    await this.#begin();
+    if (!this.#pages) return await this.#step();
+    this.#page = (await this.#nextPage()) ?? [];
+    this.#inPage = 1;
+    const [value] = this.#page;
+    return value ? { done: false, value } : await this.return();
+  }
+
+  /** Undefined when there is none any more. */
+  async #nextPage(): Promise<readonly SeriesRead[] | undefined> {
+    try {
+      for (;;) {
+        this.#query.signal?.throwIfAborted();
+        if (this.#samplesThisTurn > SAMPLES_A_TURN) await this.#turn();
+        const page: ReadPage | undefined = await this.#pages?.next();
+        if (!page) return undefined;
+        this.#count(page.samples);
+        if (page.series.length > 0) return page.series;
+      }
+    } catch (error) {
+      this.#end();
+      throw error;
+    }
+  }
+
+  async #begin(): Promise<void> {
+    if (this.#state !== 'new') return;
+    this.#state = 'open';
+    try {
+      if (this.#blocks.length === 0) this.#end();
+      else await this.#open();
     } catch (error) {
       this.#end();
       const isDamage = error instanceof VarveError && error.code === 'INDEX_SEGMENT_DAMAGED';
       if (isDamage) this.#deps.onIndexDamage(this.#namespace);
       throw error;
     }
-    return await this.#step();
+  }
+
+  async #open(): Promise<void> {
+    const { ordered = false, limits = {}, startNs, endNs } = this.#query;
+    const blockStartsNs = this.#blocks.map((block) => block.startNs);
+    const lease = this.#namespace.filesets.lease(blockStartsNs);
+    this.#lease = lease;
+    const found = await this.#find();
+    const { maxSeries } = limits;
+    if (maxSeries !== undefined && found.count() > maxSeries) {
+      throw new VarveError(
+        'READ_LIMIT_EXCEEDED',
+        `the query selects ${found.count()} series, more than ${maxSeries}`,
+        { hint: 'Narrow the selectors, or raise the limit.' },
+      );
+    }
+    // It was ended meanwhile.
+    if (this.#state !== 'open') return;
+    const { cache, tombstones } = this.#namespace;
+    const usesCache = found.atMost <= MAX_CACHED_SERIES || cache.policy === 'all';
+    const blocks = blockStartsNs.length;
+    const isPlain = blocks <= MAX_EAGER_BLOCKS && tombstones.all.length === 0;
+    if (found instanceof ArrangedSeries && isPlain && !usesCache) {
+      const options = { series: found, blockStartsNs, startNs, endNs };
+      this.#pages = new PageReader(this.#deps, this.#namespace, lease, options);
+      return;
+    }
+    const columns = new SeriesColumns(this.#deps, this.#namespace, lease, { blocks, ordered, usesCache });
+    this.#parts = { due: found.series[Symbol.iterator](), columns };
   }
 
   #step(): Promise<IteratorResult<SeriesRead>> {
@@ -140,7 +209,7 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
         if (waiting) return this.#wait(waiting, one, batches);
         // Otherwise its samples are all outside of the range.
         if (batches.length > 0) {
-          return Promise.resolve({ done: false, value: new FoundSeries(one, new Batches(batches)) });
+          return Promise.resolve({ done: false, value: new FoundSeries(one, new Batches(batches), batches) });
         }
       }
       return this.return();
@@ -150,11 +219,15 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
     }
   }
 
-  /** Others get their turn. */
   async #yield(): Promise<IteratorResult<SeriesRead>> {
+    await this.#turn();
+    return await this.#step();
+  }
+
+  /** Others get theirs. */
+  async #turn(): Promise<void> {
     this.#samplesThisTurn = 0;
     await nextTurn();
-    return await this.#step();
   }
 
   /** Puts the batches of a series together from block `from` on; a promise when something has to be read first. */
@@ -184,7 +257,7 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
       throw error;
     }
     if (batches.length === 0 || !this.#parts) return await this.#step();
-    return { done: false, value: new FoundSeries(one, new Batches(batches)) };
+    return { done: false, value: new FoundSeries(one, new Batches(batches), batches) };
   }
 
   async #lazy(one: Found, columns: SeriesColumns): Promise<IteratorResult<SeriesRead>> {
@@ -212,22 +285,10 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
 
   #take(columns: Columns, batches: ColumnBatch[]): void {
     if (columns.times.length === 0) return;
-    const { times, bits, values, overwrites } = sliceColumns(columns, this.#query.startNs, this.#query.endNs);
-    if (times.length === 0) return;
-    this.#samplesLeft -= times.length;
-    this.#samplesThisTurn += times.length;
-    if (this.#samplesLeft < 0) {
-      const limit = this.#query.limits?.maxSamples;
-      throw new VarveError('READ_LIMIT_EXCEEDED', `the query reads more than ${limit} samples`, {
-        hint: 'Narrow the selectors or the time range, or raise the limit.',
-      });
-    }
-    const doubles = values ?? new Float64Array(bits.buffer, bits.byteOffset, bits.length);
-    batches.push(
-      overwrites.length === 0
-        ? { times, bits, values: doubles }
-        : { times, bits, values: doubles, overwrites },
-    );
+    const sliced = sliceColumns(columns, this.#query.startNs, this.#query.endNs);
+    if (sliced.times.length === 0) return;
+    this.#count(sliced.times.length);
+    batches.push(batchOf(sliced));
   }
 
   /** The series that match, of the shards that are asked for. */
@@ -237,8 +298,9 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
     const all = await this.#findAll();
     if (!shards && ownership.ownsAll) return all;
     const asked = shards && new Set(shards);
-    const isWanted = ({ shard }: Found): boolean => ownership.owns(shard) && (asked?.has(shard) ?? true);
-    const wanted = filtered(all.series, isWanted);
+    const isAsked = (shard: number): boolean => ownership.owns(shard) && (asked?.has(shard) ?? true);
+    if (all instanceof ArrangedSeries) return all.ofShards(isAsked);
+    const wanted = filtered(all.series, ({ shard }) => isAsked(shard));
     // Who wants to know how many there are has them all looked at.
     let counted: readonly Found[] | undefined;
     return {
@@ -246,6 +308,17 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
       atMost: all.atMost,
       series: { [Symbol.iterator]: () => (counted ?? wanted)[Symbol.iterator]() },
     };
+  }
+
+  /** @throws READ_LIMIT_EXCEEDED */
+  #count(samples: number): void {
+    this.#samplesLeft -= samples;
+    this.#samplesThisTurn += samples;
+    if (this.#samplesLeft >= 0) return;
+    const limit = this.#query.limits?.maxSamples;
+    throw new VarveError('READ_LIMIT_EXCEEDED', `the query reads more than ${limit} samples`, {
+      hint: 'Narrow the selectors or the time range, or raise the limit.',
+    });
   }
 
   /** The series that match, each once; in the order of their labels, or as they are read best. */
@@ -289,9 +362,14 @@ export class SeriesReader implements AsyncIterableIterator<SeriesRead> {
 
   #end(): void {
     this.#state = 'done';
+    const [pages, lease] = [this.#pages, this.#lease];
     this.#parts = undefined;
-    this.#lease?.[Symbol.dispose]();
+    this.#pages = undefined;
+    this.#page = [];
     this.#lease = undefined;
+    // Files stay open until nothing is read from them.
+    if (pages) void pages.close().then(() => lease?.[Symbol.dispose]());
+    else lease?.[Symbol.dispose]();
   }
 }
 
@@ -302,49 +380,19 @@ function* filtered<T>(all: Iterable<T>, isWanted: (one: T) => boolean): Iterable
 class FoundSeries implements SeriesRead {
   readonly labelBytes: Uint8Array;
   readonly batches: AsyncIterable<ColumnBatch>;
+  readonly columns: readonly ColumnBatch[] | undefined;
   #labels: readonly LabelPair[] | undefined;
 
-  constructor({ id }: Found, batches: AsyncIterable<ColumnBatch>) {
+  constructor({ id }: Found, batches: AsyncIterable<ColumnBatch>, columns?: readonly ColumnBatch[]) {
     this.labelBytes = id;
     this.batches = batches;
+    this.columns = columns;
   }
 
   /** Made when they are asked for: whoever sums up does not need them. */
   get labels(): readonly LabelPair[] {
     this.#labels ??= decodeLabels(this.labelBytes);
     return this.#labels;
-  }
-}
-
-/** Batches that are all there. */
-class Batches implements AsyncIterable<ColumnBatch> {
-  readonly #batches: readonly ColumnBatch[];
-
-  constructor(batches: readonly ColumnBatch[]) {
-    this.#batches = batches;
-  }
-
-  [Symbol.asyncIterator](): AsyncIterator<ColumnBatch> {
-    return new BatchIterator(this.#batches);
-  }
-}
-
-const NO_MORE_BATCHES: Promise<IteratorResult<ColumnBatch>> = Promise.resolve({
-  done: true,
-  value: undefined,
-});
-
-class BatchIterator implements AsyncIterator<ColumnBatch> {
-  readonly #batches: readonly ColumnBatch[];
-  #next = 0;
-
-  constructor(batches: readonly ColumnBatch[]) {
-    this.#batches = batches;
-  }
-
-  next(): Promise<IteratorResult<ColumnBatch>> {
-    const value = this.#batches[this.#next++];
-    return value ? Promise.resolve({ done: false, value }) : NO_MORE_BATCHES;
   }
 }
 

@@ -43,6 +43,11 @@ export interface StorageEngine extends AsyncDisposable {
    *   query goes on without it
    */
   read(namespace: string, query: ReadQuery): AsyncIterable<SeriesRead>;
+  /**
+   * The same, some series at a time, which are valid until the next ones are asked for: for those who go through many,
+   * because to wait for each takes longer than to decode it.
+   */
+  readPages(namespace: string, query: ReadQuery): AsyncIterable<readonly SeriesRead[]>;
 
   /** The series that match any of the selectors and have data in the range (whole index blocks are looked at). */
   series(namespace: string, query: MetadataQuery): Promise<LimitedResult<readonly LabelPair[]>>;
@@ -217,6 +222,8 @@ export interface SeriesRead {
   readonly labelBytes: Uint8Array;
   /** Ascending and disjoint; to be read before the next series is asked for. Empty ones do not come. */
   readonly batches: AsyncIterable<ColumnBatch>;
+  /** All of the batches, valid together, when they are at hand without waiting. */
+  readonly columns?: readonly ColumnBatch[] | undefined;
 }
 
 /**

@@ -1,10 +1,18 @@
 import { crc32 } from 'node:zlib';
 import { hasCode, type File, type FileSystem } from '../../core/file-system.ts';
 import { checkFileHeader, FILE_HEADER_BYTES } from './checked-file.ts';
-import { decodeAt, FileDamageError, type FileDamage } from './fileset-damage.ts';
+import { decodeAt, FileDamageError, FormatFault, type FileDamage } from './fileset-damage.ts';
 import { filesetPath, type FileKind } from './fileset-id.ts';
 import { FilesetScan } from './fileset-scan.ts';
-import { decodeDirectory, decodePage, type IndexEntry, type PagePlace } from './index-pages.ts';
+import { EntryTable, type PayloadRun } from './entry-table.ts';
+import {
+  decodeDirectory,
+  decodeEntries,
+  openPage,
+  type IndexEntry,
+  type OpenPage,
+  type PagePlace,
+} from './index-pages.ts';
 import type { FilesetInfo } from './info-file.ts';
 
 /** A series of a fileset with its bytes. The buffers are views; they stay valid. */
@@ -79,6 +87,42 @@ export class FilesetReader {
     return new FilesetScan(source, aheadBytes);
   }
 
+  /** Where all payloads are; with each entry's id, in their order. */
+  async table(onEntry: (id: Buffer) => void): Promise<EntryTable> {
+    const table = new EntryTable(this.#path('data'), this.info.entryCount);
+    for (const run of runsOf(await this.#openPages())) {
+      const [first] = run;
+      const start = first?.offset ?? 0;
+      const bytes = await this.#readIndex(start, sizeOf(run));
+      for (const { offset, sizeBytes } of run) {
+        const at = offset - start;
+        this.#inPage(offset, bytes.subarray(at, at + sizeBytes), (page) => {
+          const entries = decodeEntries(page);
+          if (!table.addPage(entries, page.payloadsChecksum)) throw new FormatFault(8, 'it has more entries');
+          for (const { id } of entries) onEntry(id);
+        });
+      }
+    }
+    if (table.isWhole) return table;
+    const reason = `it has less than ${this.info.entryCount} entries`;
+    throw new FileDamageError({ file: this.#path('index'), offset: this.info.directory.offset, reason });
+  }
+
+  /** The payloads of some pages, read into memory of the caller's where it is given. */
+  async payloads(
+    table: EntryTable,
+    pages: { readonly from: number; readonly to: number },
+    into?: Buffer,
+  ): Promise<PayloadRun> {
+    const [firstEntry, endEntry] = [table.firstOf(pages.from), table.firstOf(pages.to)];
+    const startOffset = table.offsets[firstEntry] as number;
+    const sizeBytes = (table.offsets[endEntry] as number) - startOffset;
+    const bytes = await this.#readData(startOffset, sizeBytes, into);
+    const run = { bytes, startOffset, firstEntry, endEntry };
+    table.check(run, pages.from, pages.to);
+    return run;
+  }
+
   /** All entries in the order of their ids, a page at a time. */
   async *entries(options: ReadOptions = {}): AsyncIterable<readonly IndexEntry[]> {
     const pages = await this.#orTell(options, () => this.#openPages());
@@ -115,7 +159,7 @@ export class FilesetReader {
 
   async #readRun(run: readonly IndexEntry[], options: ReadOptions): Promise<FilesetSeries[]> {
     const start = run[0]?.offset ?? 0;
-    const lengthBytes = run.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+    const lengthBytes = sizeOf(run);
     const bytes = await this.#readData(start, lengthBytes);
     const series: FilesetSeries[] = [];
     for (const entry of run) {
@@ -147,19 +191,23 @@ export class FilesetReader {
     });
   }
 
-  async #readData(offset: number, lengthBytes: number): Promise<Buffer> {
+  async #readData(offset: number, lengthBytes: number, into?: Buffer): Promise<Buffer> {
     this.#dataFile ??= this.#open('data', FILE_HEADER_BYTES + this.info.payloadBytes).catch(
       (error: unknown) => {
         this.#dataFile = undefined; // The next one may have more luck.
         throw error;
       },
     );
-    return await this.#read('data', await this.#dataFile, offset, lengthBytes);
+    return await this.#read('data', await this.#dataFile, { offset, lengthBytes, into });
   }
 
   async #readPage(place: PagePlace): Promise<IndexEntry[]> {
     const bytes = await this.#readIndex(place.offset, place.sizeBytes);
-    return decodeAt(this.#path('index'), place.offset, () => decodePage(bytes));
+    return this.#inPage(place.offset, bytes, decodeEntries);
+  }
+
+  #inPage<T>(offset: number, bytes: Buffer, decode: (page: OpenPage) => T): T {
+    return decodeAt(this.#path('index'), offset, () => decode(openPage(bytes)));
   }
 
   async #openPages(): Promise<readonly PagePlace[]> {
@@ -181,7 +229,7 @@ export class FilesetReader {
       this.#indexFile = undefined;
       throw error;
     });
-    return await this.#read('index', await this.#indexFile, offset, lengthBytes);
+    return await this.#read('index', await this.#indexFile, { offset, lengthBytes });
   }
 
   async #open(kind: 'data' | 'index', sizeBytes: number): Promise<File> {
@@ -196,7 +244,7 @@ export class FilesetReader {
         const reason = `it has ${found} bytes, not ${sizeBytes}`;
         throw new FileDamageError({ file: path, offset: Math.min(found, sizeBytes), reason });
       }
-      const header = await this.#read(kind, file, 0, FILE_HEADER_BYTES);
+      const header = await this.#read(kind, file, { offset: 0, lengthBytes: FILE_HEADER_BYTES });
       decodeAt(path, 0, () => checkFileHeader(path, kind === 'data' ? 'VRVDATA_' : 'VRVINDEX', header));
       return file;
     } catch (error) {
@@ -205,9 +253,13 @@ export class FilesetReader {
     }
   }
 
-  async #read(kind: FileKind, file: File, offset: number, lengthBytes: number): Promise<Buffer> {
+  async #read(
+    kind: FileKind,
+    file: File,
+    { offset, lengthBytes, into }: { offset: number; lengthBytes: number; into?: Buffer | undefined },
+  ): Promise<Buffer> {
     try {
-      return await file.read(offset, lengthBytes);
+      return await file.read(offset, lengthBytes, into);
     } catch (error) {
       if (!hasCode(error, 'EIO')) throw error;
       const reason = 'the disk cannot read it';
@@ -236,7 +288,11 @@ function lowerBound(count: number, holds: (index: number) => boolean): number {
   return low;
 }
 
-function* runsOf(entries: readonly IndexEntry[]): Iterable<readonly IndexEntry[]> {
+function sizeOf(parts: readonly { readonly sizeBytes: number }[]): number {
+  return parts.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+}
+
+function* runsOf<T extends { readonly sizeBytes: number }>(entries: readonly T[]): Iterable<readonly T[]> {
   let start = 0;
   let sizeBytes = 0;
   for (const [index, entry] of entries.entries()) {

@@ -24,6 +24,8 @@ export const MAX_ID_BYTES = 64 * 1024;
 const PAGE_HEADER_BYTES = 24;
 /** Of entries before they are packed: what a search for one series unpacks. */
 const PAGE_TARGET_BYTES = 16 * 1024;
+/** Of payloads: a reader that takes all of a page has room for them. */
+const PAGE_PAYLOAD_BYTES = 512 * 1024;
 /** A page ends with the entry that fills it: no larger one is ever written. */
 const MAX_UNPACKED_BYTES = PAGE_TARGET_BYTES + MAX_ID_BYTES + 64;
 /** Greater levels save little and take longer. */
@@ -41,6 +43,7 @@ export class PageBuilder {
   #bytes = Buffer.allocUnsafe(PAGE_TARGET_BYTES * 2);
   #usedBytes = UNPACKED_HEADER_BYTES;
   #payloadsChecksum = 0;
+  #payloadBytes = 0;
   #entryCount = 0;
   #firstId: Buffer = Buffer.alloc(0);
   #lastId: Buffer = Buffer.alloc(0);
@@ -51,12 +54,13 @@ export class PageBuilder {
   }
 
   get isFull(): boolean {
-    return this.#usedBytes >= PAGE_TARGET_BYTES;
+    return this.#usedBytes >= PAGE_TARGET_BYTES || this.#payloadBytes >= PAGE_PAYLOAD_BYTES;
   }
 
   add(entry: { id: Uint8Array; offset: number; payload: Uint8Array; checksum: number }): void {
     const { id, offset, payload, checksum } = entry;
     const sizeBytes = payload.length;
+    this.#payloadBytes += sizeBytes;
     if (this.#entryCount === 0) {
       this.#firstId = Buffer.from(id);
       this.#lastId = Buffer.alloc(0);
@@ -87,6 +91,7 @@ export class PageBuilder {
     packed.copy(bytes, PAGE_HEADER_BYTES);
     bytes.writeUInt32LE(crc32(bytes.subarray(4)), 0);
     this.#usedBytes = UNPACKED_HEADER_BYTES;
+    this.#payloadBytes = 0;
     this.#entryCount = 0;
     return { bytes, firstId: this.#firstId };
   }
@@ -144,7 +149,11 @@ function inflated(packed: Buffer, sizeBytes: number): Buffer | undefined {
 
 /** @throws FormatFault */
 export function decodePage(bytes: Buffer): IndexEntry[] {
-  const { entryCount, dataOffset, entries: cursor } = openPage(bytes);
+  return decodeEntries(openPage(bytes));
+}
+
+/** @throws FormatFault */
+export function decodeEntries({ entryCount, dataOffset, entries: cursor }: OpenPage): IndexEntry[] {
   let offset = dataOffset;
   const entries: IndexEntry[] = [];
   let id = Buffer.alloc(0);

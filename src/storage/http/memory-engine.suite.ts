@@ -179,6 +179,10 @@ export class MemoryEngine implements StorageEngine {
     }
   }
 
+  async *readPages(namespace: string, query: ReadQuery): AsyncGenerator<readonly SeriesRead[]> {
+    for await (const series of this.read(namespace, query)) yield [series];
+  }
+
   async *#batches(
     times: readonly bigint[],
     samples: ReadonlyMap<bigint, bigint>,

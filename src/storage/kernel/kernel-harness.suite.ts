@@ -1,8 +1,9 @@
 import { existsSync, readFileSync } from 'node:fs';
-import { type Address, ENTRY, KERNEL_FILE, Kernel } from './kernel.ts';
+import { type Address, ENTRY, KERNEL_FILE, Kernel, PAGE_ROW } from './kernel.ts';
 import { KernelFault, type KernelFaultName, checked } from './kernel-fault.ts';
 import { type WalkLimits2 } from './remote-write-2.ts';
 import { type WalkLimits, type WalkedRequest } from './remote-write.ts';
+import { type PageSeries } from './series-page.ts';
 import { type Samples } from './xor-chunk.ts';
 
 const REGION_BYTES = 1 << 20;
@@ -63,6 +64,39 @@ export class KernelHarness {
       this.kernel.calls.decodeValues(this.put(0, bytes), bytes.length, count, out),
     );
     return new BigUint64Array(this.take(out, count * 8).buffer);
+  }
+
+  decodeSeriesPage(
+    payloads: readonly Uint8Array[],
+    counts: Uint32Array,
+    capacity: number,
+  ): (PageSeries | undefined)[] {
+    const table = new Uint32Array(payloads.length * PAGE_ROW.length);
+    let offset = 0;
+    for (const [i, { length }] of payloads.entries()) {
+      table.set([offset, length], i * PAGE_ROW.length);
+      offset += length;
+    }
+    const out = this.region(3);
+    const rows = this.put(0, table);
+    const samples = this.#guarded(out, (capacity + 4) * 8, () =>
+      this.kernel.calls.decodeSeriesPage(
+        rows,
+        payloads.length,
+        this.put(1, Buffer.concat(payloads)),
+        this.put(2, counts),
+        counts.length,
+        out,
+        capacity,
+      ),
+    );
+    const found = new Int32Array(this.take(rows, table.byteLength).buffer);
+    const values = new BigUint64Array(this.take(out, samples * 8).buffer);
+    return payloads.map((_, i) => {
+      const number = found[i * PAGE_ROW.length + PAGE_ROW.number] as number;
+      const first = found[i * PAGE_ROW.length + PAGE_ROW.first] as number;
+      return number < 0 ? undefined : { number, values: values.slice(first, first + (counts[number] ?? 0)) };
+    });
   }
 
   encodeTimes(times: BigInt64Array): Uint8Array {

@@ -21,6 +21,20 @@ export interface KernelCalls {
   encodeValues(values: Address, count: number, out: Address, scratch: Address): number;
   decodeValues(from: Address, sizeBytes: number, count: number, out: Address): number;
 
+  /**
+   * The values of many series of a fileset. A row of `table` has `PAGE_ROW.length` 32-bit numbers; the last two are
+   * filled in. Returns the number of samples.
+   */
+  decodeSeriesPage(
+    table: Address,
+    rows: number,
+    payloads: Address,
+    counts: Address,
+    numbers: number,
+    out: Address,
+    capacity: number,
+  ): number;
+
   maxTimeColumnBytes(count: number): number;
   timeScratchBytes(count: number): number;
   encodeTimes(times: Address, count: number, out: Address, scratch: Address): number;
@@ -315,6 +329,12 @@ export const LOG_RESTART = { none: 0, values: 1, names: 3 } as const;
 
 /** More series than this no table holds. */
 export const MAX_SERIES = 4096 * 2048;
+
+/**
+ * The 32-bit numbers of a row of `decodeSeriesPage`: the payload's place and size, then what was found: its first sample
+ * in the output, and the number of its times in the dictionary, which is -1 when the payload is left to others.
+ */
+export const PAGE_ROW = { offset: 0, sizeBytes: 1, first: 2, number: 3, length: 4 } as const;
 
 /** The 32-bit numbers at the beginning of a series' record. */
 export const RECORD = { labels: 0, labelsBytes: 1, shardHash: 2 } as const;

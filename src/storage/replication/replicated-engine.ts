@@ -57,6 +57,11 @@ export class ReplicatedEngine implements api.StorageEngine {
     return this.#parts.read.read(routing, name, query);
   }
 
+  /** What comes from several nodes is merged series by series. */
+  readPages(name: string, query: api.ReadQuery): AsyncIterable<readonly api.SeriesRead[]> {
+    return this.#parts.routing() ? singly(this.read(name, query)) : this.#local.readPages(name, query);
+  }
+
   async series(name: string, query: api.MetadataQuery): Promise<api.LimitedResult<readonly LabelPair[]>> {
     const routing = this.#routingFor(name);
     return await (routing ? this.#parts.read.series(routing, name, query) : this.#local.series(name, query));
@@ -189,4 +194,8 @@ const MAX_TIME = (1n << 63n) - 1n;
 
 function clamped(timeNs: bigint): bigint {
   return timeNs > MAX_TIME ? MAX_TIME : timeNs < -MAX_TIME ? -MAX_TIME - 1n : timeNs;
+}
+
+async function* singly<T>(all: AsyncIterable<T>): AsyncGenerator<readonly T[]> {
+  for await (const one of all) yield [one];
 }

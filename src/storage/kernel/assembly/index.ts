@@ -4,6 +4,7 @@ export {
   maxValueColumnBytes,
   valueScratchBytes,
 } from './value-column';
+export { decodeSeriesPage } from './series-page';
 export { countTimes, decodeTimes, encodeTimes, maxTimeColumnBytes, timeScratchBytes } from './time-column';
 export { decodeXorChunk, encodeXorChunk, maxXorChunkBytes } from './xor-chunk';
 export { allocate, limitMemory } from './allocator';
