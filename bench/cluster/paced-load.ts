@@ -7,7 +7,7 @@ export interface PacedLoadOptions {
   readonly rowsBefore: number;
 }
 
-const CLIENTS = 5;
+const CLIENTS = 10;
 const ROWS_PER_STATEMENT = 10;
 const BEAT_MS = 20;
 const STATEMENT_MS = 30_000;

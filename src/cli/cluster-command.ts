@@ -5,7 +5,7 @@ import { VarveError } from '../core/errors.ts';
 import type { Options } from '../config/options.ts';
 import { GroupClient } from '../node/group-client.ts';
 import type { GroupAction } from '../node/group-control.ts';
-import { groupConfigLines, groupLines, groupPlanLines } from '../node/group-lines.ts';
+import { groupBackupLines, groupConfigLines, groupLines, groupPlanLines } from '../node/group-lines.ts';
 import { SystemAccess } from '../node/system-access.ts';
 import { settings, type CliContext, type Flags } from './context.ts';
 import { ExitCode } from './exit-codes.ts';
@@ -64,10 +64,7 @@ const ACTIONS: Readonly<Record<string, (call: Call) => Promise<number>>> = {
   backup: async (call) => {
     if (call.rest[0] !== 'list') return await act(call, { kind: 'backup', database: call.rest[0] });
     const backups = await call.group.backups();
-    print(
-      call.context,
-      call.options.json ? { backups } : backups.map((each) => Object.values(each).join('  ')),
-    );
+    print(call.context, call.options.json ? { backups } : groupBackupLines(backups));
     return ExitCode.ok;
   },
   restore: async (call) => {
@@ -75,7 +72,9 @@ const ACTIONS: Readonly<Record<string, (call: Call) => Promise<number>>> = {
     const from = named(call, 'restore', 1);
     const into = call.rest[2];
     const what = `Database ${into ?? database} gets the content of ${from}. It has to be empty, or not there yet.`;
-    return await actIfSure(call, what, { kind: 'restore', database, from, into });
+    // A path is one on the member that is asked.
+    const group = from.includes('/') ? call.group : await call.group.holderOf(database, from);
+    return await actIfSure({ ...call, group }, what, { kind: 'restore', database, from, into });
   },
 };
 

@@ -72,7 +72,7 @@ export const GROUP_OPTIONS = {
   }),
   brokerPasswordFile: option(path, {
     commands: ['node'],
-    defaultText: 'made in the folder of the node',
+    defaultText: 'made in the folder of the node, with the same content on each member',
     help: 'File with the password of that user.',
   }),
   backupFolder: option(path, {

@@ -144,6 +144,12 @@ export const CLUSTER_ERROR_CODES = {
     manual:
       'The group has no write master at the moment, so its control database cannot be written. It elects one by itself when enough members are alive. Repeat it then; `varve cluster status` says what the group waits for.',
   },
+  BACKUP_NOT_FOUND: {
+    sqlstate: '58P01',
+    http: 404,
+    manual:
+      'There is no file of that backup. A backup lies on the member that took it, and one that is older than its retention rule is removed. `varve cluster backup list` shows those of all members that answer, each with its member.',
+  },
   // src/node: a group, from outside
   NOT_IN_GROUP: {
     sqlstate: '55000',

@@ -2,12 +2,12 @@ import { errorFromJson, messageOf, VarveError } from '../core/errors.ts';
 import type { Clock } from '../core/clock.ts';
 import type { GroupConfig } from '../cluster/group-keys.ts';
 import type { PlannedStep } from '../run/run.ts';
-import type { ActionStatus, GroupAction, GroupStatus } from './group-control.ts';
+import type { ActionStatus, GroupAction, GroupStatus, MemberBackup } from './group-control.ts';
 
 const ANSWER_TIMEOUT_MS = 15_000;
 const POLL_MS = 250;
 
-/** A group, through the HTTP addresses of its members: the first that answers is asked. */
+/** A group, through the HTTP addresses of its members: where any will do, the first that answers is asked. */
 export class GroupClient {
   readonly #urls: readonly string[];
   readonly #user: string;
@@ -37,8 +37,44 @@ export class GroupClient {
     await this.#ask('POST', paused ? '/pause' : '/resume', {});
   }
 
-  async backups(): Promise<readonly Readonly<Record<string, unknown>>[]> {
-    return (await this.#ask<{ backups: Record<string, unknown>[] }>('GET', '/backups')).backups;
+  /** Of all members that answer, the newest first. @throws GROUP_UNREACHABLE when none does */
+  async backups(): Promise<readonly MemberBackup[]> {
+    return (await this.#backups()).map(({ backup }) => backup);
+  }
+
+  /**
+   * The member on which that backup lies, for a restore: only there it can be read.
+   * @throws BACKUP_NOT_FOUND when it lies on none that answers
+   */
+  async holderOf(database: string, fileName: string): Promise<GroupClient> {
+    const all = await this.#backups();
+    const found = all.find(({ backup }) => backup.database === database && backup.fileName === fileName);
+    if (found) return new GroupClient([found.url], this.#user);
+    const others = all.filter(({ backup }) => backup.database === database);
+    throw new VarveError(
+      'BACKUP_NOT_FOUND',
+      `no member that answers has a backup ${fileName} of database ${database}`,
+      {
+        ...(others.length === 0
+          ? {}
+          : { detail: others.map(({ backup }) => `${backup.node} has ${backup.fileName}`).join('\n') }),
+        hint: '`varve cluster backup list` shows all backups. Is the member down that took it?',
+      },
+    );
+  }
+
+  async #backups(): Promise<readonly { readonly url: string; readonly backup: MemberBackup }[]> {
+    const answers = await Promise.allSettled(
+      this.#urls.map(async (url) => {
+        const member = new GroupClient([url], this.#user);
+        const { backups } = await member.#ask<{ backups: MemberBackup[] }>('GET', '/backups');
+        return backups.map((backup) => ({ url, backup }));
+      }),
+    );
+    const told = answers.flatMap((answer) => (answer.status === 'fulfilled' ? [answer.value] : []));
+    const [failed] = answers.filter((answer) => answer.status === 'rejected');
+    if (told.length === 0 && failed) throw failed.reason;
+    return told.flat().sort((a, b) => b.backup.fileName.localeCompare(a.backup.fileName));
   }
 
   /**

@@ -63,6 +63,17 @@ export interface ActionStatus extends Pick<GroupRequest, 'id' | 'by' | 'at' | 's
   readonly kind: GroupAction['kind'];
 }
 
+/** A backup that lies on a member. */
+export interface MemberBackup {
+  readonly node: string;
+  readonly database: string;
+  readonly fileName: string;
+  readonly path: string;
+  /** Null when it cannot be read; `error` says why. */
+  readonly sizeBytes: number | null;
+  readonly error: string | null;
+}
+
 /** What a member lets people do with its group. Every failure is a VarveError. */
 export interface GroupControl {
   status(): Promise<GroupStatus>;
@@ -76,5 +87,6 @@ export interface GroupControl {
   config(): Promise<GroupConfig>;
   /** Undefined removes a setting. @throws INVALID_ARGUMENT for one that servers do not know or members need */
   setConfig(name: string, value: string | undefined): Promise<GroupConfig>;
-  backups(): Promise<readonly Readonly<Record<string, unknown>>[]>;
+  /** Those that lie on this member. */
+  backups(): Promise<readonly MemberBackup[]>;
 }

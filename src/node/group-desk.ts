@@ -22,6 +22,7 @@ import type {
   GroupEdgeStatus,
   GroupMemberStatus,
   GroupStatus,
+  MemberBackup,
 } from './group-control.ts';
 import type { GroupJobs } from './group-jobs.ts';
 
@@ -154,9 +155,10 @@ export class GroupDesk implements GroupControl {
     return changed ?? { version: 0, settings: {} };
   }
 
-  async backups(): Promise<readonly Readonly<Record<string, unknown>>[]> {
+  async backups(): Promise<readonly MemberBackup[]> {
     const found = await listBackups(this.#deps.jobs.backups.folder);
     return found.map(({ database, fileName, path, summary, error }) => ({
+      node: this.#options.node,
       database,
       fileName,
       path,

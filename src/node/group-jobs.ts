@@ -1,5 +1,3 @@
-import { randomBytes } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
 import { Hono } from 'hono';
 import { CONTROL_DATABASE, type GroupContext } from '../cluster/bootstrap/context.ts';
 import { backupActions, type BackupDeps } from '../cluster/backup/backup-actions.ts';
@@ -22,11 +20,10 @@ import { upkeepActions } from '../cluster/tasks/upkeep-actions.ts';
 import type { Coordinator } from '../coordination/coordinator.ts';
 import type { Clock } from '../core/clock.ts';
 import { VarveError } from '../core/errors.ts';
-import { writeFileAtomic } from '../postgres/atomic-file.ts';
 import type { Endpoint } from '../postgres/connection.ts';
 import type { GroupView } from './group-layer.ts';
 import { healthEndpoints } from './group-proxies.ts';
-import { secretText, type GroupSecrets } from './group-secrets.ts';
+import { readBrokerPassword, type GroupSecrets } from './group-secrets.ts';
 import type { GroupSettings } from './group-settings.ts';
 import type { Log } from './log.ts';
 import type { RunningPostgres } from './postgres-service.ts';
@@ -181,7 +178,7 @@ function jobsHttp(deps: GroupJobsDeps, options: GroupJobsOptions, parts: HttpPar
   // The password is read when it is asked for first: making it takes a moment, and most nodes need it never.
   let broker: Promise<Hono> | undefined;
   app.all('/v2/*', async (context) => {
-    broker ??= brokerPassword(group).then((password) =>
+    broker ??= readBrokerPassword(group.broker.passwordFile, secrets).then((password) =>
       brokerApp({
         control: parts.control,
         clusters: parts.clusters,
@@ -196,12 +193,4 @@ function jobsHttp(deps: GroupJobsDeps, options: GroupJobsOptions, parts: HttpPar
     return await (await broker).fetch(context.req.raw);
   });
   return app;
-}
-
-async function brokerPassword({ broker }: GroupSettings): Promise<string> {
-  const { passwordFile } = broker;
-  const present = await readFile(passwordFile, 'utf8').catch(() => undefined);
-  if (present === undefined)
-    await writeFileAtomic(passwordFile, `${randomBytes(24).toString('base64url')}\n`);
-  return secretText(passwordFile, 'brokerPasswordFile');
 }

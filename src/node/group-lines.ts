@@ -1,6 +1,6 @@
 import type { GroupConfig } from '../cluster/group-keys.ts';
 import type { PlannedStep } from '../run/run.ts';
-import type { GroupStatus } from './group-control.ts';
+import type { GroupStatus, MemberBackup } from './group-control.ts';
 import { textTable } from './text-table.ts';
 
 /** `varve cluster status` for people: who leads, who waits for whom, how far everybody is. */
@@ -65,4 +65,17 @@ export function groupConfigLines({ version, settings }: GroupConfig): string[] {
   return rows.length === 0
     ? ['no settings; the servers have their own']
     : [`version ${version}`, ...textTable(['setting', 'value'], rows)];
+}
+
+/** Of all members, as they came. */
+export function groupBackupLines(backups: readonly MemberBackup[]): string[] {
+  if (backups.length === 0) return ['no backups'];
+  const rows = backups.map(({ database, fileName, node, sizeBytes, error }) => [
+    database,
+    fileName,
+    node,
+    sizeBytes === null ? '' : String(sizeBytes),
+    error ?? '',
+  ]);
+  return textTable(['database', 'backup', 'member', 'bytes', ''], rows);
 }

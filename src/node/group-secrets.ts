@@ -2,6 +2,7 @@ import { hkdfSync } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import { SecretKey } from '../cluster/schema/secret-key.ts';
 import { messageOf, VarveError } from '../core/errors.ts';
+import { writeFileAtomic } from '../postgres/atomic-file.ts';
 
 /** What the members of a group know, and nobody else. */
 export interface GroupSecrets {
@@ -11,6 +12,8 @@ export interface GroupSecrets {
   readonly healthPassword: string;
   /** Of the way between manager and service groups. */
   readonly adminToken: string;
+  /** By which a platform calls the service broker, where no file names another. */
+  readonly brokerPassword: string;
   /** For passwords in tables. */
   readonly key: SecretKey;
 }
@@ -28,8 +31,23 @@ export async function readGroupSecrets(path: string): Promise<GroupSecrets> {
     groupPassword: draw('replication').toString('base64url'),
     healthPassword: draw('health').toString('base64url'),
     adminToken: draw('administration').toString('base64url'),
+    brokerPassword: draw('service broker').toString('base64url'),
     key: new SecretKey(draw('sealed columns')),
   };
+}
+
+/**
+ * The password of the service broker: that of the file. Where there is none it is made, the same on all members: a
+ * platform calls whichever of them it reaches.
+ * @throws CONFIG_INVALID
+ */
+export async function readBrokerPassword(
+  path: string,
+  { brokerPassword }: Pick<GroupSecrets, 'brokerPassword'>,
+): Promise<string> {
+  const present = await readFile(path, 'utf8').catch(() => undefined);
+  if (present === undefined) await writeFileAtomic(path, `${brokerPassword}\n`);
+  return secretText(path, 'brokerPasswordFile');
 }
 
 /** @throws CONFIG_INVALID */

@@ -43,10 +43,10 @@ export interface ArchiveSummary {
  * with the last one the SHA-256 of everything. Whoever needs to know that all is well before acting reads it
  * through first (`verifyArchive`). Memory is that of one frame.
  *
- * @throws BACKUP_DAMAGED with file and offset; BACKUP_FORMAT_UNKNOWN
+ * @throws BACKUP_NOT_FOUND; BACKUP_DAMAGED with file and offset; BACKUP_FORMAT_UNKNOWN
  */
 export async function* readArchive(path: string): AsyncGenerator<Frame, void> {
-  const file = await open(path, 'r');
+  const file = await openArchive(path);
   try {
     yield* new ArchiveReading(path, file).frames();
   } finally {
@@ -54,7 +54,19 @@ export async function* readArchive(path: string): AsyncGenerator<Frame, void> {
   }
 }
 
-/** Reads all of it. @throws BACKUP_DAMAGED, BACKUP_FORMAT_UNKNOWN */
+/** @throws BACKUP_NOT_FOUND */
+async function openArchive(path: string): Promise<FileHandle> {
+  try {
+    return await open(path, 'r');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    throw new VarveError('BACKUP_NOT_FOUND', `there is no backup ${path}`, {
+      hint: '`varve cluster backup list` shows which there are, and on which member each lies.',
+    });
+  }
+}
+
+/** Reads all of it. @throws BACKUP_NOT_FOUND, BACKUP_DAMAGED, BACKUP_FORMAT_UNKNOWN */
 export async function verifyArchive(path: string, signal?: AbortSignal): Promise<ArchiveSummary> {
   let first: Manifest | undefined;
   let last: EndFrame | undefined;
@@ -69,7 +81,7 @@ export async function verifyArchive(path: string, signal?: AbortSignal): Promise
 
 /** First and last frame only. @throws BACKUP_DAMAGED when they are not whole; BACKUP_FORMAT_UNKNOWN */
 export async function describeArchive(path: string): Promise<ArchiveSummary> {
-  const file = await open(path, 'r');
+  const file = await openArchive(path);
   try {
     const { size } = await file.stat();
     const reading = new ArchiveReading(path, file);
@@ -238,7 +250,7 @@ async function readExactly(
 }
 
 async function sizeOf(path: string): Promise<number> {
-  const file = await open(path, 'r');
+  const file = await openArchive(path);
   try {
     return (await file.stat()).size;
   } finally {

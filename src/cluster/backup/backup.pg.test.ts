@@ -227,6 +227,7 @@ describe('a database with everything', () => {
       await truncate(path, size);
       await expect(verifyArchive(path)).rejects.toMatchObject({ code: 'BACKUP_DAMAGED' });
     }
+    await expect(verifyArchive(join(folder, 'absent'))).rejects.toMatchObject({ code: 'BACKUP_NOT_FOUND' });
     await writeFile(path, bytes.subarray(0, -200));
     await expect(restoreDatabase({ path, target: target.endpoint })).rejects.toMatchObject({
       code: 'BACKUP_DAMAGED',
