@@ -8,6 +8,11 @@ export const STORAGE_OPTIONS = {
     default: true,
     help: 'Run the storage engine for metrics on data nodes, beside their PostgreSQL.',
   }),
+  storageNodes: option(count(1, 1000), {
+    commands: ['node'],
+    default: 3,
+    help: 'On access nodes: for so many storage engines of data nodes the first placement of shards waits, up to 30 s from the first one on. `varve up` sets it to the number of data nodes.',
+  }),
   httpHost: option(text, {
     commands: ['node', 'storage'],
     default: '127.0.0.1',
@@ -61,6 +66,36 @@ export const STORAGE_OPTIONS = {
     commands: ['up', 'node', 'storage'],
     default: 120_000,
     help: 'How long a read may take, waiting included.',
+  }),
+  writeConsistency: option(choice('one', 'majority', 'all'), {
+    commands: ['up', 'node', 'storage'],
+    default: 'majority',
+    help: 'How many replicas have to have a write of metrics before it is acknowledged. The others get it, too, as soon as they can.',
+  }),
+  readConsistency: option(choice('one', 'unstrictMajority', 'majority', 'all'), {
+    commands: ['up', 'node', 'storage'],
+    default: 'unstrictMajority',
+    help: 'How many replicas a read of metrics asks and merges. `unstrictMajority` asks a majority and is content with fewer, which it says in a warning.',
+  }),
+  replicaTimeout: option(duration, {
+    commands: ['up', 'node', 'storage'],
+    default: 10_000,
+    help: 'A replica that does not answer for so long is taken to have missed a write, and is left out of a read.',
+  }),
+  hintMaxMb: option(count(0, 1_000_000), {
+    commands: ['up', 'node', 'storage'],
+    default: 1024,
+    help: 'Room on the disk for what one replica misses while it is away. What does not fit is left to the repair.',
+  }),
+  hintMaxAge: option(duration, {
+    commands: ['up', 'node', 'storage'],
+    default: 10_800_000,
+    help: 'What a replica missed longer ago than this is not brought to it any more, but left to the repair.',
+  }),
+  repairInterval: option(duration, {
+    commands: ['up', 'node', 'storage'],
+    default: 3_600_000,
+    help: 'How often a node compares its metrics with those of the other replicas, and takes what it lacks; 0 for never.',
   }),
   url: option(httpUrls, {
     commands: ['storage', 'namespace'],

@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Registry } from 'prom-client';
 import { Gauge } from 'prom-client';
+import type { AccessDatabase } from '../data-node/access-databases.ts';
 import { DataNodeService, SOCKET_NAME } from '../data-node/service.ts';
 import type { RunDeps } from '../run/run.ts';
 import { AdminPools } from './admin-pools.ts';
@@ -29,6 +30,8 @@ export interface AccessLayerOptions {
 export interface AccessLayer extends AsyncDisposable {
   /** Parts of the node's status; lists named as in `varve status --json`. */
   status(): Readonly<Record<string, unknown>>;
+  /** What the registries of data nodes say, as of a moment ago. */
+  databases(): readonly AccessDatabase[];
   registerMetrics(registry: Registry): void;
 }
 
@@ -78,6 +81,7 @@ export async function startAccessLayer(
         .flatMap(({ database, nodes }) => nodes.map((node) => ({ accessDatabase: database, ...node }))),
       operations: service.status(),
     }),
+    databases: () => service.databases(),
     registerMetrics: (registry) => {
       const gauge: Gauge = new Gauge({
         name: 'varve_data_nodes',

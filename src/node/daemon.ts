@@ -22,6 +22,7 @@ import { currentStep, runStatuses, type NodeState, type NodeStatus, type RunStat
 import { nodeContext, nodeSteps, runningPostgres } from './node-steps.ts';
 import { PostgresService, type RunningPostgres } from './postgres-service.ts';
 import { keepRegistered } from './registration.ts';
+import { StorageAdmission } from './storage-admission.ts';
 import { StorageService } from './storage-service.ts';
 import { isLoopback } from './loopback.ts';
 import { SystemView } from './system-view.ts';
@@ -81,6 +82,7 @@ class Daemon {
   #reason = 'the bring-up has not begun';
   readonly #coordinator: Coordinator | undefined;
   #layer: AccessLayer | undefined;
+  #admission: StorageAdmission | undefined;
   #group: GroupLayer | undefined;
   /** Of data nodes, beside PostgreSQL: neither waits for the other. */
   readonly storage: StorageService | undefined;
@@ -145,7 +147,9 @@ class Daemon {
       startedAt: new Date(this.#startedAtMs).toISOString(),
       postgres: this.postgres.status(),
       runs,
-      dataNode: this.#layer?.status() ?? null,
+      dataNode: this.#layer
+        ? { ...this.#layer.status(), storageWaitsFor: this.#admission?.waitingFor ?? [] }
+        : null,
       storage: this.storage?.status() ?? null,
     };
   }
@@ -194,11 +198,26 @@ class Daemon {
       await group.bootstrap(signal);
     }
     const serving = group?.run(signal);
-    await using _layer = await this.#startLayer(running);
+    await using layer = await this.#startLayer(running);
+    this.#admission = layer ? this.#makeAdmission(layer) : undefined;
+    const admitting = this.#admission?.run(signal);
     this.#ready();
     // Who is in no group serves until the end all the same.
     if (serving) await serving;
     else if (!signal.aborted) await once(signal, 'abort');
+    await admitting;
+  }
+
+  #makeAdmission(layer: AccessLayer): StorageAdmission | undefined {
+    const { log, clock, report } = this.#deps;
+    const { admission, name: node } = this.#options;
+    const coordinator = this.#coordinator;
+    if (!admission || !coordinator) return undefined;
+    const note = (level: 'info' | 'warn', text: string): void => report({ type: 'note', level, text });
+    return new StorageAdmission(
+      { log, clock, coordinator, databases: () => layer.databases(), note },
+      { node, ...admission },
+    );
   }
 
   async #openGroup(running: RunningPostgres): Promise<GroupLayer | undefined> {

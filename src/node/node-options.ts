@@ -8,7 +8,14 @@ import { coordinatorOptions } from './coordinator-options.ts';
 import { groupSettings, type GroupSettings } from './group-settings.ts';
 import type { NodeKind } from './layout.ts';
 import { isLoopback } from './loopback.ts';
-import { checkHttpHost, storageFolderOf, storageSettings, type StorageSettings } from './storage-settings.ts';
+import type { StorageAdmissionOptions } from './storage-admission.ts';
+import {
+  checkHttpHost,
+  storageFolderOf,
+  storageSettings,
+  tokenOf,
+  type StorageSettings,
+} from './storage-settings.ts';
 
 /** Settings of one node, complete. */
 export interface NodeOptions {
@@ -25,6 +32,8 @@ export interface NodeOptions {
   readonly dataNodes: DataNodeSettings;
   /** Undefined for a node without a storage engine. */
   readonly storage: StorageSettings | undefined;
+  /** How an access node deals with the storage engines of its data nodes; undefined where they have none. */
+  readonly admission: Omit<StorageAdmissionOptions, 'node'> | undefined;
   readonly httpHost: string;
   /** Undefined for a node that stands alone. */
   readonly group: GroupSettings | undefined;
@@ -82,6 +91,7 @@ export function nodeOptions(given: Options<'node'>): NodeOptions {
     kind: need(given.kind, 'kind'),
     folder,
     storage,
+    admission: admissionOf(given),
     httpHost: given.httpHost,
     httpPort: need(given.httpPort, 'httpPort'),
     rpcPort: given.rpcPort ?? 0,
@@ -93,6 +103,22 @@ export function nodeOptions(given: Options<'node'>): NodeOptions {
     group: groupSettings(given),
     startTimeoutMs: given.startTimeout,
     stopTimeoutMs: given.stopTimeout,
+  };
+}
+
+/** How long the first placement waits for storage engines that do not answer yet. */
+const FIRST_PLACEMENT_WAIT_MS = 30_000;
+const REPLICAS = 3;
+/** Two rounds in which the registry is read, and a write master that has just lost its lease has noticed. */
+const ROW_GONE_MS = 12_000;
+
+function admissionOf(given: Options<'node'>): NodeOptions['admission'] {
+  const { kind, storage, storageNodes: expected, storageTokenFile } = given;
+  if (kind !== 'access' || !storage) return undefined;
+  const waitMs = FIRST_PLACEMENT_WAIT_MS;
+  return {
+    rules: { expected, waitMs, replicas: REPLICAS, goneMs: ROW_GONE_MS },
+    token: tokenOf(storageTokenFile),
   };
 }
 

@@ -100,9 +100,48 @@ describe('the status of a system', () => {
 });
 
 test('for people a node whose storage engine is not open says so', () => {
-  const storage = storageStatus({ engine: undefined, reason: 'the disk is away', problems: new Map() });
+  const storage = storageStatus({
+    engine: undefined,
+    reason: 'the disk is away',
+    problems: new Map(),
+    placement: null,
+  });
   const lines = statusLines(systemStatus([asked('dn1', { status: status('dn1', { storage }) })]));
   expect(lines[2]).toMatch(/dn1 .* ready .* metrics: the disk is away$/);
+});
+
+test('for people the placement has a row for each instance, as the node that knows most says', () => {
+  const instance = (node: string, initializing: number, available: number, leaving: number) => ({
+    node,
+    isolationGroup: node,
+    weight: 1,
+    endpoint: `http://${node}:1`,
+    isLeaving: available === 0,
+    shards: { initializing, available, leaving },
+  });
+  const knows = (version: number, instances: ReturnType<typeof instance>[]) => ({
+    status: status('dn1', {
+      storage: storageStatus({
+        engine: undefined,
+        reason: undefined,
+        problems: new Map(),
+        placement: { version, replicaFactor: 2, shardCount: 32, instances, problem: null },
+      }),
+    }),
+  });
+  const document = systemStatus([
+    asked('dn1', knows(7, [instance('dn1', 0, 32, 0)])),
+    asked('dn2', knows(9, [instance('dn1', 4, 28, 1), instance('dn4', 0, 0, 5)])),
+  ]);
+  const lines = statusLines(document).map((line) => line.trim());
+  const first = lines.findIndex((line) => line.startsWith('instance'));
+  expect(lines.slice(first)).toEqual([
+    'instance | available | initialising | leaving |',
+    expect.stringMatching(/^-+/),
+    'dn1      |        28 |            4 |       1 |',
+    'dn4      |         0 |            0 |       5 | is being taken out',
+    'placement 9: 32 shards, 2 replicas of each',
+  ]);
 });
 
 test('the current step is that of the newest run that goes on', () => {

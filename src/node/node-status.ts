@@ -2,6 +2,7 @@ import type { Board, BoardRow } from '../run/board.ts';
 import type { NodeKind } from './layout.ts';
 import {
   systemNamespaces,
+  systemPlacement,
   systemShards,
   type StorageStatus,
   type SystemNamespace,
@@ -89,8 +90,8 @@ export interface NodeRow extends Omit<
   NodeStatus,
   'state' | 'runs' | 'dataNode' | 'storage' | 'pid' | 'startedAt'
 > {
-  /** Without its namespaces, which stand beside the nodes. */
-  readonly storage: Omit<StorageStatus, 'namespaces'> | null;
+  /** Without its namespaces and the placement, which stand beside the nodes. */
+  readonly storage: Omit<StorageStatus, 'namespaces' | 'placement'> | null;
   readonly state: NodeState | 'unreachable';
   readonly pid: number | null;
   readonly startedAt: string | null;
@@ -106,6 +107,8 @@ export interface SystemStatus {
   readonly namespaces: readonly SystemNamespace[];
   /** Of storage engines: which node has which shard of which namespace, and where its data came from. */
   readonly shards: readonly SystemShard[];
+  /** Of storage engines: the newest placement that any of them knows; null where each stands alone. */
+  readonly placement: StorageStatus['placement'];
   readonly runs: readonly RunStatus[];
 }
 
@@ -126,6 +129,7 @@ export function systemStatus(asked: readonly AskedNode[]): SystemStatus {
     dataNodes: dataNodesOf(statuses),
     namespaces: systemNamespaces(statuses),
     shards: systemShards(statuses),
+    placement: systemPlacement(statuses),
     runs: statuses.flatMap(({ runs }) => runs),
   };
 }
@@ -150,7 +154,7 @@ function dataNodesOf(statuses: readonly NodeStatus[]): unknown[] {
 function nodeRow({ name, kind, http, pid, answer }: AskedNode): NodeRow {
   if ('status' in answer) {
     const { runs: _runs, dataNode: _dataNode, storage, ...shown } = answer.status;
-    return { ...shown, storage: storage ? withoutNamespaces(storage) : null, http };
+    return { ...shown, storage: storage ? withoutShared(storage) : null, http };
   }
   return {
     name,
@@ -169,6 +173,10 @@ function nodeRow({ name, kind, http, pid, answer }: AskedNode): NodeRow {
   };
 }
 
-function withoutNamespaces({ namespaces: _namespaces, ...rest }: StorageStatus): NodeRow['storage'] {
+function withoutShared({
+  namespaces: _namespaces,
+  placement: _placement,
+  ...rest
+}: StorageStatus): NodeRow['storage'] {
   return rest;
 }

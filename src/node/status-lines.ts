@@ -1,9 +1,10 @@
 import { bytesText, progressText } from '../run/figures.ts';
 import type { NodeRow, RunStatus, SystemStatus } from './node-status.ts';
+import type { PlacementStatus } from './storage-placement.ts';
 import { textTable } from './text-table.ts';
 
 /** `varve status` for people. */
-export function statusLines({ nodes, dataNodes, namespaces, runs }: SystemStatus): string[] {
+export function statusLines({ nodes, dataNodes, namespaces, placement, runs }: SystemStatus): string[] {
   const rows = nodes.map((node) => [
     node.name,
     node.role === null ? node.kind : `${node.kind}, ${node.role}`,
@@ -19,6 +20,7 @@ export function statusLines({ nodes, dataNodes, namespaces, runs }: SystemStatus
     '',
     `${dataNodes.length} data node${dataNodes.length === 1 ? '' : 's'} added`,
     ...namespaceLines(namespaces),
+    ...(placement ? ['', ...placementLines(placement)] : []),
     ...(active.length > 0 ? ['', ...active.map(runText)] : []),
   ];
 }
@@ -39,6 +41,24 @@ function namespaceLines(namespaces: SystemStatus['namespaces']): string[] {
   if (rows.length === 0) return [];
   const head = ['namespace', 'node', 'series', 'samples in memory', 'filesets', 'their bytes', ''];
   return ['', ...textTable(head, rows)];
+}
+
+/** Which instance has how many shards in which state. */
+export function placementLines(placement: PlacementStatus): string[] {
+  const { version, shardCount, replicaFactor, instances, problem } = placement;
+  const rows = instances.map(({ node, shards, isLeaving }) => [
+    node,
+    String(shards.available),
+    String(shards.initializing),
+    String(shards.leaving),
+    isLeaving ? 'is being taken out' : '',
+  ]);
+  const replicas = replicaFactor === 1 ? '1 replica' : `${replicaFactor} replicas`;
+  return [
+    ...textTable(['instance', 'available', 'initialising', 'leaving', ''], rows),
+    `placement ${version}: ${shardCount} shards, ${replicas} of each`,
+    ...(problem === null ? [] : [`the placement is not followed: ${problem}`]),
+  ];
 }
 
 function postgresText({ postgres }: NodeRow): string {

@@ -37,12 +37,33 @@ export async function runStorageNode(
   try {
     await using http = await daemon.listen();
     deps.onListening?.(http.url);
-    await daemon.service.run(signal);
+    const ended = new AbortController();
+    const registered = keepKnown(deps, options, {
+      isReady: () => daemon.service.notReady() === undefined,
+      signal: AbortSignal.any([signal, ended.signal]),
+    });
+    try {
+      await daemon.service.run(signal);
+    } finally {
+      ended.abort();
+      await registered;
+    }
   } catch (error) {
     if (signal.aborted) return;
     deps.report({ type: 'failed', error: knownError(error).toJSON() });
     throw error;
   }
+}
+
+/** So that it can be found by its name. What that takes is loaded where there is a coordinator. */
+async function keepKnown(
+  { log, clock }: StorageDaemonDeps,
+  options: StorageNodeOptions,
+  state: { readonly isReady: () => boolean; readonly signal: AbortSignal },
+): Promise<void> {
+  if (!options.coordinator) return;
+  const { keepRegistered } = await import('./registration.ts');
+  await keepRegistered({ log, clock }, { ...options, kind: 'storage' }, state);
 }
 
 function knownError(error: unknown): VarveError {

@@ -21,6 +21,9 @@ import { StorageHttp } from '../storage/http/storage-http.ts';
 import { NamespaceDirectory } from '../storage/namespaces/namespace-directory.ts';
 import { ProtocolKernel } from '../storage/protocol/protocol-kernel.ts';
 import type { Log } from './log.ts';
+import type { PlacementControl } from './placement-control.ts';
+import type { PlacementHttp } from './placement-http.ts';
+import type { StoragePlacement } from './storage-placement.ts';
 import type { StorageSettings } from './storage-settings.ts';
 import { recoveryText, storageStatus, type StorageStatus } from './storage-status.ts';
 
@@ -46,6 +49,8 @@ export interface StorageServiceOptions {
 
 /** The list of namespaces that was in force last, beside what the engine keeps. */
 const LIST_FILE = 'namespaces.list';
+/** The placement that was seen last. */
+const PLACEMENT_FILE = 'placement.json';
 const RETRY = { firstMs: 500, maxMs: 30_000 } as const;
 /** Bodies under way, in bodies of the largest size. */
 const WAITING_BODIES = 8;
@@ -59,6 +64,9 @@ export class StorageService {
   #now = { reads: () => 0, bodyBytes: () => 0 };
   #engine: Engine | undefined;
   #directory: NamespaceDirectory | undefined;
+  #placement: StoragePlacement | undefined;
+  #control: PlacementControl | undefined;
+  #placementHttp: Promise<PlacementHttp> | undefined;
   #reason: string | undefined = 'the storage engine is starting';
 
   constructor(deps: StorageServiceDeps, options: StorageServiceOptions) {
@@ -82,7 +90,16 @@ export class StorageService {
 
   /** True when the request is one of the engine's. */
   handle(request: IncomingMessage, response: ServerResponse): boolean {
-    return this.#http.handle(request, response);
+    if (this.#http.handle(request, response)) return true;
+    if (request.url?.startsWith('/api/placement') !== true) return false;
+    this.#placementHttp ??= this.#makePlacementHttp();
+    void this.#placementHttp.then((http) => http.handle(request, response));
+    return true;
+  }
+
+  /** This node's part in the placement, while the engine is open and there is a coordinator. */
+  get placement(): StoragePlacement | undefined {
+    return this.#placement;
   }
 
   status(): StorageStatus {
@@ -90,6 +107,7 @@ export class StorageService {
       engine: this.#engine?.status(),
       reason: this.notReady(),
       problems: this.#directory?.problems ?? new Map(),
+      placement: this.#placement?.status() ?? null,
     });
   }
 
@@ -150,11 +168,15 @@ export class StorageService {
       );
       this.#directory = directory;
       this.#reason = undefined;
-      await Promise.all([this.#announce(engine, signal), directory.run(signal), untilAborted(signal)]);
+      const jobs = [this.#announce(engine, signal), directory.run(signal), untilAborted(signal)];
+      if (coordinator) jobs.push(this.#followPlacement({ engine, coordinator, fs }, signal));
+      await Promise.all(jobs);
     } finally {
       this.#reason = 'the storage engine is closing';
       this.#engine = undefined;
       this.#directory = undefined;
+      this.#placement = undefined;
+      this.#control = undefined;
     }
   }
 
@@ -162,6 +184,39 @@ export class StorageService {
   async #coordinator(options: CoordinatorOptions): Promise<Coordinator> {
     const { openCoordinator } = await import('../coordination/open-coordinator.ts');
     return openCoordinator(options, this.#deps);
+  }
+
+  async #followPlacement(
+    { engine, coordinator, fs }: { engine: Engine; coordinator: Coordinator; fs: NodeFileSystem },
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { log, clock } = this.#deps;
+    const { node, settings } = this.#options;
+    const { StoragePlacement } = await import('./storage-placement.ts');
+    const { PlacementStore } = await import('../placement/placement-store.ts');
+    const { PlacementControl } = await import('./placement-control.ts');
+    const store = new PlacementStore(coordinator);
+    const placement = await StoragePlacement.open(
+      { log, clock, random: Math.random, fs, store },
+      { node, file: join(settings.engine.folder, PLACEMENT_FILE), engine },
+    );
+    this.#placement = placement;
+    this.#control = new PlacementControl({ log, clock, coordinator }, settings.token);
+    await placement.run(signal);
+  }
+
+  async #makePlacementHttp(): Promise<PlacementHttp> {
+    const { PlacementHttp } = await import('./placement-http.ts');
+    const { settings, isLoopback } = this.#options;
+    return new PlacementHttp({
+      control: () => this.#control,
+      filesets: () => {
+        if (this.#engine) return this.#engine.inspect();
+        throw this.#unready(this.#reason ?? 'the storage engine is starting');
+      },
+      door: { token: settings.token, isLoopback },
+      onBug: (error) => this.#deps.log.error({ error }, 'a request about the placement met a bug'),
+    });
   }
 
   async #announce(engine: Engine, signal: AbortSignal): Promise<void> {

@@ -78,7 +78,7 @@ function engine(more: Partial<EngineStatus> = {}): EngineStatus {
 }
 
 const shown = (status: EngineStatus | undefined, reason?: string): StorageStatus =>
-  storageStatus({ engine: status, reason, problems: new Map([['a', 'refused']]) });
+  storageStatus({ engine: status, reason, problems: new Map([['a', 'refused']]), placement: null });
 
 test('an engine says what it has, and which source its data came from', () => {
   const status = shown(engine());

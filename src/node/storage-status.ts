@@ -7,10 +7,13 @@ import type {
 import { namespaceSettings, type NamespaceSettings } from '../storage/protocol/namespace-json.ts';
 import { formatTime } from '../storage/protocol/time-text.ts';
 import { bytesText, durationText } from '../run/figures.ts';
+import type { PlacementStatus } from './storage-placement.ts';
 
 /** What a node says of its storage engine under `/api/status`. */
 export interface StorageStatus {
   readonly state: 'closed' | EngineStatus['state'];
+  /** Null while it is closed. */
+  readonly shardCount: number | null;
   /** Why it is not ready; null when it is. */
   readonly reason: string | null;
   readonly namespaces: readonly StoredNamespace[];
@@ -19,6 +22,8 @@ export interface StorageStatus {
   readonly log: EngineStatus['log'] | null;
   readonly disk: EngineStatus['disk'] | null;
   readonly lastSnapshot: string | null;
+  /** Which node has which shards, as this one knows; null where each stands alone. */
+  readonly placement: PlacementStatus | null;
 }
 
 export interface StoredNamespace {
@@ -63,12 +68,14 @@ export interface StorageFacts {
   readonly engine: EngineStatus | undefined;
   readonly reason: string | undefined;
   readonly problems: ReadonlyMap<string, string>;
+  readonly placement: PlacementStatus | null;
 }
 
-export function storageStatus({ engine, reason, problems }: StorageFacts): StorageStatus {
+export function storageStatus({ engine, reason, problems, placement }: StorageFacts): StorageStatus {
   const run = engine?.bootstrapRuns.at(-1);
   return {
     state: engine?.state ?? 'closed',
+    shardCount: engine?.shardCount ?? null,
     reason: reason ?? null,
     namespaces: engine?.namespaces.map((namespace) => storedNamespace(namespace, { run, problems })) ?? [],
     bootstrap: engine && run ? bootstrapSummary(run, engine.bootstrapRuns.length) : null,
@@ -76,6 +83,7 @@ export function storageStatus({ engine, reason, problems }: StorageFacts): Stora
     log: engine?.log ?? null,
     disk: engine?.disk ?? null,
     lastSnapshot: engine?.snapshots.lastAtNs === undefined ? null : formatTime(engine.snapshots.lastAtNs),
+    placement,
   };
 }
 
@@ -169,6 +177,15 @@ export interface SystemShard {
     readonly state: ShardState;
     readonly source: string | null;
   }[];
+}
+
+/** The newest that any node knows. */
+export function systemPlacement(nodes: readonly NodeStorage[]): PlacementStatus | null {
+  const known = nodes.flatMap(({ storage }) => storage?.placement ?? []);
+  return known.reduce<PlacementStatus | null>(
+    (newest, one) => (newest && newest.version >= one.version ? newest : one),
+    null,
+  );
 }
 
 interface NodeStorage {

@@ -107,7 +107,9 @@ function nodeConfig(
     postgres: layout.postgres,
     pgPort: node.pgPort,
     httpPort: node.httpPort,
-    ...(node.kind === 'access' ? accessConfig(node, options) : storageConfig(options)),
+    ...(node.kind === 'access'
+      ? { ...accessConfig(node, options), ...admissionConfig(layout, options) }
+      : storageConfig(options)),
     ...(node.proxies ? memberConfig(folder, layout, { options, proxies: node.proxies }) : {}),
     database: DATABASE,
     passwordFile: folder.passwordFile,
@@ -132,10 +134,19 @@ function accessConfig(node: NodeLayout, options: Options<'up'>): object {
   };
 }
 
+/** What access nodes are told of the storage engines of data nodes. */
+function admissionConfig({ nodes }: SystemLayout, { storage, storageTokenFile }: Options<'up'>): object {
+  return {
+    storage,
+    storageNodes: Math.max(1, nodes.filter(({ kind }) => kind === 'data').length),
+    ...(storageTokenFile === undefined ? {} : { storageTokenFile: resolve(storageTokenFile) }),
+  };
+}
+
 /** What data nodes are told of their storage engine. */
 function storageConfig(options: Options<'up'>): object {
   const { storage, storageTokenFile, logMode, shardCount, memoryMb, maxLogMb } = options;
-  const { maxBodyMb, maxReadSamples, maxReads } = options;
+  const { maxBodyMb, maxReadSamples, maxReads, writeConsistency, readConsistency, hintMaxMb } = options;
   return {
     storage,
     ...(storageTokenFile === undefined ? {} : { storageTokenFile: resolve(storageTokenFile) }),
@@ -146,6 +157,12 @@ function storageConfig(options: Options<'up'>): object {
     maxBodyMb,
     maxReadSamples,
     maxReads,
+    writeConsistency,
+    readConsistency,
+    hintMaxMb,
+    replicaTimeout: `${options.replicaTimeout}ms`,
+    hintMaxAge: `${options.hintMaxAge}ms`,
+    repairInterval: `${options.repairInterval}ms`,
     snapshotInterval: `${options.snapshotInterval}ms`,
     readTimeout: `${options.readTimeout}ms`,
   };

@@ -1,0 +1,197 @@
+import { dirname } from 'node:path';
+import { Backoff } from '../core/backoff.ts';
+import type { Clock } from '../core/clock.ts';
+import { messageOf } from '../core/errors.ts';
+import { hasCode, readWholeFile, writeFileAtomically, type FileSystem } from '../core/file-system.ts';
+import { markAvailable } from '../placement/change-placement.ts';
+import { decodePlacement, encodePlacement } from '../placement/placement-codec.ts';
+import type { PlacementStore } from '../placement/placement-store.ts';
+import type { PlacedShardState, Placement } from '../placement/placement.ts';
+import { topologyOf } from '../placement/topology.ts';
+import type { PlacedEngine } from '../storage/engine/storage-engine.ts';
+import type { Log } from './log.ts';
+
+export interface StoragePlacementDeps {
+  readonly log: Log;
+  readonly clock: Clock;
+  /** Uniform in [0, 1). */
+  readonly random: () => number;
+  readonly fs: FileSystem;
+  /** Left out on a node that stands alone. */
+  readonly store: PlacementStore | undefined;
+}
+
+export interface StoragePlacementOptions {
+  readonly node: string;
+  /** For the last placement that was seen: a restart must not wait for the coordinator to know where the others are. */
+  readonly file: string;
+  readonly engine: Pick<PlacedEngine, 'applyTopology' | 'durableShards'>;
+}
+
+/** What a node says of the placement that it knows. */
+export interface PlacementStatus {
+  readonly version: number;
+  readonly replicaFactor: number;
+  readonly shardCount: number;
+  readonly instances: readonly PlacedInstanceStatus[];
+  /** Why it is not followed, or shards are not marked; null when all is well. */
+  readonly problem: string | null;
+}
+
+export interface PlacedInstanceStatus {
+  readonly node: string;
+  readonly isolationGroup: string;
+  readonly weight: number;
+  readonly endpoint: string;
+  readonly isLeaving: boolean;
+  readonly shards: Readonly<Record<PlacedShardState, number>>;
+}
+
+const RETRY = { firstMs: 250, maxMs: 10_000 } as const;
+const MARK_EVERY_MS = 1000;
+
+/**
+ * A storage node's part in the placement: it gives the engine the shards that the placement says, and says in the
+ * placement which of them are whole and durable here.
+ */
+export class StoragePlacement {
+  readonly #deps: StoragePlacementDeps;
+  readonly #options: StoragePlacementOptions;
+  #current: Placement | undefined;
+  /** What the engine has; older than `current` while it is being put in force. */
+  #applied: Placement | undefined;
+  #followProblem: string | undefined;
+  #markProblem: string | undefined;
+  readonly #listeners = new Set<(placement: Placement) => void>();
+
+  private constructor(deps: StoragePlacementDeps, options: StoragePlacementOptions) {
+    this.#deps = deps;
+    this.#options = options;
+  }
+
+  /** With the placement that was seen last. */
+  static async open(deps: StoragePlacementDeps, options: StoragePlacementOptions): Promise<StoragePlacement> {
+    const placement = new StoragePlacement(deps, options);
+    if (deps.store) placement.#current = await placement.#load();
+    return placement;
+  }
+
+  /** As it was seen last; undefined while there is none. */
+  get current(): Placement | undefined {
+    return this.#current;
+  }
+
+  /** Calls the listener with each placement from now on, before the engine gets it. */
+  onChange(listener: (placement: Placement) => void): Disposable {
+    this.#listeners.add(listener);
+    return { [Symbol.dispose]: () => void this.#listeners.delete(listener) };
+  }
+
+  status(): PlacementStatus | null {
+    const problem = this.#followProblem ?? this.#markProblem ?? null;
+    return this.#current ? placementStatus(this.#current, problem) : null;
+  }
+
+  /** Until the signal fires. */
+  async run(signal: AbortSignal): Promise<void> {
+    const { store } = this.#deps;
+    if (!store) return;
+    await Promise.all([this.#follow(store, signal), this.#mark(store, signal)]);
+  }
+
+  async #follow(store: PlacementStore, signal: AbortSignal): Promise<void> {
+    const { clock, log } = this.#deps;
+    const backoff = new Backoff(RETRY);
+    while (!signal.aborted) {
+      try {
+        for await (const placement of store.watch(signal)) {
+          // One that vanished stays in force: data is not given up because a key is gone.
+          if (placement) await this.#take(placement);
+          this.#followProblem = undefined;
+          backoff.reset();
+        }
+      } catch (error) {
+        if (signal.aborted) return;
+        const delayMs = backoff.nextMs();
+        const problem = messageOf(error);
+        if (problem !== this.#followProblem) log.warn({ error: problem }, 'the placement is not followed');
+        this.#followProblem = problem;
+        await clock.sleep(delayMs, signal).catch(() => {});
+      }
+    }
+  }
+
+  async #take(placement: Placement): Promise<void> {
+    const { node, engine } = this.#options;
+    this.#current = placement;
+    await this.#save(placement);
+    for (const listener of this.#listeners) listener(placement);
+    await engine.applyTopology(topologyOf(placement, node));
+    this.#applied = placement;
+  }
+
+  /** At once, then about every second. */
+  async #mark(store: PlacementStore, signal: AbortSignal): Promise<void> {
+    const { clock, log, random } = this.#deps;
+    while (!signal.aborted) {
+      try {
+        await this.#markOnce(store);
+        this.#markProblem = undefined;
+      } catch (error) {
+        if (signal.aborted) return;
+        const problem = messageOf(error);
+        if (problem !== this.#markProblem)
+          log.warn({ error: problem }, 'shards are not marked available yet');
+        this.#markProblem = problem;
+      }
+      await clock.sleep(MARK_EVERY_MS * (0.75 + random() / 2), signal).catch(() => {});
+    }
+  }
+
+  async #markOnce(store: PlacementStore): Promise<void> {
+    const { node, engine } = this.#options;
+    const applied = this.#applied;
+    const own = applied?.instances.find(({ id }) => id === node);
+    const waiting = own?.shards.filter(({ state }) => state === 'initializing') ?? [];
+    if (!applied || waiting.length === 0) return;
+    const durable = new Set(engine.durableShards());
+    const done = waiting.map(({ id }) => id).filter((shard) => durable.has(shard));
+    if (done.length === 0) return;
+    // The engine spoke of the shards as that version has them: since then one may have been taken away and given back.
+    await store.update((was) => (was?.version === applied.version ? markAvailable(was, node, done) : was));
+  }
+
+  async #load(): Promise<Placement | undefined> {
+    const { fs, log } = this.#deps;
+    try {
+      return decodePlacement(await readWholeFile(fs, this.#options.file));
+    } catch (error) {
+      // It comes again from the coordinator.
+      if (!hasCode(error, 'ENOENT'))
+        log.warn({ error: messageOf(error) }, 'the stored placement is not used');
+      return undefined;
+    }
+  }
+
+  async #save(placement: Placement): Promise<void> {
+    const { fs } = this.#deps;
+    const { file } = this.#options;
+    await writeFileAtomically(fs, file, encodePlacement(placement));
+    await fs.syncFolder(dirname(file));
+  }
+}
+
+export function placementStatus(placement: Placement, problem: string | null): PlacementStatus {
+  const { version, replicaFactor, shardCount, instances } = placement;
+  return {
+    version,
+    replicaFactor,
+    shardCount,
+    instances: instances.map(({ id, isolationGroup, weight, endpoint, isLeaving = false, shards }) => {
+      const counts = { initializing: 0, available: 0, leaving: 0 };
+      for (const { state } of shards) counts[state] += 1;
+      return { node: id, isolationGroup, weight, endpoint, isLeaving, shards: counts };
+    }),
+    problem,
+  };
+}
