@@ -1,5 +1,6 @@
-import { Counter, Gauge, type Registry } from 'prom-client';
+import type { Registry } from 'prom-client';
 import type { EngineStatus, NamespaceStatus } from '../storage/engine/storage-engine.ts';
+import { figure } from './figure.ts';
 
 type Read = (namespace: NamespaceStatus) => number;
 
@@ -59,34 +60,6 @@ const ENGINE_GAUGES: readonly (readonly [
   ['disk_free_bytes', 'What an ordinary user could still write.', ({ disk }) => disk.freeBytes],
   ['disk_full', '1 while writes are refused because the disk is full.', ({ disk }) => (disk.full ? 1 : 0)],
 ];
-
-/** A figure that is read when it is asked for: a counter by its name, else a gauge. */
-function figure(
-  registry: Registry,
-  about: { readonly name: string; readonly help: string; readonly labelNames?: readonly string[] },
-  read: () => readonly (readonly [labels: Readonly<Record<string, string>>, value: number])[],
-): void {
-  const { name, help, labelNames = [] } = about;
-  const options = { name, help, labelNames, registers: [registry] };
-  if (name.endsWith('_total')) {
-    const counter: Counter = new Counter({
-      ...options,
-      collect: () => {
-        // What is gone has no figures.
-        counter.reset();
-        for (const [labels, value] of read()) counter.inc({ ...labels }, value);
-      },
-    });
-    return;
-  }
-  const gauge: Gauge = new Gauge({
-    ...options,
-    collect: () => {
-      gauge.reset();
-      for (const [labels, value] of read()) gauge.set({ ...labels }, value);
-    },
-  });
-}
 
 /** The figures of a storage engine for `/metrics`, read when they are asked for; none while it is not open. */
 export function storageMetrics(registry: Registry, status: () => EngineStatus | undefined): void {

@@ -4,6 +4,7 @@ import type { Options } from '../config/options.ts';
 import { messageOf, VarveError } from '../core/errors.ts';
 import type { CoordinatorOptions } from '../coordination/open-coordinator.ts';
 import type { EngineOptions } from '../storage/engine/storage-engine.ts';
+import type { ReplicationOptions } from '../storage/replication/replication.ts';
 import { coordinatorOptions } from './coordinator-options.ts';
 import { isLoopback } from './loopback.ts';
 
@@ -14,6 +15,7 @@ export interface StorageSettings {
   readonly maxReadSamples: number;
   readonly maxReads: number;
   readonly readTimeoutMs: number;
+  readonly replication: Omit<ReplicationOptions, 'node' | 'folder'>;
   /** What requests have to carry; undefined: nothing. */
   readonly token: string | undefined;
 }
@@ -40,6 +42,12 @@ type Given = Pick<
   | 'maxReadSamples'
   | 'maxReads'
   | 'readTimeout'
+  | 'writeConsistency'
+  | 'readConsistency'
+  | 'replicaTimeout'
+  | 'hintMaxMb'
+  | 'hintMaxAge'
+  | 'repairInterval'
 >;
 
 const MIB = 1024 * 1024;
@@ -61,6 +69,15 @@ export function storageSettings(given: Given, folder: string): StorageSettings {
     maxReadSamples: given.maxReadSamples,
     maxReads: given.maxReads,
     readTimeoutMs: given.readTimeout,
+    replication: {
+      writeLevel: given.writeConsistency,
+      readLevel: given.readConsistency,
+      replicaTimeoutMs: given.replicaTimeout,
+      hintMaxBytes: given.hintMaxMb * MIB,
+      hintMaxAgeMs: given.hintMaxAge,
+      synced: given.logMode === 'sync',
+      repairIntervalMs: given.repairInterval,
+    },
     token: tokenOf(given.storageTokenFile),
   };
 }

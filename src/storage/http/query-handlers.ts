@@ -87,8 +87,10 @@ async function answerList<T>(
       text = '';
     }
   }
-  const warning = found.truncated ? ',"warnings":["results truncated due to limit"]' : '';
-  await send(response, `${text}]${warning}}`, signal);
+  const { truncated, warnings = [] } = found;
+  const all = truncated ? [...warnings, 'results truncated due to limit'] : warnings;
+  const told = all.length > 0 ? `,"warnings":${JSON.stringify(all)}` : '';
+  await send(response, `${text}]${told}}`, signal);
   response.end();
 }
 
@@ -98,20 +100,21 @@ export async function cardinality(deps: StorageHttpDeps, exchange: Exchange): Pr
   const namespace = namespaceOf(exchange, params);
   const query = { ...readRange(params), selectors: readSelectors(params, { required: false }) };
   const limit = params.has('limit') ? readLimit(params, 10_000) : 10;
-  const { seriesCount, labels } = await deps.engine(namespace).cardinality(namespace, query);
+  const { seriesCount, labels, warnings = [] } = await deps.engine(namespace).cardinality(namespace, query);
   const top = (count: (label: (typeof labels)[number]) => number): object[] =>
     [...labels]
       .sort((a, b) => count(b) - count(a))
       .slice(0, limit)
       .map((label) => ({ name: label.name, value: count(label) }));
-  answerData(exchange, {
+  const data = {
     headStats: {
       numSeries: seriesCount,
       numLabelPairs: labels.reduce((sum, { valueCount }) => sum + valueCount, 0),
     },
     labelValueCountByLabelName: top(({ valueCount }) => valueCount),
     seriesCountByLabelName: top(({ seriesCount: count }) => count),
-  });
+  };
+  answerData(exchange, data, warnings.length > 0 ? { warnings } : {});
 }
 
 /** `POST` or `PUT /api/v1/admin/tsdb/delete_series`. */

@@ -61,6 +61,23 @@ export async function remoteRead(deps: StorageHttpDeps, exchange: Exchange): Pro
   });
 }
 
+/** Where formats have no place for warnings, a header has them: those that are known before the answer begins. */
+class Warnings {
+  readonly #texts = new Set<string>();
+
+  readonly add = (text: string): void => {
+    // Headers are short, and have no characters of their own.
+    if (this.#texts.size < MOST_WARNINGS)
+      this.#texts.add(text.replaceAll(/[^\u0020-\u007e]/g, ' ').slice(0, 200));
+  };
+
+  headers(): Record<string, string> {
+    return this.#texts.size === 0 ? {} : { 'x-varve-warnings': [...this.#texts].join('; ') };
+  }
+}
+
+const MOST_WARNINGS = 10;
+
 interface Reading {
   readonly source: { readonly engine: StorageEngine; readonly namespace: string };
   readonly asked: RemoteReadRequest;
@@ -72,11 +89,15 @@ async function sendSamples(
   { response }: Exchange,
   { source, asked, signal }: Reading,
 ): Promise<void> {
+  const warnings = new Warnings();
   const writer = new ReadResponseWriter(deps.kernel);
   const encoder = new SampleSeriesEncoder();
   const turns = new Turns(() => deps.clock.monotonicMs());
   for (const query of asked.queries) {
-    for await (const series of source.engine.read(source.namespace, readQuery(deps, query, signal))) {
+    for await (const series of source.engine.read(source.namespace, {
+      ...readQuery(deps, query, signal),
+      onWarning: warnings.add,
+    })) {
       encoder.begin(series.labelBytes);
       for await (const batch of series.batches) {
         encoder.add(batch);
@@ -92,6 +113,7 @@ async function sendSamples(
   response.writeHead(200, {
     'content-type': 'application/x-protobuf',
     'content-encoding': 'snappy',
+    ...warnings.headers(),
     'content-length': parts.reduce((sum, { length }) => sum + length, 0),
   });
   for (const part of parts) await send(response, part, signal);
@@ -114,10 +136,12 @@ async function sendChunks(
   { source, asked, signal }: Reading,
 ): Promise<void> {
   const turns = new Turns(() => deps.clock.monotonicMs());
+  const warnings = new Warnings();
   // The head is written with the first frame, so that an error before it can still be told.
   const begin = (): void => {
     if (response.headersSent) return;
     response.writeHead(200, {
+      ...warnings.headers(),
       'content-type': 'application/x-streamed-protobuf; proto=prometheus.ChunkedReadResponse',
     });
   };
@@ -129,7 +153,10 @@ async function sendChunks(
         await send(response, frame, signal);
       }
     };
-    for await (const series of source.engine.read(source.namespace, readQuery(deps, query, signal))) {
+    for await (const series of source.engine.read(source.namespace, {
+      ...readQuery(deps, query, signal),
+      onWarning: warnings.add,
+    })) {
       encoder.begin(series.labelBytes);
       for await (const batch of series.batches) {
         await sendFrames(encoder.add(batch));
@@ -159,9 +186,20 @@ export async function jsonExport(deps: StorageHttpDeps, exchange: Exchange): Pro
     const turns = new Turns(() => deps.clock.monotonicMs());
     const encoder = new JsonLineEncoder();
     const seen = new Set<string>();
+    const warnings = new Warnings();
+    const sendText = async (lines: string): Promise<void> => {
+      if (!response.headersSent) {
+        response.writeHead(200, {
+          'content-type': 'application/stream+json; charset=utf-8',
+          ...warnings.headers(),
+        });
+      }
+      if (lines !== '') await send(response, lines, signal);
+    };
     let text = '';
     for (const matchers of selectors) {
-      const query = { ...range, matchers, limits: deps.limits.read, signal };
+      const limits = deps.limits.read;
+      const query = { ...range, matchers, limits, signal, onWarning: warnings.add };
       for await (const series of engine.read(namespace, query)) {
         // A series that several selectors match comes once.
         if (selectors.length > 1 && !isNew(seen, series.labelBytes)) continue;
@@ -169,14 +207,14 @@ export async function jsonExport(deps: StorageHttpDeps, exchange: Exchange): Pro
         for await (const batch of series.batches) {
           text += encoder.line(batch);
           if (text.length >= SEND_CHARS) {
-            await sendLines(response, text, signal);
+            await sendText(text);
             text = '';
           }
           await turns.yield(signal);
         }
       }
     }
-    await sendLines(response, text, signal);
+    await sendText(text);
     response.end();
   });
 }
@@ -186,10 +224,4 @@ function isNew(seen: Set<string>, labelBytes: Uint8Array): boolean {
   if (seen.has(key)) return false;
   seen.add(key);
   return true;
-}
-
-async function sendLines(response: Exchange['response'], text: string, signal: AbortSignal): Promise<void> {
-  if (!response.headersSent)
-    response.writeHead(200, { 'content-type': 'application/stream+json; charset=utf-8' });
-  if (text !== '') await send(response, text, signal);
 }

@@ -89,6 +89,7 @@ export class ReplicatedRead {
     };
     try {
       const first = plan.begin().map((assignment) => open(assignment));
+      for (const text of plan.warnings) query.onWarning?.(text);
       const batches = mergeStreams(first, (cursor, error, at) => {
         this.#judge(error, query.signal);
         this.#figures.replaced++;
