@@ -54,7 +54,7 @@ export function verifyStorage(folder: string, signal: AbortSignal): AsyncIterabl
   let codec: ColumnCodec | undefined;
   const make = (): ColumnCodec =>
     (codec ??= new ColumnCodec(new Kernel(readFileSync(KERNEL_FILE), { limitBytes: CODEC_LIMIT_BYTES })));
-  return verifyFolder({ fs: new NodeFileSystem(), codec: make }, folder, signal);
+  return verifyFolder({ fs: new NodeFileSystem(), codec: make }, folder, { signal });
 }
 
 /** For people: one row for each namespace and block, whose shards are summed up. */

@@ -1,7 +1,9 @@
 import { crc32 } from 'node:zlib';
+import type { File } from '../../core/file-system.ts';
 
 /** Where a page of memory is: the image's own file, or the spill. */
 export interface PagePlace {
+  /** `STALE` for a page of the spill that the memory has no more. */
   readonly address: number;
   readonly isSpilled: boolean;
   /** In its file, counted from where pages begin. */
@@ -18,10 +20,12 @@ export interface ImageHead {
   readonly pages: readonly PagePlace[];
 }
 
+/** No page lies there. */
+export const STALE = 0;
 export const IMAGE_PAGE_BYTES = 65_536;
 export const HEAD_BYTES = 64;
 const MAGIC = 'VRVIMAGE';
-const VERSION = 1;
+const VERSION = 2;
 const PLACE_BYTES = 16;
 const HASH_BYTES = 32;
 const ALIGNMENT = 4096;
@@ -31,6 +35,11 @@ const MAX_HEAD_BYTES = 64 * 1024 * 1024;
 /** Where the pages of an image begin in its file. */
 export function pagesOffset(metaBytes: number, pages: number): number {
   return Math.ceil((HEAD_BYTES + metaBytes + pages * PLACE_BYTES) / ALIGNMENT) * ALIGNMENT;
+}
+
+/** Behind it there are zeros until the pages begin. */
+export function headEnd({ meta, pages }: Pick<ImageHead, 'meta' | 'pages'>): number {
+  return HEAD_BYTES + meta.length + pages.length * PLACE_BYTES;
 }
 
 export function encodeImageHead({ kernelHash, meta, pages }: ImageHead): Buffer {
@@ -53,11 +62,22 @@ export function encodeImageHead({ kernelHash, meta, pages }: ImageHead): Buffer 
   return bytes;
 }
 
+/** The bytes of a head, `decodeImageHead` for them; `unknown` when another version wrote it. */
+export async function readImageHead(file: File): Promise<Buffer | 'damaged' | 'unknown'> {
+  const start = await file.read(0, HEAD_BYTES);
+  const sizeBytes = imageHeadBytes(start);
+  if (sizeBytes !== undefined) return await file.read(0, sizeBytes);
+  return isHead(start) && start.readUInt32LE(8) !== VERSION ? 'unknown' : 'damaged';
+}
+
+function isHead(start: Buffer): boolean {
+  if (start.length < HEAD_BYTES || start.toString('latin1', 0, 8) !== MAGIC) return false;
+  return start.readUInt32LE(60) === crc32(start.subarray(0, 60));
+}
+
 /** How many bytes the head has, by its beginning; undefined when it is none of this version. */
 export function imageHeadBytes(start: Buffer): number | undefined {
-  if (start.length < HEAD_BYTES || start.toString('latin1', 0, 8) !== MAGIC) return undefined;
-  if (start.readUInt32LE(60) !== crc32(start.subarray(0, 60)) || start.readUInt32LE(8) !== VERSION)
-    return undefined;
+  if (!isHead(start) || start.readUInt32LE(8) !== VERSION) return undefined;
   const sizeBytes = pagesOffset(start.readUInt32LE(12), start.readUInt32LE(16));
   return sizeBytes > MAX_HEAD_BYTES ? undefined : sizeBytes;
 }

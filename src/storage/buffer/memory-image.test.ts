@@ -8,6 +8,7 @@ import { MemoryImages } from './memory-image.ts';
 import { NamespaceBuffer } from './namespace-buffer.ts';
 import { restoreImage } from './restore-image.ts';
 import type { BufferMemory } from './buffer-memory.ts';
+import { verifyImages } from './verify-image.ts';
 
 const FOLDER = '/images';
 const LIMIT = { limitBytes: 64 << 20 };
@@ -150,6 +151,55 @@ test('an image with any damage is refused, or gives what was live', async () => 
   }
   expect(refused).toBeGreaterThan(5);
   expect(await restored(disk)).toBeDefined();
+});
+
+test('any flipped bit of an image and its spill is found, also in pages that are not needed any more', async () => {
+  const disk = await newDisk();
+  const memory = newMemory();
+  const writer = new Writer(memory);
+  const images = new MemoryImages(disk, FOLDER, memory);
+  await writer.scrape(300);
+  await images.write(images.capture(writer.buffers, 1));
+  for (const { startNs } of writer.buffers[0]?.blocks() ?? []) writer.buffers[0]?.dropBlock(startNs);
+  await writer.scrape(20);
+  await images.write(images.capture(writer.buffers, 2));
+  expect(await verifyImages(disk, FOLDER)).toEqual([]);
+  const random = new SeededRandom(3);
+  for (const name of ['image-2.img', 'spill-0.img']) {
+    const path = `${FOLDER}/${name}`;
+    const bytes = await readWholeFile(disk, path);
+    for (let round = 0; round < 60; round++) {
+      const at = random.below(round % 2 === 0 ? Math.min(bytes.length, 6000) : bytes.length);
+      const bit = 1 << random.below(8);
+      bytes[at] = (bytes[at] ?? 0) ^ bit;
+      disk.plant(path, bytes);
+      const found = await verifyImages(disk, FOLDER);
+      expect(
+        found.map(({ file }) => file),
+        `${name} at ${at}`,
+      ).toContain(path);
+      bytes[at] = (bytes[at] ?? 0) ^ bit;
+      disk.plant(path, bytes);
+    }
+  }
+});
+
+test('what could not be written to the spill is written to the next one', async () => {
+  const disk = await newDisk();
+  const memory = newMemory();
+  const writer = new Writer(memory);
+  const images = new MemoryImages(disk, FOLDER, memory);
+  await writer.scrape(300);
+  disk.fault = ({ kind }) => (kind === 'write' ? 'ENOSPC' : undefined);
+  await expect(images.write(images.capture(writer.buffers, 1))).rejects.toMatchObject({ code: 'ENOSPC' });
+  disk.fault = undefined;
+  await images.write(images.capture(writer.buffers, 2));
+  expect(await verifyImages(disk, FOLDER)).toEqual([]);
+  const again = await restored(disk);
+  expect(again?.notes).toBe(2);
+  expect(contentOf(again?.buffers[0] as NamespaceBuffer)).toEqual(
+    contentOf(writer.buffers[0] as NamespaceBuffer),
+  );
 });
 
 test('after a power loss at any point of writing there is a whole image, the old one or the new', async () => {

@@ -4,7 +4,7 @@ import { crc32 } from 'node:zlib';
 import { assert } from '../../core/errors.ts';
 import { hasCode, type File, type FileSystem } from '../../core/file-system.ts';
 import type { BufferMemory } from './buffer-memory.ts';
-import { encodeImageHead, IMAGE_PAGE_BYTES, pagesOffset, type PagePlace } from './image-head.ts';
+import { encodeImageHead, IMAGE_PAGE_BYTES, pagesOffset, STALE, type PagePlace } from './image-head.ts';
 import type { BufferState, NamespaceBuffer } from './namespace-buffer.ts';
 
 /** What stands in an image beside the pages. */
@@ -26,7 +26,6 @@ export interface ImageMeta {
 interface Spilled {
   readonly serial: number;
   readonly page: number;
-  readonly checksum: number;
 }
 
 /** The memory as it was at one instant, on its way to the disk. */
@@ -46,6 +45,18 @@ export interface ImageReport {
 }
 
 export const IMAGE_NAME = /^image-(\d+)\.img$/;
+/** Of the images in a folder, the newest first. */
+export async function imageNumbers(fs: FileSystem, folder: string): Promise<number[]> {
+  try {
+    const entries = await fs.list(folder);
+    const numbers = entries.flatMap(({ name }) => IMAGE_NAME.exec(name)?.[1] ?? []).map(Number);
+    return numbers.sort((a, b) => b - a);
+  } catch (error) {
+    if (hasCode(error, 'ENOENT')) return [];
+    throw error;
+  }
+}
+
 const SPILL_NAME = /^spill-(\d+)\.img$/;
 const SLICE_PAGES = 16;
 const PREPARED_SLICE_BYTES = 1024 * 1024;
@@ -70,7 +81,8 @@ export class MemoryImages {
   readonly #memory: BufferMemory;
   #number = 0;
   #spill = 0;
-  #spillPages = 0;
+  /** Of its pages, also of those that are not needed any more: damage is to be seen wherever it is. */
+  #spillChecksums: number[] = [];
   #spilled = new Map<number, Spilled>();
   #prepared: Buffer | undefined;
 
@@ -87,8 +99,8 @@ export class MemoryImages {
     this.#spill = spill;
     for (const { address, isSpilled, page, checksum } of pages) {
       if (!isSpilled) continue;
-      this.#spilled.set(address, { serial: words[(address >>> 2) + 1] ?? 0, page, checksum });
-      this.#spillPages = Math.max(this.#spillPages, page + 1);
+      this.#spillChecksums[page] = checksum;
+      if (address !== STALE) this.#spilled.set(address, { serial: words[(address >>> 2) + 1] ?? 0, page });
     }
   }
 
@@ -152,7 +164,7 @@ export class MemoryImages {
     if (spilledPages === undefined) return undefined;
     const number = this.#number + 1;
     const meta = Buffer.from(JSON.stringify({ ...image.meta, spill: this.#spill } satisfies ImageMeta));
-    const count = image.mutable.length + image.immutable.length;
+    const count = image.mutable.length + this.#spillChecksums.length;
     const offset = pagesOffset(meta.length, count);
     const fresh = join(this.#folder, `${imageName(number)}.new`);
     await using file = await this.#fs.open(fresh, 'replace');
@@ -164,11 +176,7 @@ export class MemoryImages {
         page,
         checksum: checksums[page] ?? 0,
       })),
-      ...image.immutable.map(({ address }) => {
-        const spilled = this.#spilled.get(address);
-        assert(spilled !== undefined, 'a page of the image is in the spill');
-        return { address, isSpilled: true, page: spilled.page, checksum: spilled.checksum };
-      }),
+      ...this.#spillDirectory(image),
     ];
     await file.write(0, encodeImageHead({ kernelHash: this.#memory.kernelHash, meta, pages }));
     await file.datasync();
@@ -177,6 +185,21 @@ export class MemoryImages {
     this.#number = number;
     await this.#removeOthers();
     return { bytes: offset + image.content.length + spilledPages * IMAGE_PAGE_BYTES, spilledPages };
+  }
+
+  #spillDirectory({ immutable }: CapturedImage): PagePlace[] {
+    const pages = this.#spillChecksums.map((checksum, page) => ({
+      address: STALE,
+      isSpilled: true,
+      page,
+      checksum,
+    }));
+    for (const { address } of immutable) {
+      const page = pages[this.#spilled.get(address)?.page ?? -1];
+      assert(page !== undefined, 'a page of the image is in the spill');
+      page.address = address;
+    }
+    return pages;
   }
 
   #list(buffers: readonly NamespaceBuffer[]): Pick<CapturedImage, 'mutable' | 'immutable'> {
@@ -199,25 +222,39 @@ export class MemoryImages {
   async #writeSpill({ immutable, releases }: CapturedImage): Promise<number | undefined> {
     const live = new Set(immutable.map(({ address }) => address));
     for (const address of this.#spilled.keys()) if (!live.has(address)) this.#spilled.delete(address);
-    if (this.#spillPages > 2 * this.#spilled.size + LEAST_STALE_PAGES) {
-      this.#spill++;
-      this.#spillPages = 0;
-      this.#spilled = new Map();
+    if (this.#spillChecksums.length > 2 * this.#spilled.size + LEAST_STALE_PAGES) {
+      this.#beginSpill();
     }
     const due = immutable.filter(({ address, serial }) => this.#spilled.get(address)?.serial !== serial);
     if (due.length === 0) return 0;
+    try {
+      return await this.#appendToSpill(due, releases);
+    } catch (error) {
+      // Nobody knows what of it is there.
+      this.#beginSpill();
+      throw error;
+    }
+  }
+
+  #beginSpill(): void {
+    this.#spill++;
+    this.#spillChecksums = [];
+    this.#spilled = new Map();
+  }
+
+  async #appendToSpill(due: CapturedImage['immutable'], releases: number): Promise<number | undefined> {
     await using file = await this.#openSpill();
     const staging = Buffer.allocUnsafe(SLICE_PAGES * IMAGE_PAGE_BYTES);
     for (let from = 0; from < due.length; from += SLICE_PAGES) {
       if (this.#memory.releases !== releases) return undefined;
       const slice = due.slice(from, from + SLICE_PAGES);
-      const first = this.#spillPages;
+      const first = this.#spillChecksums.length;
       for (const [i, { address, serial }] of slice.entries()) {
         const page = staging.subarray(i * IMAGE_PAGE_BYTES, (i + 1) * IMAGE_PAGE_BYTES);
         page.set(this.#memory.kernel.bytes.subarray(address, address + IMAGE_PAGE_BYTES));
-        this.#spilled.set(address, { serial, page: first + i, checksum: crc32(page) });
+        this.#spilled.set(address, { serial, page: first + i });
+        this.#spillChecksums.push(crc32(page));
       }
-      this.#spillPages += slice.length;
       await file.write(first * IMAGE_PAGE_BYTES, staging.subarray(0, slice.length * IMAGE_PAGE_BYTES));
     }
     await file.datasync();
@@ -226,7 +263,7 @@ export class MemoryImages {
 
   async #openSpill(): Promise<File> {
     const path = join(this.#folder, spillName(this.#spill));
-    if (this.#spillPages === 0) return await this.#fs.open(path, 'replace');
+    if (this.#spillChecksums.length === 0) return await this.#fs.open(path, 'replace');
     return await this.#fs.open(path, 'update');
   }
 

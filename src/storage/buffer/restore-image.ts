@@ -4,13 +4,13 @@ import { hasCode, type File, type FileSystem } from '../../core/file-system.ts';
 import { BufferMemory, type BufferMemoryOptions } from './buffer-memory.ts';
 import {
   decodeImageHead,
-  HEAD_BYTES,
   IMAGE_PAGE_BYTES,
-  imageHeadBytes,
   pagesOffset,
+  readImageHead,
+  STALE,
   type ImageHead,
 } from './image-head.ts';
-import { IMAGE_NAME, imageName, MemoryImages, spillName, type ImageMeta } from './memory-image.ts';
+import { imageName, imageNumbers, MemoryImages, spillName, type ImageMeta } from './memory-image.ts';
 import type { BufferState } from './namespace-buffer.ts';
 
 export interface RestoredImage {
@@ -60,18 +60,6 @@ export async function restoreImage(
   return { restored: undefined, refused };
 }
 
-/** The newest first. */
-async function imageNumbers(fs: FileSystem, folder: string): Promise<number[]> {
-  try {
-    const entries = await fs.list(folder);
-    const numbers = entries.flatMap(({ name }) => IMAGE_NAME.exec(name)?.[1] ?? []).map(Number);
-    return numbers.sort((a, b) => b - a);
-  } catch (error) {
-    if (hasCode(error, 'ENOENT')) return [];
-    throw error;
-  }
-}
-
 async function restore(
   fs: FileSystem,
   folder: string,
@@ -80,8 +68,8 @@ async function restore(
 ): Promise<RestoredImage> {
   const path = join(folder, imageName(number));
   await using file = await fs.open(path, 'read');
-  const headBytes = imageHeadBytes(await file.read(0, HEAD_BYTES));
-  const head = headBytes === undefined ? undefined : decodeImageHead(await file.read(0, headBytes));
+  const bytes = await readImageHead(file);
+  const head = typeof bytes === 'string' ? undefined : decodeImageHead(bytes);
   if (head === undefined) throw new Refusal('its head is damaged, or another version wrote it');
   const memory = new BufferMemory(options);
   if (!head.kernelHash.equals(memory.kernelHash)) throw new Refusal('other kernels made it');
@@ -110,7 +98,8 @@ async function restore(
 function runsOf({ pages }: ImageHead): Run[] {
   const runs: Run[] = [];
   let last: Run | undefined;
-  for (const { address, isSpilled, page, checksum } of [...pages].sort((a, b) => a.address - b.address)) {
+  const needed = pages.filter(({ address }) => address !== STALE);
+  for (const { address, isSpilled, page, checksum } of needed.sort((a, b) => a.address - b.address)) {
     const length = last?.checksums.length ?? 0;
     const follows =
       last !== undefined &&

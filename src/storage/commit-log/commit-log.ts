@@ -161,6 +161,11 @@ export class CommitLog {
     return { segment: this.#active?.segment ?? this.#spares.segment, sequence: this.#nextSequence };
   }
 
+  /** All records before this place can be read, unless they are damaged. */
+  written(): LogPosition {
+    return { ...this.position(), sequence: this.#writtenSequence + 1 };
+  }
+
   /**
    * Ends the current segment, if it has any record, so that what comes now goes into another, and the ones
    * before it can be removed once they are not needed. Returns the place: all that was appended before the call

@@ -29,6 +29,8 @@ export interface ReplayOptions {
   readonly from?: LogPosition | undefined;
   readonly signal?: AbortSignal | undefined;
   readonly windowBytes?: number;
+  /** Also of the bytes behind the end of a segment it is told whether they are as they should be. */
+  readonly untilEnd?: boolean;
 }
 
 export interface ReplayReport {
@@ -70,6 +72,7 @@ export async function replayCommitLog(
       segment,
       lastSequence,
       ...(options.windowBytes === undefined ? {} : { windowBytes: options.windowBytes }),
+      untilEnd: options.untilEnd ?? false,
     };
     const scan = await scanSegment(file, scanOptions, (record) => {
       signal?.throwIfAborted();

@@ -4,6 +4,7 @@ import type { File } from '../../core/file-system.ts';
 import type { LogDamage } from './log-damage.ts';
 import {
   decodeSegmentHeader,
+  FIRST_BYTE,
   FORMAT_VERSION,
   padded,
   RECORD_ALIGNMENT,
@@ -38,6 +39,8 @@ export interface ScanOptions {
   /** Records up to this one are already known: whatever has their numbers is what an unfinished write left. */
   readonly lastSequence: number;
   readonly windowBytes?: number;
+  /** Also what is behind the seal: there are zeros, which nobody needs. */
+  readonly untilEnd?: boolean;
 }
 
 const DEFAULT_WINDOW_BYTES = 4 * 1024 * 1024;
@@ -75,12 +78,14 @@ class Scan {
   #state: SegmentScan['state'] = 'open';
   /** The most that any record says of what was durable. */
   #syncedBytes = 0;
+  readonly #untilEnd: boolean;
 
   constructor(path: string, window: SegmentWindow, options: ScanOptions) {
     this.#path = path;
     this.#window = window;
     this.#segment = options.segment;
     this.#lastSequence = options.lastSequence;
+    this.#untilEnd = options.untilEnd ?? false;
   }
 
   /** How to read this segment's records; undefined when there are none. */
@@ -102,8 +107,17 @@ class Scan {
     const usedEnd = await this.#usedEnd(0);
     if (usedEnd === 0) this.#state = 'unused';
     else this.#hole(0, usedEnd);
-    if (usedEnd > SEGMENT_HEADER_BYTES) this.#testify(usedEnd);
+    // Of a header that was cut off there is at least the beginning.
+    const isCut = (await this.#window.bytes(0, 1))[0] === FIRST_BYTE;
+    if (usedEnd > SEGMENT_HEADER_BYTES || !isCut) this.#testify(usedEnd);
     return undefined;
+  }
+
+  async #tail(offset: number): Promise<void> {
+    const usedEnd = await this.#usedEnd(offset);
+    if (usedEnd === offset) return;
+    this.#hole(offset, usedEnd);
+    this.#testify(usedEnd);
   }
 
   async records(codec: RecordCodec, visit: (record: LogRecord) => void | Promise<void>): Promise<void> {
@@ -122,6 +136,7 @@ class Scan {
       this.#testify(header.syncedBytes);
       if (header.kind === 'seal') {
         this.#state = 'sealed';
+        if (this.#untilEnd) await this.#tail(end);
         return;
       }
       await this.#record(offset, header, visit);

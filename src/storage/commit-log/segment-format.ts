@@ -13,6 +13,8 @@ export const RECORD_ALIGNMENT = 8;
 export const FORMAT_VERSION = 1;
 
 const MAGIC = Buffer.from('VARVELOG', 'latin1');
+/** Of a segment that was begun. */
+export const FIRST_BYTE = MAGIC[0];
 const HEADER_CHECKSUM_AT = SEGMENT_HEADER_BYTES - 4;
 const HIGH = 0x1_0000_0000;
 

@@ -386,7 +386,9 @@ export class Engine implements api.PlacedEngine {
   }
 
   verify(signal?: AbortSignal): AsyncIterable<api.Finding> {
-    return verifyFolder({ fs: this.#deps.fs, codec: this.#codec }, this.#options.folder, signal);
+    const written = this.#engineLog.isOpen ? this.#engineLog.commitLog.written() : undefined;
+    const deps = { fs: this.#deps.fs, codec: this.#codec };
+    return verifyFolder(deps, this.#options.folder, { signal, written });
   }
 
   inspect(namespace?: string): AsyncIterable<api.StoredFileset> {

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { hasCode, makeFolders, writeFileAtomically, type FileSystem } from '../../core/file-system.ts';
 import { decodeCheckedFile, encodeCheckedFile, FILE_HEADER_BYTES } from '../fileset/checked-file.ts';
-import { FileDamageError, FormatFault } from '../fileset/fileset-damage.ts';
+import { decodeAt, FileDamageError, FormatFault, type FileDamage } from '../fileset/fileset-damage.ts';
 import type { FilesetId } from '../fileset/fileset-id.ts';
 import { decodeInfo, encodeInfo, type FilesetInfo } from '../fileset/info-file.ts';
 import { removeIfThere } from '../fileset/remove-fileset.ts';
@@ -53,6 +53,25 @@ export class FilesetSummary {
     } catch (error) {
       if (error instanceof FormatFault || error instanceof FileDamageError || error instanceof VarveError)
         return undefined;
+      throw error;
+    }
+  }
+
+  /** What is wrong with it, if it is there. */
+  async verify(): Promise<FileDamage | undefined> {
+    const file = this.#path;
+    const [content] = await this.#fs.readFiles([file]);
+    if (!(content instanceof Buffer)) {
+      if (hasCode(content, 'ENOENT')) return undefined;
+      return { file, offset: 0, reason: `it cannot be read: ${String(content)}` };
+    }
+    try {
+      decodeAt(file, 0, () => {
+        for (const place of decodeSummary(file, content, this.#namespace)) place.info();
+      });
+      return undefined;
+    } catch (error) {
+      if (error instanceof FileDamageError) return error.damage;
       throw error;
     }
   }

@@ -1,7 +1,9 @@
 import { join } from 'node:path';
 import { messageOf, VarveError } from '../../core/errors.ts';
 import type { FileSystem } from '../../core/file-system.ts';
-import { replayCommitLog } from '../commit-log/replay.ts';
+import { verifyImages } from '../buffer/verify-image.ts';
+import { replayCommitLog, type LogPosition } from '../commit-log/replay.ts';
+import { segmentPath } from '../commit-log/segment-folder.ts';
 import { FileDamageError, type FileDamage } from '../fileset/fileset-damage.ts';
 import { listShard, listShards, readInfos } from '../fileset/fileset-folder.ts';
 import { filesetPath, isNamespaceFolder, type FilesetId } from '../fileset/fileset-id.ts';
@@ -11,9 +13,11 @@ import { verifyFileset } from '../fileset/verify-fileset.ts';
 import { decodeAnnotation } from './block-annotation.ts';
 import { BlockReader } from './block-reader.ts';
 import { catalogDamage } from './catalog.ts';
+import { FilesetSummary } from './fileset-summary.ts';
 import { DATA_FOLDER } from './fileset-store.ts';
 import { INDEX_FOLDER, IndexStore } from './index-store.ts';
 import { LOG_FOLDER } from './log-folder.ts';
+import { IMAGE_FOLDER } from './recover-memory.ts';
 import type { ColumnCodec } from './sealed-series.ts';
 import type { Finding, StoredFileset } from './storage-engine.ts';
 import { snapshotRoot } from './take-snapshot.ts';
@@ -27,11 +31,18 @@ export interface CheckDeps {
 /**
  * Everything in an engine's folder that is not as it was written: every byte of every file is read, every series
  * decoded. Changes nothing; the engine may run or be stopped. What it removes meanwhile is no finding.
+ *
+ * One thing is taken for what it mostly is: where the log of an engine that was killed ends with bytes that are no
+ * record, its last write was interrupted.
+ * @param written of an engine that runs: where its log stands
  */
 export async function* verifyFolder(
   deps: CheckDeps,
   folder: string,
-  signal?: AbortSignal,
+  {
+    signal,
+    written,
+  }: { readonly signal?: AbortSignal | undefined; readonly written?: LogPosition | undefined },
 ): AsyncIterable<Finding> {
   const { fs } = deps;
   for (const damage of await catalogDamage(fs, folder)) yield { kind: 'namespaces', ...damage };
@@ -51,7 +62,13 @@ export async function* verifyFolder(
     const damage = await damageOf(() => new TombstoneSet(fs, folder, file.replace(/\.db$/, '')).load());
     if (damage) yield { kind: 'tombstones', ...damage };
   }
-  yield* verifyLog(deps, folder, signal);
+  for (const name of await namesIn(fs, join(folder, DATA_FOLDER))) {
+    const damage = await new FilesetSummary(fs, join(folder, DATA_FOLDER), name).verify();
+    if (damage) yield { kind: 'summary', ...damage };
+  }
+  signal?.throwIfAborted();
+  for (const damage of await verifyImages(fs, join(folder, IMAGE_FOLDER))) yield { kind: 'image', ...damage };
+  yield* verifyLog(deps, folder, { signal, written });
 }
 
 /** What is on the disk, from small files alone. */
@@ -149,14 +166,25 @@ async function verifySeries({ fs, codec }: CheckDeps, root: string, id: FilesetI
 async function* verifyLog(
   { fs }: CheckDeps,
   folder: string,
-  signal: AbortSignal | undefined,
+  {
+    signal,
+    written,
+  }: { readonly signal: AbortSignal | undefined; readonly written: LogPosition | undefined },
 ): AsyncIterable<Finding> {
   const { from } = await loadSnapshots({ fs }, snapshotRoot(folder));
-  const options = { folder: join(folder, LOG_FOLDER), from, signal };
-  const report = await replayCommitLog({ fs }, options, () => {});
+  const logFolder = join(folder, LOG_FOLDER);
+  const current = written && segmentPath(logFolder, written.segment);
+  /** In the segment that is written to, what is before it was acknowledged. */
+  let writtenBytes = 0;
+  const options = { folder: logFolder, from, signal, untilEnd: true };
+  const report = await replayCommitLog({ fs }, options, ({ segment, sequence, offset }) => {
+    if (segment === written?.segment && sequence < written.sequence) writtenBytes = offset;
+  });
+  const lacks = written !== undefined && report.end.sequence + 1 < written.sequence;
   for (const { kind, file, offset, sizeBytes } of report.damages) {
     // The end of what is being written looks torn.
-    if (kind === 'torn') continue;
+    const isBefore = file === current && (lacks || offset < writtenBytes);
+    if (kind === 'torn' && !isBefore) continue;
     yield { kind: 'log', file, offset, reason: `${kind}, ${sizeBytes} bytes` };
   }
 }

@@ -300,7 +300,16 @@ export interface CleanUpReport {
 }
 
 export interface Finding {
-  readonly kind: 'fileset' | 'snapshot' | 'manifest' | 'index' | 'log' | 'namespaces' | 'tombstones';
+  readonly kind:
+    | 'fileset'
+    | 'snapshot'
+    | 'manifest'
+    | 'index'
+    | 'log'
+    | 'namespaces'
+    | 'tombstones'
+    | 'summary'
+    | 'image';
   readonly file: string;
   readonly offset: number;
   readonly reason: string;
