@@ -4,7 +4,7 @@ import { systemClock } from '../core/clock.ts';
 import { VarveError } from '../core/errors.ts';
 import type { Options } from '../config/options.ts';
 import { GroupClient } from '../node/group-client.ts';
-import type { GroupAction } from '../node/group-control.ts';
+import type { ActionStatus, GroupAction } from '../node/group-control.ts';
 import { groupBackupLines, groupConfigLines, groupLines, groupPlanLines } from '../node/group-lines.ts';
 import { SystemAccess } from '../node/system-access.ts';
 import { settings, type CliContext, type Flags } from './context.ts';
@@ -23,6 +23,8 @@ interface Call {
 }
 
 const WATCH_MS = 1000;
+/** After which a request that nobody works on wants a word. */
+const PATIENCE_MS = 3000;
 
 const ACTIONS: Readonly<Record<string, (call: Call) => Promise<number>>> = {
   status: showStatus,
@@ -130,17 +132,28 @@ async function actIfSure(call: Call, what: string, action: GroupAction): Promise
 
 async function act({ context, options, group, stop }: Call, action: GroupAction): Promise<number> {
   let told = '';
-  const request = await group.act(action, {
-    clock: systemClock,
-    signal: stop,
-    onProgress: ({ detail }) => {
-      if (detail === undefined || detail === told || options.json) return;
-      told = detail;
-      context.stderr.write(`${detail}\n`);
-    },
-  });
-  print(context, options.json ? request : [`${action.kind}: done`]);
-  return ExitCode.ok;
+  const tell = (line: string): void => {
+    if (line === '' || line === told || options.json) return;
+    told = line;
+    context.stderr.write(`${line}\n`);
+  };
+  const askedMs = systemClock.monotonicMs();
+  const onProgress = ({ state, detail, id }: ActionStatus): void => {
+    if (state === 'running') tell(detail ?? '');
+    else if (state === 'asked' && systemClock.monotonicMs() - askedMs > PATIENCE_MS) {
+      const whose = action.kind === 'reinit' ? `the daemon of ${action.node}` : 'the daemon of a member';
+      tell(`${id} waits for ${whose} to take it up; varve status shows which daemons run`);
+    }
+  };
+  try {
+    const request = await group.act(action, { clock: systemClock, signal: stop, onProgress });
+    print(context, options.json ? request : [`${action.kind}: done`]);
+    return ExitCode.ok;
+  } catch (error) {
+    if (!stop.aborted) throw error;
+    context.stderr.write(`${action.kind} goes on without being waited for; varve cluster status shows it\n`);
+    return ExitCode.no;
+  }
 }
 
 function named({ rest }: Call, action: string, index: number): string {

@@ -15,6 +15,9 @@ export function groupLines(status: GroupStatus): string[] {
     [
       ...(member.nofailover ? ['never master by itself'] : []),
       ...(member.reason === null ? [] : [member.reason]),
+      ...(member.state === 'rejoin-needed'
+        ? [`to have it join anew: varve cluster reinit ${member.node}`]
+        : []),
       ...(status.pendingRestart[member.node] ?? []).map((name) => `${name} waits for a restart`),
     ].join('; '),
   ]);
@@ -26,6 +29,7 @@ export function groupLines(status: GroupStatus): string[] {
   return [
     head.join('; '),
     ...(waitingFor === null ? [] : [`waits for ${waitingFor}`]),
+    ...(status.schemaTrouble === null ? [] : [`${askedNode}: ${status.schemaTrouble}`]),
     '',
     ...textTable(['member', 'role', 'alive', 'state', 'PostgreSQL', ''], rows),
     ...(edges.length === 0 ? [] : ['', `replication, as ${askedNode} sees it`, ...edgeLines(edges)]),

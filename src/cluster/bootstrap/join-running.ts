@@ -14,7 +14,7 @@ import { advanceOrigin, untilCopied } from '../mesh/subscription.ts';
 import { edgeOf } from '../mesh/mesh.ts';
 import { addressOf, CONTROL_DATABASE, type GroupContext } from './context.ts';
 import { freeze, thaw } from './freeze.ts';
-import { prepareJoiner, unmark } from './joiner-databases.ts';
+import { markForJoining, prepareJoiner, unmark } from './joiner-databases.ts';
 import { membersOf, readRoster } from './members.ts';
 import { checkPeer } from './peers.ts';
 
@@ -45,6 +45,7 @@ export async function joinRunning(context: GroupContext, work: StepWork): Promis
   if (!group) throw new Error('assertion failed: whoever joins has seen the group');
   await Promise.all([...plan.members.map((member) => checkPeer(context, member)), checkRoom(context, plan)]);
   work.report({ detail: `donor ${plan.donor.node}` });
+  if (await isReinitAsked(context)) await markForJoining(context, group.value.uuid, plan.databases);
   await prepareJoiner(context, group.value.uuid, plan.databases);
   await using held = await holdDdl(context, plan);
   try {
@@ -149,6 +150,14 @@ function masterChanged(): VarveError {
   return new VarveError('GROUP_MEMBER_AWAY', 'the write master changed in the middle of a join', {
     hint: 'It is tried again.',
   });
+}
+
+/** Somebody wants what this node holds to be dropped. Asked of a node that does not come up for what it holds, too. */
+async function isReinitAsked({ keys, options }: GroupContext): Promise<boolean> {
+  return [...(await keys.requests.list()).values()].some(
+    ({ value: { kind, node, state } }) =>
+      kind === 'reinit' && node === options.node && (state === 'asked' || state === 'running'),
+  );
 }
 
 /** Before anything is made, on every server. @throws GROUP_LIMITS */

@@ -3,6 +3,8 @@ import { serverFacts } from '../../../test/database.ts';
 import { bootstrap, GroupStage } from '../../../test/group-nodes.ts';
 import { sampleOf } from '../../../test/seeded-sample.ts';
 import { Writers } from '../../../test/group-writers.ts';
+import { gapSlotName } from '../master/gap-slot.ts';
+import { NOBODY } from '../master/quorum.ts';
 import { allLinks } from '../mesh/mesh.ts';
 import type { GroupContext } from './context.ts';
 import { leaveGroup, reinitialise } from './leave.ts';
@@ -89,6 +91,13 @@ test('a member leaves and keeps its content; a node with content is not joined u
   const nodes = await group(3, 'leaves');
   const [n1, n2, n3] = nodes as [GroupContext, GroupContext, GroupContext];
   await using writers = await Writers.start(stage.servers, { rows: 10, clients: 1 });
+  // As its daemon has it.
+  {
+    await using admin = await stage.servers.connect(2, 'varve');
+    await admin.query(`select pg_create_logical_replication_slot($1, 'pgoutput')`, [gapSlotName('varve')]);
+    await admin.query(`alter system set synchronous_standby_names = 'ANY 1 ("${NOBODY}")'`);
+    await admin.query('select pg_reload_conf()');
+  }
   await leaveGroup(n2, 'n3', work);
   expect([...(await n1.keys.members.list()).keys()]).toEqual(['n1', 'n2']);
   await writers.moreRows(10);
@@ -96,6 +105,16 @@ test('a member leaves and keeps its content; a node with content is not joined u
   await caughtUp([n1, n2]);
   expect(await writers.digest(1)).toBe(await writers.digest(0));
   expect(await writers.digest(2)).not.toBe(await writers.digest(0));
+  {
+    await using left = await stage.servers.connect(2, 'varve');
+    const { rows } = await left.query(
+      `select slot_name from pg_replication_slots union all select nspname from pg_namespace where nspname = 'varve_group'`,
+    );
+    expect(rows).toEqual([]);
+    expect(await left.one(`select current_setting('synchronous_standby_names') as names`)).toEqual({
+      names: '',
+    });
+  }
   for (const i of [0, 1]) {
     await using connection = await stage.servers.connect(i, 'varve');
     const { rows } = await connection.query<{ name: string }>(
@@ -109,12 +128,17 @@ test('a member leaves and keeps its content; a node with content is not joined u
   await expect(bootstrap(returning)).rejects.toMatchObject({ code: 'GROUP_NOT_EMPTY' });
   expect(await writers.digest(2)).not.toMatch(/^0:/);
 
-  // And now it is asked for.
-  await returning.releaseLock();
-  await reinitialise(returning, work);
+  // And now it is asked for, of a node that does not come up.
+  const id = await askMembers(n1.keys, { kind: 'reinit', node: 'n3' }, { by: 'test', nowMs: Date.now() });
+  await bootstrap(returning);
+  const { joinedAt, state } = (await n1.keys.members.at('n3').read())?.value ?? {};
+  expect(state).toBe('member');
   await caughtUp([n1, n2, returning]);
   expect(await writers.digest(2)).toBe(await writers.digest(0));
-  expect((await n1.keys.members.at('n3').read())?.value.state).toBe('member');
+  // Done is done.
+  await tendMembership(returning, work);
+  expect((await n1.keys.requests.at(id).read())?.value.state).toBe('done');
+  expect((await n1.keys.members.at('n3').read())?.value.joinedAt).toBe(joinedAt);
 });
 
 test('a member that was away for too long is told to rejoin, and reinit has it join anew', async () => {

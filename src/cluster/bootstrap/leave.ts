@@ -165,7 +165,10 @@ async function forgetEverywhere(
   );
 }
 
-/** Its databases become ordinary ones again. */
+/**
+ * Its databases become ordinary ones again. Only their default stays read-only: clients that look for whoever takes
+ * writes are not to find it.
+ */
 async function detach(context: GroupContext, record: MemberRecord): Promise<void> {
   for (const database of record.databases) {
     await context.mesh.sweep(addressOf(record), database, []);
@@ -180,4 +183,9 @@ async function detach(context: GroupContext, record: MemberRecord): Promise<void
       });
     });
   }
+  await context.servers.withConnection(addressOf(record), 'postgres', async (connection) => {
+    // Its commits would wait for ever for a confirmation that nobody gives.
+    await connection.query('alter system reset synchronous_standby_names');
+    await connection.query('select pg_catalog.pg_reload_conf()');
+  });
 }

@@ -1,7 +1,8 @@
 import { installGroupSchema } from '../ddl/install.ts';
 import type { GroupShape } from '../schema/default-rows.ts';
 import { controlSchemaState, installControlSchema } from '../schema/install.ts';
-import { CONTROL_SCHEMA } from '../schema/migrations.ts';
+import type { Migration } from '../schema/migration.ts';
+import { MIGRATIONS, schemaVersionOf } from '../schema/migrations.ts';
 import { replayDdl } from './replay.ts';
 import type { ControlSchemaPart, GroupSchemaPart } from './group-parts.ts';
 
@@ -14,13 +15,21 @@ export const groupSchemaPart: GroupSchemaPart = {
   },
 };
 
-/** The control schema of this program. `keyFingerprint`: of the key that the group's secrets are sealed with. */
-export function controlSchemaPart(shape: GroupShape, keyFingerprint: string): ControlSchemaPart {
+/**
+ * The control schema of this program. `keyFingerprint`: of the key that the group's secrets are sealed with.
+ * `migrations`: of another program, for tests.
+ */
+export function controlSchemaPart(
+  shape: GroupShape,
+  keyFingerprint: string,
+  migrations: readonly Migration[] = MIGRATIONS,
+): ControlSchemaPart {
+  const { version, sha256 } = schemaVersionOf(migrations);
   return {
-    version: `${CONTROL_SCHEMA.version}-${CONTROL_SCHEMA.sha256.slice(0, 12)}`,
+    version: `${version}-${sha256.slice(0, 12)}`,
     install: async (connection) => {
-      await installControlSchema(connection, { shape, keyFingerprint });
+      await installControlSchema(connection, { shape, keyFingerprint, migrations });
     },
-    isComplete: async (connection) => (await controlSchemaState(connection)) !== undefined,
+    isComplete: async (connection) => (await controlSchemaState(connection, migrations)) !== undefined,
   };
 }

@@ -105,7 +105,9 @@ function outside(o: Observed, state: MemberRecord['state'] | undefined): Plan {
   const waitingFor = o.local.answers
     ? state === 'rejoin-needed'
       ? 'being made anew (varve cluster reinit)'
-      : 'becoming a member'
+      : state === undefined
+        ? 'nothing: it has left the group'
+        : 'becoming a member'
     : 'its own PostgreSQL';
   const base = { state: name, wantLock: false, waitingFor } as const;
   if (o.lock !== undefined) return { ...base, action: { do: 'release' } };
