@@ -60,6 +60,7 @@ export class StoragePlacement {
   #current: Placement | undefined;
   /** What the engine has; older than `current` while it is being put in force. */
   #applied: Placement | undefined;
+  #isKnown = false;
   #followProblem: string | undefined;
   #markProblem: string | undefined;
   readonly #listeners = new Set<(placement: Placement) => void>();
@@ -74,6 +75,11 @@ export class StoragePlacement {
     const placement = new StoragePlacement(deps, options);
     if (deps.store) placement.#current = await placement.#load();
     return placement;
+  }
+
+  /** Whether it was ever heard of, or that there is none: before that a node must not take itself for alone. */
+  get isKnown(): boolean {
+    return this.#isKnown || this.#current !== undefined;
   }
 
   /** As it was seen last; undefined while there is none. */
@@ -107,6 +113,7 @@ export class StoragePlacement {
         for await (const placement of store.watch(signal)) {
           // One that vanished stays in force: data is not given up because a key is gone.
           if (placement) await this.#take(placement);
+          this.#isKnown = true;
           this.#followProblem = undefined;
           backoff.reset();
         }
@@ -124,6 +131,7 @@ export class StoragePlacement {
   async #take(placement: Placement): Promise<void> {
     const { node, engine } = this.#options;
     this.#current = placement;
+    this.#isKnown = true;
     await this.#save(placement);
     for (const listener of this.#listeners) listener(placement);
     await engine.applyTopology(topologyOf(placement, node));

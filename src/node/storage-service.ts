@@ -24,6 +24,7 @@ import type { Log } from './log.ts';
 import type { PlacementControl } from './placement-control.ts';
 import type { PlacementHttp } from './placement-http.ts';
 import type { StoragePlacement } from './storage-placement.ts';
+import type { StorageReplication } from './storage-replication.ts';
 import type { StorageSettings } from './storage-settings.ts';
 import { recoveryText, storageStatus, type StorageStatus } from './storage-status.ts';
 
@@ -51,6 +52,8 @@ export interface StorageServiceOptions {
 const LIST_FILE = 'namespaces.list';
 /** The placement that was seen last. */
 const PLACEMENT_FILE = 'placement.json';
+/** So long a start waits for the coordinator to tell the placement, before the node takes itself for alone. */
+const PLACEMENT_WAIT_MS = 5000;
 const RETRY = { firstMs: 500, maxMs: 30_000 } as const;
 /** Bodies under way, in bodies of the largest size. */
 const WAITING_BODIES = 8;
@@ -60,18 +63,24 @@ export class StorageService {
   readonly #deps: StorageServiceDeps;
   readonly #options: StorageServiceOptions;
   readonly #http: StorageHttp;
+  readonly #bodies: RequestBodies;
+  readonly #kernel = new ProtocolKernel();
   readonly #figures = new HttpFigures();
   #now = { reads: () => 0, bodyBytes: () => 0 };
   #engine: Engine | undefined;
   #directory: NamespaceDirectory | undefined;
   #placement: StoragePlacement | undefined;
+  #replication: StorageReplication | undefined;
   #control: PlacementControl | undefined;
   #placementHttp: Promise<PlacementHttp> | undefined;
+  #aloneFromMs = 0;
   #reason: string | undefined = 'the storage engine is starting';
 
   constructor(deps: StorageServiceDeps, options: StorageServiceOptions) {
     this.#deps = deps;
     this.#options = options;
+    const maxBytes = options.settings.maxBodyBytes;
+    this.#bodies = new RequestBodies({ maxBytes, maxWaitingBytes: WAITING_BODIES * maxBytes });
     this.#http = this.#makeHttp();
   }
 
@@ -80,7 +89,9 @@ export class StorageService {
     const { httpMetrics } = await import('../storage/http/http-metrics.ts');
     const { storageMetrics } = await import('./storage-metrics.ts');
     httpMetrics(registry, this.#figures, this.#now);
+    const { replicationMetrics } = await import('./replication-metrics.ts');
     storageMetrics(registry, () => this.#engine?.status());
+    replicationMetrics(registry, () => this.#replication?.status() ?? undefined);
   }
 
   /** @throws what keeps a request of anybody out */
@@ -90,7 +101,7 @@ export class StorageService {
 
   /** True when the request is one of the engine's. */
   handle(request: IncomingMessage, response: ServerResponse): boolean {
-    if (this.#http.handle(request, response)) return true;
+    if (this.#http.handle(request, response) || this.#replication?.handle(request, response)) return true;
     if (request.url?.startsWith('/api/placement') !== true) return false;
     this.#placementHttp ??= this.#makePlacementHttp();
     void this.#placementHttp.then((http) => http.handle(request, response));
@@ -108,6 +119,7 @@ export class StorageService {
       reason: this.notReady(),
       problems: this.#directory?.problems ?? new Map(),
       placement: this.#placement?.status() ?? null,
+      replication: this.#replication?.status() ?? null,
     });
   }
 
@@ -158,6 +170,10 @@ export class StorageService {
       settings.engine,
     );
     await using coordinator = coordinatorAt ? await this.#coordinator(coordinatorAt) : undefined;
+    const placement = coordinator ? await this.#openPlacement({ engine, coordinator, fs }) : undefined;
+    await using replication = placement ? await this.#openReplication(engine, { placement, fs }) : undefined;
+    this.#placement = placement;
+    this.#replication = replication;
     this.#engine = engine;
     try {
       const file = join(settings.engine.folder, LIST_FILE);
@@ -169,13 +185,15 @@ export class StorageService {
       this.#directory = directory;
       this.#reason = undefined;
       const jobs = [this.#announce(engine, signal), directory.run(signal), untilAborted(signal)];
-      if (coordinator) jobs.push(this.#followPlacement({ engine, coordinator, fs }, signal));
+      if (placement) jobs.push(placement.run(signal));
+      if (replication) jobs.push(replication.run(signal));
       await Promise.all(jobs);
     } finally {
       this.#reason = 'the storage engine is closing';
       this.#engine = undefined;
       this.#directory = undefined;
       this.#placement = undefined;
+      this.#replication = undefined;
       this.#control = undefined;
     }
   }
@@ -186,10 +204,12 @@ export class StorageService {
     return openCoordinator(options, this.#deps);
   }
 
-  async #followPlacement(
-    { engine, coordinator, fs }: { engine: Engine; coordinator: Coordinator; fs: NodeFileSystem },
-    signal: AbortSignal,
-  ): Promise<void> {
+  async #openPlacement(parts: {
+    readonly engine: Engine;
+    readonly coordinator: Coordinator;
+    readonly fs: NodeFileSystem;
+  }): Promise<StoragePlacement> {
+    const { engine, coordinator, fs } = parts;
     const { log, clock } = this.#deps;
     const { node, settings } = this.#options;
     const { StoragePlacement } = await import('./storage-placement.ts');
@@ -200,9 +220,30 @@ export class StorageService {
       { log, clock, random: Math.random, fs, store },
       { node, file: join(settings.engine.folder, PLACEMENT_FILE), engine },
     );
-    this.#placement = placement;
     this.#control = new PlacementControl({ log, clock, coordinator }, settings.token);
-    await placement.run(signal);
+    return placement;
+  }
+
+  async #openReplication(
+    engine: Engine,
+    { placement, fs }: { readonly placement: StoragePlacement; readonly fs: NodeFileSystem },
+  ): Promise<StorageReplication> {
+    const { log, clock } = this.#deps;
+    const { node, settings, isLoopback } = this.#options;
+    const { StorageReplication } = await import('./storage-replication.ts');
+    this.#aloneFromMs = clock.monotonicMs() + PLACEMENT_WAIT_MS;
+    return await StorageReplication.open(
+      {
+        log,
+        clock,
+        fs,
+        engine,
+        kernel: this.#kernel,
+        bodies: this.#bodies,
+        placement: () => placement.current,
+      },
+      { node, settings, door: { token: settings.token, isLoopback } },
+    );
   }
 
   async #makePlacementHttp(): Promise<PlacementHttp> {
@@ -232,13 +273,8 @@ export class StorageService {
   #makeHttp(): StorageHttp {
     const { clock, log } = this.#deps;
     const { settings, isLoopback } = this.#options;
-    const {
-      maxBodyBytes: maxBytes,
-      maxReads,
-      readTimeoutMs: timeoutMs,
-      maxReadSamples: maxSamples,
-    } = settings;
-    const bodies = new RequestBodies({ maxBytes, maxWaitingBytes: WAITING_BODIES * maxBytes });
+    const { maxReads, readTimeoutMs: timeoutMs, maxReadSamples: maxSamples } = settings;
+    const bodies = this.#bodies;
     const reads = new ReadGate({ maxReads, timeoutMs });
     this.#now = { reads: () => reads.running, bodyBytes: () => bodies.waitingBytes };
     return new StorageHttp({
@@ -246,7 +282,7 @@ export class StorageService {
       engine: (namespace) => this.#engineFor(namespace),
       notReady: () => this.notReady(),
       namespaces: this.#registry(),
-      kernel: new ProtocolKernel(),
+      kernel: this.#kernel,
       bodies,
       reads,
       figures: this.#figures,
@@ -261,7 +297,12 @@ export class StorageService {
     if (!engine) throw this.#unready(this.#reason ?? 'the storage engine is starting');
     const isThere = this.#directory?.isKnown || engine.namespaces().some(({ name }) => name === namespace);
     if (!isThere) throw this.#unready('the namespaces are not known yet: the coordinator has not told');
-    return engine;
+    if (!this.#replication) return engine;
+    const isWaiting = this.#deps.clock.monotonicMs() < this.#aloneFromMs;
+    if (isWaiting && this.#placement?.isKnown === false) {
+      throw this.#unready('the placement is not known yet: the coordinator has not told');
+    }
+    return this.#replication.engine;
   }
 
   #unready(why: string): VarveError {

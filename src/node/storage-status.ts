@@ -7,6 +7,7 @@ import type {
 import { namespaceSettings, type NamespaceSettings } from '../storage/protocol/namespace-json.ts';
 import { formatTime } from '../storage/protocol/time-text.ts';
 import { bytesText, durationText } from '../run/figures.ts';
+import type { ReplicationStatus } from '../storage/replication/replication.ts';
 import type { PlacementStatus } from './storage-placement.ts';
 
 /** What a node says of its storage engine under `/api/status`. */
@@ -24,6 +25,8 @@ export interface StorageStatus {
   readonly lastSnapshot: string | null;
   /** Which node has which shards, as this one knows; null where each stands alone. */
   readonly placement: PlacementStatus | null;
+  /** What became of writes and reads of all replicas, of hints and repair; null where each stands alone. */
+  readonly replication: ReplicationStatus | null;
 }
 
 export interface StoredNamespace {
@@ -69,9 +72,11 @@ export interface StorageFacts {
   readonly reason: string | undefined;
   readonly problems: ReadonlyMap<string, string>;
   readonly placement: PlacementStatus | null;
+  readonly replication?: ReplicationStatus | null;
 }
 
-export function storageStatus({ engine, reason, problems, placement }: StorageFacts): StorageStatus {
+export function storageStatus(facts: StorageFacts): StorageStatus {
+  const { engine, reason, problems, placement, replication = null } = facts;
   const run = engine?.bootstrapRuns.at(-1);
   return {
     state: engine?.state ?? 'closed',
@@ -84,6 +89,7 @@ export function storageStatus({ engine, reason, problems, placement }: StorageFa
     disk: engine?.disk ?? null,
     lastSnapshot: engine?.snapshots.lastAtNs === undefined ? null : formatTime(engine.snapshots.lastAtNs),
     placement,
+    replication,
   };
 }
 

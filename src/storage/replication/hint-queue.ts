@@ -139,9 +139,9 @@ export class HintQueue {
       if (readTo >= (segment.replayedTo ?? 0)) {
         await send(entry.hint);
         this.#figures.replayed++;
+        segment.replayedTo = entry.end;
       }
       readTo = entry.end;
-      segment.replayedTo = readTo;
     }
     this.#segments.splice(this.#segments.indexOf(segment), 1);
     await removeIfThere(this.#deps.fs, path);
