@@ -20,6 +20,7 @@ const RUNS: Readonly<Record<CommandName, () => Promise<Run>>> = {
   cluster: async () => (await import('./cluster-command.ts')).cluster,
   storage: async () => (await import('./storage-command.ts')).storage,
   namespace: async () => (await import('./namespace-command.ts')).namespace,
+  placement: async () => (await import('./placement-command.ts')).placement,
   doctor: async () => (await import('./doctor-command.ts')).doctor,
 };
 

@@ -11,6 +11,8 @@ export const COMMANDS = {
   storage:
     'The storage engine for metrics: serve one without PostgreSQL, look at the files of one, check them byte by byte, or take the samples out.',
   namespace: 'List, create, change and delete the namespaces that metrics are kept in.',
+  placement:
+    'Which storage node has which shards: show it, make it, add, remove and replace nodes, and see beforehand what would move.',
   doctor: 'Check whether this machine, or an existing server, is fit for a node.',
 } as const;
 
@@ -21,6 +23,7 @@ export const ARGUMENTS: Partial<Readonly<Record<Command, readonly string[]>>> = 
   'data-node': ['<list|plan|add|remove>', '[name]', '[host]'],
   storage: ['<serve|inspect|verify|export>'],
   namespace: ['<list|create|change|delete>', '[name]'],
+  placement: ['<show|init|add|remove|replace|plan>', '[name]', '[name]', '[name]'],
   cluster: [
     '<plan|status|switchover|pause|resume|leave|replace|reinit|config|backup|restore>',
     '[name]',

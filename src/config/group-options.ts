@@ -108,9 +108,9 @@ export const GROUP_OPTIONS = {
     flagOnly: true,
   }),
   yes: option(flag, {
-    commands: ['cluster'],
+    commands: ['cluster', 'placement'],
     default: false,
-    help: 'Do what cannot be undone (reinit, leave, restore over what is there) without asking.',
+    help: 'Do what cannot be undone (reinit, leave, restore over what is there), or moves data, without asking.',
     flagOnly: true,
   }),
 } as const;

@@ -25,6 +25,7 @@ const SYSTEM = [
   'cluster',
   'storage',
   'namespace',
+  'placement',
   'doctor',
 ] as const;
 const ALL = ['node', ...SYSTEM] as const;
@@ -71,7 +72,7 @@ export const OPTIONS = {
     help: "Write this machine's metrics to the distributed table public.host_metrics.",
   }),
   json: option(flag, {
-    commands: ['up', 'status', 'plan', 'cluster', 'storage', 'namespace', 'doctor'],
+    commands: ['up', 'status', 'plan', 'cluster', 'storage', 'namespace', 'placement', 'doctor'],
     default: false,
     help: 'Print JSON instead of text.',
     flagOnly: true,
@@ -90,9 +91,10 @@ export const OPTIONS = {
   }),
   command: option(text, { commands: ['sql'], short: 'c', help: 'Run this SQL and end.', flagOnly: true }),
   node: option(nodeName, {
-    commands: ['sql', 'data-node', 'storage', 'namespace'],
+    commands: ['sql', 'data-node', 'storage', 'namespace', 'placement'],
     help: 'Node to connect to.',
-    defaultText: 'the access node that takes writes; with storage and namespace the first data node',
+    defaultText:
+      'the access node that takes writes; with storage and namespace the first data node, with placement any',
     flagOnly: true,
   }),
   port: option(port, {

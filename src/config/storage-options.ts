@@ -19,7 +19,7 @@ export const STORAGE_OPTIONS = {
     help: 'Address on which HTTP is served. Beyond this machine it needs `storageTokenFile`.',
   }),
   storageTokenFile: option(path, {
-    commands: ['up', 'node', 'storage', 'namespace'],
+    commands: ['up', 'node', 'storage', 'namespace', 'placement'],
     help: 'File with the bearer token that requests to the storage engine have to carry. Without it there is none, and HTTP is served on this machine only.',
   }),
   logMode: option(choice('behind', 'sync'), {
@@ -98,9 +98,33 @@ export const STORAGE_OPTIONS = {
     help: 'How often a node compares its metrics with those of the other replicas, and takes what it lacks; 0 for never.',
   }),
   url: option(httpUrls, {
-    commands: ['storage', 'namespace'],
+    commands: ['storage', 'namespace', 'placement'],
     defaultText: 'that of a data node of the system in `--dir`',
     help: 'HTTP address of the storage node to ask.',
+    flagOnly: true,
+  }),
+  endpoint: option(httpUrls, {
+    commands: ['placement'],
+    defaultText: 'what the coordinator knows of it',
+    help: 'With add and replace: where the HTTP of the node that comes in is.',
+    flagOnly: true,
+  }),
+  isolationGroup: option(text, {
+    commands: ['placement'],
+    defaultText: 'the node itself',
+    help: 'With add and replace: what fails together with the node, a rack or a zone. No two replicas of a shard are in one group.',
+    flagOnly: true,
+  }),
+  weight: option(count(1, 1_000_000), {
+    commands: ['placement'],
+    default: 1,
+    help: 'With add and replace: the share of shards is proportional to it.',
+    flagOnly: true,
+  }),
+  replicas: option(count(1, 5), {
+    commands: ['placement'],
+    defaultText: '3, or as many as there are isolation groups',
+    help: 'With init: replicas of each shard.',
     flagOnly: true,
   }),
   namespace: option(text, {

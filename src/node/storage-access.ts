@@ -1,21 +1,30 @@
 import { resolve } from 'node:path';
-import { VarveError } from '../core/errors.ts';
+import { assert, VarveError } from '../core/errors.ts';
 import { StorageClient } from './storage-client.ts';
 import { tokenOf } from './storage-settings.ts';
 import { SystemFolder } from './system-folder.ts';
+
+interface Named {
+  readonly url: string | undefined;
+  readonly dir: string;
+  readonly node: string | undefined;
+  readonly storageTokenFile: string | undefined;
+}
 
 /**
  * A client of the storage node that options name: by its address, or a data node of the system in a folder.
  * @throws SYSTEM_NOT_FOUND, NODE_UNKNOWN, CONFIG_INVALID
  */
-export async function storageClient(options: {
-  readonly url: string | undefined;
-  readonly dir: string;
-  readonly node: string | undefined;
-  readonly storageTokenFile: string | undefined;
-}): Promise<StorageClient> {
+export async function storageClient(options: Named): Promise<StorageClient> {
+  const [first] = await storageClients(options);
+  assert(first, 'there is one, or it is said why not');
+  return first;
+}
+
+/** Of several nodes, of which any will do: all that the options do not exclude, at least one. */
+export async function storageClients(options: Named): Promise<readonly StorageClient[]> {
   const token = tokenOf(options.storageTokenFile);
-  if (options.url !== undefined) return new StorageClient(options.url, token);
+  if (options.url !== undefined) return options.url.split(',').map((url) => new StorageClient(url, token));
   const folder = new SystemFolder(resolve(options.dir));
   const layout = await folder.readLayout();
   if (!layout) {
@@ -24,11 +33,11 @@ export async function storageClient(options: {
     });
   }
   const data = layout.nodes.filter(({ kind }) => kind === 'data');
-  const found = options.node === undefined ? data[0] : data.find(({ name }) => name === options.node);
-  if (!found) {
+  const found = data.filter(({ name }) => options.node === undefined || name === options.node);
+  if (found.length === 0) {
     throw new VarveError('NODE_UNKNOWN', `there is no data node ${options.node ?? ''} in ${folder.path}`, {
       hint: `There are ${data.map(({ name }) => name).join(', ') || 'none'}.`,
     });
   }
-  return new StorageClient(`http://127.0.0.1:${found.httpPort}`, token);
+  return found.map(({ httpPort }) => new StorageClient(`http://127.0.0.1:${httpPort}`, token));
 }

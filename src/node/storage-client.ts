@@ -1,5 +1,8 @@
 import { messageOf, VarveError, type ErrorCode } from '../core/errors.ts';
 import { ERROR_CODES } from '../core/error-codes.ts';
+import type { PlacementPlan, PlacementView } from './placement-control.ts';
+import type { PlacementRequest } from './placement-request.ts';
+import type { PlacementStatus } from './storage-placement.ts';
 
 /** One namespace as a storage node tells it. */
 export type ListedNamespace = Readonly<Record<string, string | number | boolean>> & { readonly name: string };
@@ -25,6 +28,22 @@ export class StorageClient {
 
   async deleteNamespace(name: string): Promise<void> {
     await this.#data(namespacePath(name), { method: 'DELETE' });
+  }
+
+  async placement(): Promise<PlacementView> {
+    return (await this.#data('/api/placement')) as PlacementView;
+  }
+
+  /** What a change would move. @throws what keeps it from being made */
+  async planPlacement(change: PlacementRequest): Promise<PlacementPlan> {
+    const body = JSON.stringify(change);
+    return (await this.#data('/api/placement/plan', { method: 'POST', body })) as PlacementPlan;
+  }
+
+  /** @param by who asks, for the history */
+  async changePlacement(change: PlacementRequest, by: string): Promise<PlacementStatus> {
+    const init = { method: 'POST', body: JSON.stringify(change), headers: { 'x-varve-user': by } };
+    return (await this.#data('/api/placement', init)) as PlacementStatus;
   }
 
   /** Lines of JSON, in pieces as they come. @throws what the node answers, and when it ends too early */
