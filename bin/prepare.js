@@ -11,6 +11,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { buildKernels, kernelsAreBuilt } from './build-kernels.js';
+import { bundle } from './bundle.js';
 
 const FLOOR = [20, 19];
 const LOCK_WAIT_MS = 10 * 60_000;
@@ -43,7 +44,7 @@ export async function prepare({ dev }) {
   const release = await lock();
   try {
     if (!isInstalled(dev)) install(dev);
-    if (!isBuilt()) build();
+    if (!isBuilt()) await build();
     if (!kernelsAreBuilt(root)) {
       say('compiling the storage kernels ...');
       buildKernels(root);
@@ -118,11 +119,13 @@ function sourcesDigest() {
   const parts = files.flatMap((name) => [name, fs.readFileSync(at('src', name))]);
   return digest(
     ...parts,
-    ...['tsconfig.json', 'tsconfig.build.json'].map((name) => fs.readFileSync(at(name))),
+    ...['tsconfig.json', 'tsconfig.build.json', path.join('bin', 'bundle.js')].map((name) =>
+      fs.readFileSync(at(name)),
+    ),
   );
 }
 
-function build() {
+async function build() {
   say('compiling ...');
   const state = sourcesDigest();
   const fresh = at(`dist.new-${process.pid}`);
@@ -135,6 +138,7 @@ function build() {
       stdio: ['ignore', 2, 2],
     });
     if (result.status !== 0) throw new Refusal('the sources do not compile, see above.');
+    await bundle(root, fresh);
     fs.writeFileSync(path.join(fresh, '.varve-built'), state);
     if (fs.existsSync(at('dist'))) fs.renameSync(at('dist'), old);
     fs.renameSync(fresh, at('dist'));

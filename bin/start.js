@@ -3,6 +3,6 @@ import { prepare, run } from './prepare.js';
 
 void run(async () => {
   await prepare({ dev: false });
-  const { main } = await import('../dist/cli/main.js');
-  return main(['up', ...process.argv.slice(2)]);
+  process.argv.splice(2, 0, 'up');
+  await import('../dist/bundle/entry.js');
 });

@@ -4,6 +4,5 @@ import { prepare, run } from './prepare.js';
 
 void run(async () => {
   await prepare({ dev: false });
-  const { main } = await import('../dist/cli/main.js');
-  return main(process.argv.slice(2));
+  await import('../dist/bundle/entry.js');
 });

@@ -1,7 +1,7 @@
 import { fileURLToPath } from 'node:url';
 import { GroupProcesses, pidFileOf, type NodeProcess } from '../../test/group-processes.ts';
 
-const ENTRY = fileURLToPath(new URL('../../dist/cli/entry.js', import.meta.url));
+const ENTRY = fileURLToPath(new URL('../../dist/bundle/entry.js', import.meta.url));
 const KILL_AT = new URL('kill-at.js', import.meta.url).href;
 
 export interface VarveGroupOptions {

@@ -155,7 +155,7 @@ export async function varve(
   options: { logMode: 'sync' | 'behind'; pastHours: number },
 ): Promise<Contender> {
   const [port = 0] = await freePorts(1);
-  const main = fileURLToPath(new URL('../../dist/cli/entry.js', import.meta.url));
+  const main = fileURLToPath(new URL('../../dist/bundle/entry.js', import.meta.url));
   const data = join(folder, 'data');
   const api = `http://127.0.0.1:${port}`;
   let isNew = true;

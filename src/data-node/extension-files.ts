@@ -1,12 +1,13 @@
 import { mkdir, readdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { PACKAGE_ROOT } from '../core/package-root.ts';
 
 /** The version of extension `varve` that this build brings along. */
 export const EXTENSION_VERSION = '0.1.0';
 
 /** `sql/` stands beside both `src/` and `dist/`. */
-const SQL_FOLDER = fileURLToPath(new URL('../../sql', import.meta.url));
+const SQL_FOLDER = fileURLToPath(new URL('sql', PACKAGE_ROOT));
 
 /** The text of the extension script, as `create extension` takes it: `@extschema@` stands for its schema. */
 export async function extensionScript(): Promise<string> {

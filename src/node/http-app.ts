@@ -1,4 +1,5 @@
 import { fileURLToPath } from 'node:url';
+import { PACKAGE_ROOT } from '../core/package-root.ts';
 import { serveStatic } from '@hono/node-server/serve-static';
 import { Hono, type Context } from 'hono';
 import { streamSSE } from 'hono/streaming';
@@ -11,7 +12,7 @@ import type { NodeStatus } from './node-status.ts';
 import type { DashboardView } from './system-view.ts';
 
 /** The dashboard; `web/` stands beside both `src/` and `dist/`. */
-const WEB_FOLDER = fileURLToPath(new URL('../../web/', import.meta.url));
+const WEB_FOLDER = fileURLToPath(new URL('web/', PACKAGE_ROOT));
 
 export interface HttpDeps {
   readonly status: () => NodeStatus;

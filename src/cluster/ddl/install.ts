@@ -2,11 +2,12 @@ import { createHash } from 'node:crypto';
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { PACKAGE_ROOT } from '../../core/package-root.ts';
 import { VarveError } from '../../core/errors.ts';
 import type { Connection } from '../../postgres/connection.ts';
 
 /** `sql/` stands beside both `src/` and `dist/`. */
-const SQL_FOLDER = fileURLToPath(new URL('../../../sql/cluster', import.meta.url));
+const SQL_FOLDER = fileURLToPath(new URL('sql/cluster', PACKAGE_ROOT));
 
 export interface GroupIdentity {
   readonly groupUuid: string;

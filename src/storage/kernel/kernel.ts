@@ -1,7 +1,8 @@
+import { PACKAGE_ROOT } from '../../core/package-root.ts';
 import { KernelFault } from './kernel-fault.ts';
 
-/** Where `bin/build-kernels.js` puts the kernels, from the sources and from `dist` alike. */
-export const KERNEL_FILE = new URL('../../../build/kernel.wasm', import.meta.url);
+/** Where `bin/build-kernels.js` puts the kernels. */
+export const KERNEL_FILE = new URL('build/kernel.wasm', PACKAGE_ROOT);
 
 /** An address in the kernel's memory. */
 export type Address = number;
