@@ -32,6 +32,8 @@ export interface GroupStatus {
   readonly uuid: string | null;
   readonly state: string;
   readonly schemaVersion: string | null;
+  /** Why that is not what the asked node's program knows; null when it is. */
+  readonly schemaTrouble: string | null;
   readonly master: string | null;
   readonly term: string | null;
   readonly paused: boolean;

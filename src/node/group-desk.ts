@@ -11,6 +11,7 @@ import type { GroupConfig, GroupKeys, MemberRecord } from '../cluster/group-keys
 import type { GroupMember } from '../cluster/master/group-member.ts';
 import { OWN_SETTINGS } from '../cluster/master/settings-follower.ts';
 import { allLinks } from '../cluster/mesh/mesh.ts';
+import type { SchemaStatus } from '../cluster/schema/schema-upkeep.ts';
 import type { GroupServices } from '../cluster/services/group-services.ts';
 import type { Clock } from '../core/clock.ts';
 import { messageOf, VarveError } from '../core/errors.ts';
@@ -40,6 +41,7 @@ export interface GroupDeskOptions {
   readonly cluster: string;
   readonly kind: string;
   readonly structure: () => readonly DatabaseStructure[];
+  readonly schema: () => SchemaStatus;
   readonly plan: (signal: AbortSignal) => Promise<PlannedStep[]>;
 }
 
@@ -75,6 +77,7 @@ export class GroupDesk implements GroupControl {
       uuid: group?.value.uuid ?? null,
       state: group?.value.state ?? 'not created',
       schemaVersion: group?.value.schemaVersion ?? null,
+      schemaTrouble: this.#options.schema().trouble ?? null,
       master: active ?? null,
       term: master?.value.term ?? null,
       paused: config?.value.maintenance?.paused === true,

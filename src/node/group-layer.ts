@@ -12,6 +12,7 @@ import { GroupKeys } from '../cluster/group-keys.ts';
 import { GroupMember } from '../cluster/master/group-member.ts';
 import type { ServerAddress } from '../cluster/mesh/group-servers.ts';
 import type { GroupShape } from '../cluster/schema/default-rows.ts';
+import { SchemaUpkeep } from '../cluster/schema/schema-upkeep.ts';
 import type { GroupServices } from '../cluster/services/group-services.ts';
 import type { Coordinator } from '../coordination/coordinator.ts';
 import type { Clock } from '../core/clock.ts';
@@ -57,6 +58,8 @@ const TAKEOVER_AFTER_MS = 10_000;
 const MAX_CLOCK_SKEW_MS = 10_000;
 const TEND_EVERY_MS = 1_000;
 const STRUCTURE_EVERY_MS = 1_000;
+const SCHEMA_EVERY_MS = 5_000;
+const SCHEMA_ARRIVES_MS = 30_000;
 const CLAIM_POLL_MS = 20;
 
 /**
@@ -74,6 +77,7 @@ export class GroupLayer implements AsyncDisposable {
   readonly #context: GroupContext;
   readonly #member: GroupMember;
   readonly #structure: StructureUpkeep;
+  readonly #schemas: SchemaUpkeep;
   readonly #admins: AdminPools;
   readonly #stop = new AbortController();
   #running: Promise<void> | undefined;
@@ -123,6 +127,7 @@ export class GroupLayer implements AsyncDisposable {
       { clock, log, servers },
       { self, view: () => this.#view(), intervalMs: STRUCTURE_EVERY_MS },
     );
+    this.#schemas = this.#makeSchemas(keys);
     this.jobs = groupJobs(
       { ...deps, keys, context: this.#context, member: this.#member, services: this.services },
       { node, secrets, shape: shapeOf(group), group, view: () => this.#view() },
@@ -134,6 +139,7 @@ export class GroupLayer implements AsyncDisposable {
         cluster: group.cluster,
         kind: group.kind,
         structure: () => this.#structure.status(),
+        schema: () => this.#schemas.status(),
         plan: (signal) => this.#plan(signal),
       },
     );
@@ -205,6 +211,7 @@ export class GroupLayer implements AsyncDisposable {
       await Promise.all([
         this.#take(),
         this.#structure.run(this.#stop.signal),
+        this.#schemas.run(this.#stop.signal),
         this.services.run(this.#stop.signal),
         this.jobs.run(this.#stop.signal),
         this.#tend(this.#stop.signal),
@@ -221,6 +228,25 @@ export class GroupLayer implements AsyncDisposable {
     await this.jobs[Symbol.asyncDispose]();
     await this.#context[Symbol.asyncDispose]();
     await this.#admins[Symbol.asyncDispose]();
+  }
+
+  #makeSchemas(keys: GroupKeys): SchemaUpkeep {
+    const { clock, log } = this.#deps;
+    const { servers, self, deps, options } = this.#context;
+    const view = (): { databases: readonly string[]; isMaster: boolean } => ({
+      databases: this.#view().databases,
+      isMaster: this.#member.status().state === 'active',
+    });
+    return new SchemaUpkeep(
+      { clock, log, keys, servers, controlSchema: deps.controlSchema, groupSchema: deps.groupSchema },
+      {
+        self,
+        view,
+        intervalMs: SCHEMA_EVERY_MS,
+        lockTtlMs: options.lockTtlMs,
+        arriveTimeoutMs: SCHEMA_ARRIVES_MS,
+      },
+    );
   }
 
   #makeContext(

@@ -10,12 +10,14 @@ import {
   type GroupShape,
 } from './default-rows.ts';
 import type { Migration } from './migration.ts';
-import { CONTROL_SCHEMA, migrationHash, MIGRATIONS, type SchemaVersion } from './migrations.ts';
+import { migrationHash, MIGRATIONS, schemaVersionOf, type SchemaVersion } from './migrations.ts';
 
 export interface InstallOptions {
   readonly shape: GroupShape;
   /** Identifies the key that secrets are sealed with: `SecretKey.fingerprint`. */
   readonly keyFingerprint: string;
+  /** Instead of this program's, for tests: what another program would make. */
+  readonly migrations?: readonly Migration[];
 }
 
 /** Above all advisory locks of users, below those of sessions that hold numbers of 64 bits: "rdpg". */
@@ -38,12 +40,13 @@ export async function installControlSchema(
   connection: Connection,
   options: InstallOptions,
 ): Promise<SchemaVersion> {
+  const { migrations = MIGRATIONS } = options;
   return connection.transaction(async () => {
     await connection.query('select pg_catalog.pg_advisory_xact_lock($1)', [INSTALL_LOCK]);
     const applied = await appliedMigrations(connection);
-    judgeApplied(applied, MIGRATIONS);
+    judgeApplied(applied, migrations);
     const replicate = await ddlExecutor(connection);
-    const missing = MIGRATIONS.filter(({ version }) => version > applied.length);
+    const missing = migrations.filter(({ version }) => version > applied.length);
     for (const migration of missing) {
       // In one: each entry of the queue costs every member some twenty milliseconds.
       await replicate(migration.statements.join(';\n'));
@@ -57,7 +60,7 @@ export async function installControlSchema(
         migrationHash(migration),
       ]);
     }
-    return CONTROL_SCHEMA;
+    return schemaVersionOf(migrations);
   });
 }
 
@@ -108,10 +111,14 @@ export function judgeApplied(applied: readonly AppliedMigration[], migrations: r
  * while it has none or only an older one.
  * @throws SCHEMA_NEWER, SCHEMA_DIFFERS
  */
-export async function controlSchemaState(connection: Connection): Promise<SchemaVersion | undefined> {
+export async function controlSchemaState(
+  connection: Connection,
+  migrations: readonly Migration[] = MIGRATIONS,
+): Promise<SchemaVersion | undefined> {
   const applied = await appliedMigrations(connection);
-  judgeApplied(applied, MIGRATIONS);
-  return applied.at(-1)?.version === CONTROL_SCHEMA.version ? CONTROL_SCHEMA : undefined;
+  judgeApplied(applied, migrations);
+  const wanted = schemaVersionOf(migrations);
+  return applied.at(-1)?.version === wanted.version ? wanted : undefined;
 }
 
 /** One statement of DDL, here and on the other members. In a database that is not replicated, here alone. */
