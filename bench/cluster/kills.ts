@@ -122,7 +122,7 @@ async function work(jobs: (() => Promise<void>)[], untilMs: number): Promise<voi
 }
 
 async function killVarve(doom: Doom, options: KillOptions & { readonly cluster: string }): Promise<Outcome> {
-  await using group = await varveGroup(options);
+  await using group = await varveGroup({ ...options, canDie: true });
   for (const node of group.nodes) group.start(node, doomFlags(node, doom));
   const victim = await untilOne(group.nodes, ({ process }) => process?.signalCode === 'SIGKILL');
   if (!victim) return { converged: undefined, text: 'did not come' };

@@ -1,7 +1,8 @@
 import { fileURLToPath } from 'node:url';
 import { GroupProcesses, pidFileOf, type NodeProcess } from '../../test/group-processes.ts';
 
-const ENTRY = fileURLToPath(new URL('../../dist/bundle/entry.js', import.meta.url));
+const entry = (folder: string): string =>
+  fileURLToPath(new URL(`../../dist/${folder}/entry.js`, import.meta.url));
 const KILL_AT = new URL('kill-at.js', import.meta.url).href;
 
 export interface VarveGroupOptions {
@@ -9,11 +10,14 @@ export interface VarveGroupOptions {
   readonly cluster: string;
   readonly leaseTtlS: number;
   readonly joiners?: number;
+  /** For `doomFlags`, which reach into modules: they are loaded one by one, which takes a moment longer. */
+  readonly canDie?: boolean;
 }
 
 /** Nothing runs yet, and nothing has to be compiled: the first start begins the clock. */
-export function varveGroup({ etcdPort, ...options }: VarveGroupOptions): Promise<GroupProcesses> {
-  return GroupProcesses.prepare({ ...options, etcdUrl: `http://127.0.0.1:${etcdPort}`, script: ENTRY });
+export function varveGroup({ etcdPort, canDie, ...options }: VarveGroupOptions): Promise<GroupProcesses> {
+  const script = entry(canDie === true ? 'cli' : 'bundle');
+  return GroupProcesses.prepare({ ...options, etcdUrl: `http://127.0.0.1:${etcdPort}`, script });
 }
 
 /** Where a node's process kills itself: see kill-at.js. */
