@@ -1,4 +1,4 @@
-import { messageOf, VarveError } from '../../core/errors.ts';
+import { VarveError } from '../../core/errors.ts';
 import { withDeadline } from '../../core/deadline.ts';
 import type { RejectReason, Rejection, WriteOutcome } from '../engine/storage-engine.ts';
 import type { ProtocolKernel } from '../protocol/protocol-kernel.ts';
@@ -14,7 +14,7 @@ import type {
 } from './replica-transport.ts';
 import type { Routing, WriteLevel } from './routing.ts';
 import { BodySplitter, type SplitBody } from './split-body.ts';
-import { WriteProgress } from './write-progress.ts';
+import { Spread, type Errand, type Outcomes, type SpreadDeps, type SpreadPlan } from './spread.ts';
 
 export interface ReplicatedWriteDeps {
   readonly node: string;
@@ -41,23 +41,6 @@ export interface WriteFigures {
 
 /** A replica that is behind by more than this is left to its hints. */
 const MAX_UNDER_WAY_BYTES = 64 * 1024 * 1024;
-
-/** One thing that replicas are to have, in the form in which each is to have it. */
-interface Spread {
-  readonly routing: Routing;
-  readonly groups: readonly number[];
-  /** By place. */
-  readonly errands: ReadonlyMap<number, Errand>;
-}
-
-interface Errand {
-  readonly bytes: number;
-  readonly hint: Hint;
-  readonly run: (to: ReplicaAddress, signal: AbortSignal) => Promise<WriteOutcome>;
-}
-
-/** By place, in the order in which they came. */
-type Outcomes = ReadonlyMap<number, WriteOutcome>;
 
 /** Takes writes for all replicas: acknowledged when enough of them have one, hinted for those that have not. */
 export class ReplicatedWrite {
@@ -123,80 +106,24 @@ export class ReplicatedWrite {
     };
   }
 
-  /** Resolves when every shard has enough replicas; what the others miss is hinted, also when they fail later. */
-  #spread({ routing, groups, errands }: Spread): Promise<Outcomes> {
+  async #spread(plan: Omit<SpreadPlan, 'level'>): Promise<Outcomes> {
+    const { health, node, hint } = this.#deps;
     const { level } = this.#options;
     this.#figures.writes++;
-    const progress = new WriteProgress(routing, groups, level);
-    const outcomes = new Map<number, WriteOutcome>();
-    const missed: number[] = [];
-    const reasons: string[] = [];
-    let isReached = false;
-    const hint = (place: number): void => {
-      this.#figures.missed++;
-      this.#deps.hint((routing.instances[place] as ReplicaAddress).id, (errands.get(place) as Errand).hint);
+    const deps: SpreadDeps = {
+      send: (to, errand) => this.#send(to, errand),
+      hint: ({ id }, missed) => {
+        this.#figures.missed++;
+        hint(id, missed);
+      },
+      isIdle: ({ id }) => id !== node && !health.mayTry(id),
     };
-    return new Promise((resolve, reject) => {
-      const look = (): void => {
-        const { state } = progress;
-        if (isReached || state === 'open') return;
-        if (state === 'reached') {
-          isReached = true;
-          for (const place of missed.splice(0)) hint(place);
-          resolve(outcomes);
-          return;
-        }
-        this.#figures.failed++;
-        reject(notReached(level, reasons));
-      };
-      const took = (place: number, outcome: WriteOutcome): void => {
-        if ((outcome.notOwned ?? 0) > 0) {
-          // The placement is newer here or there: a hint would be passed over, too.
-          reasons.push(`${(routing.instances[place] as ReplicaAddress).id}: has not all of these shards`);
-          progress.failed(place);
-        } else {
-          outcomes.set(place, outcome);
-          progress.done(place);
-        }
-        look();
-      };
-      const missedBy = (place: number, error: unknown): void => {
-        if (error instanceof VarveError && error.code === 'WRITE_INVALID') {
-          reject(error);
-          return;
-        }
-        reasons.push(`${(routing.instances[place] as ReplicaAddress).id}: ${messageOf(error)}`);
-        progress.failed(place);
-        if (isReached) hint(place);
-        else missed.push(place);
-        look();
-      };
-      const idle = this.#idle({ routing, groups, errands });
-      for (const [place, errand] of errands) {
-        const to = routing.instances[place] as ReplicaAddress;
-        if (idle.has(place)) missedBy(place, new Error(this.#deps.health.down(to.id)?.reason ?? 'is down'));
-        else
-          this.#send(to, errand).then(
-            (outcome) => took(place, outcome),
-            (error: unknown) => missedBy(place, error),
-          );
-      }
-      look();
-    });
-  }
-
-  /** Replicas that are down and not worth a try, unless the level needs them. */
-  #idle({ routing, groups, errands }: Spread): ReadonlySet<number> {
-    const { health, node } = this.#deps;
-    const idle = new Set<number>();
-    for (const place of errands.keys()) {
-      const { id } = routing.instances[place] as ReplicaAddress;
-      if (id !== node && !health.mayTry(id)) idle.add(place);
+    try {
+      return await new Spread(deps, { ...plan, level }).run();
+    } catch (error) {
+      this.#figures.failed++;
+      throw error;
     }
-    if (idle.size === 0) return idle;
-    const progress = new WriteProgress(routing, groups, this.#options.level);
-    for (const place of idle) progress.failed(place);
-    return progress.state === 'lost' ? new Set() : idle;
   }
 
   async #send(to: ReplicaAddress, errand: Errand): Promise<WriteOutcome> {
@@ -260,17 +187,6 @@ const NOTHING: WriteOutcome = { samples: 0, series: 0, rejected: [], exemplars: 
 export function isSilence(error: unknown): boolean {
   if (!(error instanceof VarveError)) return true;
   return error.code === 'REPLICA_UNREACHABLE' || error.code === 'DEADLINE_EXCEEDED';
-}
-
-function notReached(level: WriteLevel, reasons: readonly string[]): VarveError {
-  const why = reasons.join('; ') || 'the placement has too few replicas that are available';
-  return new VarveError(
-    'WRITE_LEVEL_NOT_REACHED',
-    `too few replicas took the write for level ${level}: ${why}`,
-    {
-      hint: 'Repeat it in a moment: what some of them took does no harm.',
-    },
-  );
 }
 
 function sumOf(rejections: readonly Rejection[]): Rejection[] {

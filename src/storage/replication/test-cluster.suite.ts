@@ -213,7 +213,13 @@ export class TestNode {
       await this.disk.syncFolder('/');
     }
     const deps = { fs: this.disk, clock, seed: random.below(1e9) };
-    const engine = await openEngine(deps, { folder: '/storage', logMode: 'behind', shardCount: SHARDS });
+    const engine = await openEngine(deps, {
+      folder: '/storage',
+      logMode: 'behind',
+      shardCount: SHARDS,
+      logSegmentBytes: 1 << 20,
+      imageLogBytes: 0,
+    });
     await engine.applyNamespaces([NAMESPACE]);
     await engine.ready();
     const replication = await Replication.open(
