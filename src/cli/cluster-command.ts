@@ -25,6 +25,7 @@ interface Call {
 const WATCH_MS = 1000;
 /** After which a request that nobody works on wants a word. */
 const PATIENCE_MS = 3000;
+const TELL_AGAIN_MS = 10_000;
 
 const ACTIONS: Readonly<Record<string, (call: Call) => Promise<number>>> = {
   status: showStatus,
@@ -132,9 +133,15 @@ async function actIfSure(call: Call, what: string, action: GroupAction): Promise
 
 async function act({ context, options, group, stop }: Call, action: GroupAction): Promise<number> {
   let told = '';
+  let toldMs = 0;
   const tell = (line: string): void => {
-    if (line === '' || line === told || options.json) return;
-    told = line;
+    // For how long it has waited is of interest now and then.
+    const what = line.replace(/ \(\d+ s of \d+\)$/, '');
+    const nowMs = systemClock.monotonicMs();
+    const again = what !== told || (line !== what && nowMs - toldMs > TELL_AGAIN_MS);
+    if (line === '' || options.json || !again) return;
+    told = what;
+    toldMs = nowMs;
     context.stderr.write(`${line}\n`);
   };
   const askedMs = systemClock.monotonicMs();

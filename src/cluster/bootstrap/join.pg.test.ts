@@ -7,7 +7,7 @@ import { gapSlotName } from '../master/gap-slot.ts';
 import { NOBODY } from '../master/quorum.ts';
 import { allLinks } from '../mesh/mesh.ts';
 import type { GroupContext } from './context.ts';
-import { leaveGroup, reinitialise } from './leave.ts';
+import { leaveGroup, reinitialise, replaceMember } from './leave.ts';
 import { askMembers, tendMembership } from './requests.ts';
 
 vi.setConfig({ testTimeout: 240_000 });
@@ -186,10 +186,14 @@ test('a dead member is replaced by another node', async () => {
   expect(await writers.digest(3)).toBe(await writers.digest(0));
 });
 
-test('the write master cannot leave or be reinitialised', async () => {
+test('the write master cannot leave or be reinitialised, and nobody makes place for one who was not started', async () => {
   const [n1, n2] = (await group(2, 'master')) as [GroupContext, GroupContext];
   await expect(leaveGroup(n2, 'n1', work)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
   await expect(reinitialise(n1, work)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+  await expect(replaceMember(n1, { former: 'n2', successor: 'n9' }, work)).rejects.toMatchObject({
+    code: 'INVALID_ARGUMENT',
+    hint: expect.stringContaining('Start n9') as string,
+  });
 });
 
 const OLDER = [16, 17].filter((major) => serverFacts().majors.includes(major));

@@ -40,6 +40,7 @@ export async function leaveGroup(context: GroupContext, node: string, work: Step
 /**
  * Another node takes a member's place: it has been started and joins by itself, here its predecessor is made to leave,
  * after it is in where the predecessor still lives, else before.
+ * @throws INVALID_ARGUMENT for the write master, or a successor that nobody has started
  */
 export async function replaceMember(
   context: GroupContext,
@@ -56,6 +57,11 @@ export async function replaceMember(
     });
   const record = await memberToRemove(context, former);
   const alive = record !== undefined && (await answers(context, record));
+  if (alive && !(await keys.members.at(successor).read())) {
+    throw new VarveError('INVALID_ARGUMENT', `group ${keys.cluster} knows no node ${successor}`, {
+      hint: `Start ${successor} with the group's configuration: it joins by itself. Then repeat. Nothing was changed.`,
+    });
+  }
   if (alive) await isIn();
   await leaveGroup(context, former, work);
   if (!alive) await isIn();
