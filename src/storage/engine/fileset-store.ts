@@ -59,6 +59,7 @@ export class FilesetStore {
   /** Removals that are under way, and those that failed. */
   readonly #removals = new Set<Promise<void>>();
   readonly #failed: (() => Promise<void>)[] = [];
+  #leases = 0;
   quarantined = 0;
   /** Why a file could not be removed, the newest. */
   lastFailure: unknown;
@@ -141,6 +142,11 @@ export class FilesetStore {
     return this.#doomed === 0;
   }
 
+  /** Somebody holds a lease; who reads in several turns has one. */
+  get isRead(): boolean {
+    return this.#leases > 0;
+  }
+
   /** Before files are written or removed: until `saveSummary`, a start looks through the folders. */
   async beginChange(): Promise<void> {
     await this.#summary.invalidate();
@@ -161,6 +167,8 @@ export class FilesetStore {
   /** Leases all that a query may need, until it is released. */
   lease(blockStartsNs: readonly bigint[]): FilesetLease {
     let held = this.#take(blockStartsNs);
+    let isHeld = true;
+    this.#leases++;
     return {
       reader: (blockStartNs, shard) => held.get(blockStartNs)?.get(shard)?.reader,
       renew: () => {
@@ -169,6 +177,8 @@ export class FilesetStore {
         this.#giveBack(before);
       },
       [Symbol.dispose]: () => {
+        if (isHeld) this.#leases--;
+        isHeld = false;
         this.#giveBack(held);
         held = new Map();
         this.#closeIdle();

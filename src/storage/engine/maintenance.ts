@@ -9,6 +9,7 @@ import { FileDamageError } from '../fileset/fileset-damage.ts';
 import { removeFileset } from '../fileset/remove-fileset.ts';
 import { cleanSnapshots } from '../fileset/snapshots.ts';
 import { flushBlock, flushedShards, isDue } from './flush-block.ts';
+import { forgetSeries } from './forget-series.ts';
 import type { HybridClock } from './hybrid-clock.ts';
 import { encodeFlushed } from './log-records.ts';
 import type { Namespace } from './namespace.ts';
@@ -96,7 +97,7 @@ export class Maintenance {
   }
 
   async cleanUp(namespaces: readonly Namespace[]): Promise<CleanUpReport> {
-    const { fs, folder } = this.#deps;
+    const { fs, folder, clock } = this.#deps;
     let expiredFilesets = 0;
     let supersededFilesets = 0;
     let indexSegments = 0;
@@ -105,10 +106,11 @@ export class Maintenance {
       supersededFilesets += await this.#removeSuperseded(namespace);
       expiredFilesets += await this.#removeExpired(namespace);
       this.#dropExpired(namespace);
+      forgetSeries(namespace, clock.nowNs());
       indexSegments += await namespace.index.removeUnused(namespace.isStored.bind(namespace));
       await this.#retireTombstones(namespace);
       await namespace.filesets.saveSummary();
-      namespace.expireCache(this.#deps.clock.nowNs());
+      namespace.expireCache(clock.nowNs());
     }
     const snapshots = await cleanSnapshots({ fs }, snapshotRoot(folder));
     return { expiredFilesets, supersededFilesets, indexSegments, snapshots };

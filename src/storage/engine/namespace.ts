@@ -64,6 +64,10 @@ export class Namespace {
   /** Writes are refused while a block that is still written is moved to files, because memory is short. */
   frozen = false;
   deleted = false;
+  /** Its memory has been given back. */
+  closed = false;
+  /** When its memory was found without any block; undefined while there is one. */
+  emptySinceNs: bigint | undefined;
   #options: NamespaceOptions;
   #samplesWritten = 0n;
   readonly #rejected: Record<RejectReason, number> = {
@@ -169,6 +173,7 @@ export class Namespace {
   }
 
   async close(): Promise<void> {
+    this.closed = true;
     await this.filesets.close();
     this.buffer.dispose();
   }

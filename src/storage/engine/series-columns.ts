@@ -180,8 +180,8 @@ export class SeriesColumns {
 }
 
 /** @throws NAMESPACE_UNKNOWN */
-export function checkThere({ deleted, name }: Namespace): void {
-  if (!deleted) return;
+export function checkThere({ deleted, closed, name }: Namespace): void {
+  if (!deleted && !closed) return;
   throw new VarveError('NAMESPACE_UNKNOWN', `namespace ${JSON.stringify(name)} was deleted meanwhile`);
 }
 

@@ -7,10 +7,12 @@ import { murmur3 } from '../kernel/murmur3.ts';
 import { sliceColumns, type Columns } from './columns.ts';
 import type { FilesetLease } from './fileset-store.ts';
 import type { Namespace } from './namespace.ts';
+import { completeIndex } from './complete-index.ts';
 import { PageReader, type ReadPage } from './page-reader.ts';
 import { batchOf, Batches } from './read-series.ts';
 import { ArrangedSeries, arrangedSeries, canArrange } from './segment-order.ts';
 import {
+  checkThere,
   SeriesColumns,
   type Found,
   type FoundSet,
@@ -42,9 +44,16 @@ export async function indexOf(
       hint: 'It was made with indexEnabled = false.',
     });
   }
-  const { memory, files } = blocksIn(namespace, range);
-  const sealed = await namespace.index.segments(files.map((start) => namespace.index.blockOf(start)));
-  return new IndexBlock(memory.length > 0 ? [...namespace.buffer.index().segments, ...sealed] : sealed);
+  for (;;) {
+    const { movedBlocks, buffer, index } = namespace;
+    const { memory, files } = blocksIn(namespace, range);
+    const sealed = await index.segments(files.map((start) => index.blockOf(start)));
+    if (memory.length > 0) await completeIndex(namespace);
+    checkThere(namespace);
+    // Otherwise a block that went to files meanwhile would be found nowhere.
+    if (namespace.movedBlocks !== movedBlocks) continue;
+    return new IndexBlock(memory.length > 0 ? [...buffer.index().segments, ...sealed] : sealed);
+  }
 }
 
 /** More blocks than this are read one after the other, as they are asked for; fewer at once. */

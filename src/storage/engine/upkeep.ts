@@ -13,6 +13,7 @@ import type { HybridClock } from './hybrid-clock.ts';
 import { Maintenance } from './maintenance.ts';
 import type { Namespace } from './namespace.ts';
 import type { NamespaceRegistry } from './namespace-registry.ts';
+import { completeIndex } from './complete-index.ts';
 import { rebuildIndex, uncovered } from './rebuild-index.ts';
 import { salvageFileset } from './salvage-fileset.ts';
 import type { ColumnCodec } from './sealed-series.ts';
@@ -48,9 +49,6 @@ export type UpkeepOptions = Pick<
   Required<EngineOptions>,
   'folder' | 'tickMs' | 'snapshotIntervalMs' | 'maxLogBytes' | 'imageLogBytes'
 >;
-
-/** So many series are indexed in one round, so that a query finds little left to do. */
-const INDEX_AT_ONCE = 50_000;
 
 /**
  * What is done to files beside writes and reads, one work after the other: flushes, snapshots, clean-up, deletions,
@@ -96,6 +94,8 @@ export class Upkeep {
       maintenance: new Maintenance({ fs, folder, clock, codec, memory, commitLog, log, onDamage }),
       snapshots: new Snapshots({ fs, folder, log: commitLog, clock }),
     };
+    // Not for the first query to wait for, nor for the start.
+    void this.serially(() => this.#completeIndexes());
   }
 
   /** Rounds until the signal. */
@@ -124,8 +124,15 @@ export class Upkeep {
       if (this.#snapshotIsDue(maintenance)) await this.#takeSnapshot();
       await this.#imageWhenIdle();
       await maintenance.cleanUp(registry.all);
-      for (const { buffer } of registry.all) buffer.indexSome(INDEX_AT_ONCE);
+      await this.#completeIndexes();
     });
+  }
+
+  /** A query is to find little left to do. */
+  async #completeIndexes(): Promise<void> {
+    for (const namespace of this.#deps.registry.all) {
+      if (namespace.options.indexEnabled) await completeIndex(namespace);
+    }
   }
 
   async flush(options: { readonly namespace?: string; readonly force?: boolean }): Promise<FlushReport> {

@@ -50,10 +50,10 @@ export function randomNamespace(random: SeededRandom, name: string): NamespaceOp
 export async function step(stage: Stage): Promise<void> {
   const { random } = stage;
   const kind = random.below(100);
-  if (kind < 70) return write(stage);
-  if (kind < 80) return maintain('flush', stage, () => stage.engine.flush());
-  if (kind < 84) return maintain('forced flush', stage, () => stage.engine.flush({ force: true }));
-  if (kind < 95) return maintain('snapshot', stage, () => stage.engine.snapshot());
+  if (kind < 67) return write(stage);
+  if (kind < 77) return maintain('flush', stage, () => stage.engine.flush());
+  if (kind < 81) return maintain('forced flush', stage, () => stage.engine.flush({ force: true }));
+  if (kind < 91) return maintain('snapshot', stage, () => stage.engine.snapshot());
   return maintain('clean-up', stage, () => stage.engine.cleanUp());
 }
 

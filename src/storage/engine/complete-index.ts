@@ -1,0 +1,13 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import type { Namespace } from './namespace.ts';
+
+/** So many series take a few milliseconds; of half a million nobody waits for all. */
+const SERIES_A_TURN = 4000;
+
+/**
+ * The index of the memory has all series when it resolves, or the namespace is closed. Others get their turns
+ * meanwhile.
+ */
+export async function completeIndex(namespace: Namespace): Promise<void> {
+  while (!namespace.closed && namespace.buffer.indexSome(SERIES_A_TURN) > 0) await nextTurn();
+}
