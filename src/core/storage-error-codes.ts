@@ -118,6 +118,12 @@ export const STORAGE_ERROR_CODES = {
     manual:
       'A request is about a shard that the placement gives to other nodes, or no longer to this one. Nothing of it was done. Nodes that pass requests on find the right ones themselves: repeat it in a moment, or send it to another node; `varve placement show` tells which has what.',
   },
+  PEER_UNAVAILABLE: {
+    sqlstate: '08006',
+    http: 503,
+    manual:
+      'A node that has replicas of the same shards could not be reached, answered too late, or answered something that is no answer. Data was not taken from it; the bootstrap asks others, and comes back to it later. Look at that node, and at the network between.',
+  },
   STORAGE_BUSY: {
     sqlstate: '55006',
     http: 409,

@@ -46,20 +46,7 @@ export async function runChain(
   for (const source of sources) {
     context.signal.throwIfAborted();
     const startedMs = deps.monotonicMs();
-    const due = new Map<string, BootstrapRequest>();
-    for (const [name, request] of requests) {
-      const { data, index } = left.get(name) ?? request;
-      const { namespace } = request;
-      const availableData = await source.availableData(namespace, data, context);
-      const availableIndex = await source.availableIndex(namespace, index, context);
-      due.set(name, {
-        namespace,
-        // A source that promises more than it was asked for is not believed.
-        data: availableData.intersect(data),
-        index: availableIndex.intersect(index),
-        target: request.data,
-      });
-    }
+    const due = await dueOf(source, requests, { left, context });
     const results = await source.read(due, context);
     const tookMs = deps.monotonicMs() - startedMs;
     for (const [name, asked] of due) {
@@ -106,6 +93,30 @@ export async function runChain(
     left.set(name, { data, index, reasons: explained(name, data.add(index), reasons) });
   }
   return left;
+}
+
+/** What a source says that it has of what is left. */
+async function dueOf(
+  source: BootstrapSource,
+  requests: ReadonlyMap<string, ChainRequest>,
+  state: { readonly left: ReadonlyMap<string, ChainResult>; readonly context: BootstrapContext },
+): Promise<Map<string, BootstrapRequest>> {
+  const { left, context } = state;
+  const due = new Map<string, BootstrapRequest>();
+  for (const [name, request] of requests) {
+    const { data, index } = left.get(name) ?? request;
+    const { namespace } = request;
+    const availableData = await source.availableData(namespace, data, context);
+    const availableIndex = await source.availableIndex(namespace, index, context);
+    due.set(name, {
+      namespace,
+      // A source that promises more than it was asked for is not believed.
+      data: availableData.intersect(data),
+      index: availableIndex.intersect(index),
+      target: request.data,
+    });
+  }
+  return due;
 }
 
 /** Reasons of ranges that another source has not fulfilled since. */

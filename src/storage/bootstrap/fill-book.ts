@@ -1,6 +1,6 @@
 import type { ShardFill, UnfulfilledStatus } from '../engine/storage-engine.ts';
 import type { BootstrapPass } from './bootstrap-source.ts';
-import { ShardTimeRanges } from './shard-time-ranges.ts';
+import type { ShardTimeRanges } from './shard-time-ranges.ts';
 import { TimeRanges } from './time-ranges.ts';
 
 /** What one source did with the ranges of one namespace. */

@@ -52,7 +52,7 @@ export interface EngineBootstrapDeps {
   readonly topology: () => TopologySnapshot;
   readonly order: BootstrapOrder;
   /** Of a node that has any; `onMemory` is to be told of shards of which it put anything into the memory. */
-  readonly peers?: (onMemory: (shard: number) => void) => BootstrapSource;
+  readonly peers?: (onMemory: (shard: number) => void) => PeerBootstrapSource;
   readonly onFinding: (finding: Finding) => void;
   /** A snapshot of all that is in memory. */
   readonly secure: () => Promise<unknown>;
@@ -60,16 +60,21 @@ export interface EngineBootstrapDeps {
   readonly onDone: () => Promise<void>;
 }
 
+export type PeerBootstrapSource = BootstrapSource & AsyncDisposable;
+
 /** What the engine bootstraps, with which sources, and what becomes of the results. */
 export class EngineBootstrap {
   readonly #deps: EngineBootstrapDeps;
   readonly #fsSource: FsSource;
   readonly #sources: readonly BootstrapSource[];
   readonly #whole: WholeSource;
+  readonly #peers: PeerBootstrapSource | undefined;
   readonly #loop: BootstrapLoop;
   readonly #book = new FillBook();
   /** A restart would lose what came from elsewhere into the memory of these. */
   readonly #insecure = new Set<number>();
+  /** `namespace/shard` */
+  readonly #waiting = new Set<string>();
 
   constructor(deps: EngineBootstrapDeps, folder: string) {
     this.#deps = deps;
@@ -82,8 +87,8 @@ export class EngineBootstrap {
       onVersion: (version) => deps.hybridClock.observe(version),
     });
     this.#whole = new WholeSource((name, shard) => lookup(name)?.isWhole(shard) ?? false);
-    const peers = deps.peers?.((shard) => this.#insecure.add(shard));
-    this.#sources = inOrder(deps.order, this.#fsSource, this.#commitLogSource(folder), peers);
+    this.#peers = deps.peers?.((shard) => this.#insecure.add(shard));
+    this.#sources = inOrder(deps.order, this.#fsSource, this.#commitLogSource(folder), this.#peers);
     this.#loop = new BootstrapLoop({ clock, random, events, node }, (report, signal) =>
       this.#attempt(report, signal),
     );
@@ -100,6 +105,11 @@ export class EngineBootstrap {
   /** Resolves when every namespace is bootstrapped. */
   run(signal: AbortSignal, reason: BootstrapReason): Promise<void> {
     return this.#loop.run(signal, reason);
+  }
+
+  /** After the run has ended. */
+  async close(): Promise<void> {
+    await this.#peers?.[Symbol.asyncDispose]();
   }
 
   /** The placement has changed: what is under way is to end soon. */
@@ -124,6 +134,11 @@ export class EngineBootstrap {
   /** A restart from this node's own disk loses nothing of the shard. */
   isSecure(shard: number): boolean {
     return !this.#insecure.has(shard);
+  }
+
+  /** An attempt has found nobody who has all of the shard, and it is tried again. */
+  isWaiting(namespace: string, shard: number): boolean {
+    return this.#waiting.has(`${namespace}/${shard}`);
   }
 
   /** All that is in memory is in a snapshot. None is taken while something comes into it. */
@@ -156,6 +171,7 @@ export class EngineBootstrap {
   async #attempt(report: AttemptReport, signal: AbortSignal): Promise<ProcessResult | undefined> {
     const { registry, engineLog, ownership, shards, onDone } = this.#deps;
     const isOther = await shards.install();
+    if (isOther) this.#waiting.clear();
     const { owned } = ownership;
     // After a change of the placement it goes over all that there is; those that are whole serve on.
     const due = registry.all.filter((one) => owned.length > 0 && (isOther || !one.bootstrapped));
@@ -182,7 +198,10 @@ export class EngineBootstrap {
       const open = result.unfulfilled.get(namespace.name);
       for (const shard of asked) {
         if (namespace.isWhole(shard)) continue;
-        namespace.setState(shard, open?.get(shard).isEmpty === false ? 'notStarted' : 'bootstrapped');
+        const isOpen = open?.get(shard).isEmpty === false;
+        namespace.setState(shard, isOpen ? 'notStarted' : 'bootstrapped');
+        if (isOpen && !report.superseded.aborted) this.#waiting.add(`${namespace.name}/${shard}`);
+        else this.#waiting.delete(`${namespace.name}/${shard}`);
       }
     }
     await this.#secure();

@@ -4,7 +4,8 @@ import type { Clock } from '../../core/clock.ts';
 import type { FileSystem } from '../../core/file-system.ts';
 import type { LabelPair } from '../index/labels.ts';
 import { labelMatcher } from '../index/matcher.ts';
-import { Engine, type EngineDeps } from './engine.ts';
+import type { EngineDeps } from './engine-parts.ts';
+import { Engine } from './engine.ts';
 import { namespaceOptions, type NamespaceRequest } from './namespace-options.ts';
 import type { EngineOptions, SeriesSamples, WriteOutcome } from './storage-engine.ts';
 

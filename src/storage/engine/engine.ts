@@ -1,60 +1,31 @@
-import { readFileSync } from 'node:fs';
-import type { Clock } from '../../core/clock.ts';
 import { assert, isAbort, messageOf, VarveError } from '../../core/errors.ts';
-import type { FileSystem } from '../../core/file-system.ts';
-import type { RunEvents } from '../../run/events.ts';
-import type { BootstrapSource } from '../bootstrap/bootstrap-source.ts';
-import { singleNodeTopology, type TopologySnapshot } from '../bootstrap/topology-snapshot.ts';
+import type { TopologySnapshot } from '../bootstrap/topology-snapshot.ts';
 import type { BufferMemory } from '../buffer/buffer-memory.ts';
-import type { AppendToLog } from '../buffer/namespace-buffer.ts';
 import type { WriteBatch } from '../buffer/write-batch.ts';
-import type { Log } from '../commit-log/spare-segments.ts';
 import type { IndexBlock } from '../index/index-block.ts';
 import type { LabelPair } from '../index/labels.ts';
-import { KERNEL_FILE, Kernel } from '../kernel/kernel.ts';
 import { Catalog } from './catalog.ts';
 import { applyTombstone } from './delete-series.ts';
-import { EngineBootstrap } from './engine-bootstrap.ts';
-import { EngineLog } from './engine-log.ts';
-import { HybridClock } from './hybrid-clock.ts';
+import type { EngineBootstrap } from './engine-bootstrap.ts';
+import type { EngineLog } from './engine-log.ts';
+import { completeOptions, EngineParts, type CompleteOptions, type EngineDeps } from './engine-parts.ts';
+import type { HybridClock } from './hybrid-clock.ts';
 import { encodeDelete } from './log-records.ts';
 import { earliest } from './maintenance.ts';
 import type { Namespace } from './namespace.ts';
-import { NamespaceRegistry } from './namespace-registry.ts';
-import { NodeShards } from './node-shards.ts';
+import type { NamespaceRegistry } from './namespace-registry.ts';
+import type { NodeShards } from './node-shards.ts';
 import type { PeerView } from './peer-view.ts';
 import { ReplicaAccess, type StampedWrite } from './replica-access.ts';
 import { recoverMemory, type RecoveredMemory } from './recover-memory.ts';
-import { ColumnCodec } from './sealed-series.ts';
+import type { ColumnCodec } from './sealed-series.ts';
 import type { ReaderDeps } from './series-columns.ts';
 import { indexOf, SeriesReader } from './series-reader.ts';
-import { ShardOwnership } from './shard-ownership.ts';
-import { loadTopology } from './stored-topology.ts';
+import type { ShardOwnership } from './shard-ownership.ts';
 import { inspectFolder, verifyFolder } from './storage-check.ts';
 import type * as api from './storage-engine.ts';
-import { Upkeep } from './upkeep.ts';
+import type { Upkeep } from './upkeep.ts';
 
-export interface EngineDeps {
-  readonly fs: FileSystem;
-  readonly clock: Clock;
-  /** Uniform in [0, 1): for waits. */
-  readonly random: () => number;
-  /** Any 32 bits, not to be known to those who write. */
-  readonly randomUint32: () => number;
-  readonly log: Log;
-  readonly events?: RunEvents;
-  /** The node's name, for events and the placement; `local` unless given. */
-  readonly node?: string;
-  /** How other nodes of the placement are asked for what this one lacks; a node without it asks nobody. */
-  readonly peers?: (view: PeerView, onMemory: (shard: number) => void) => BootstrapSource;
-  /** The kernels; those of this build unless given. */
-  readonly wasm?: Uint8Array;
-}
-
-type CompleteOptions = api.EngineOptions & Required<Omit<api.EngineOptions, 'logSegmentBytes'>>;
-
-const MIB = 1024 * 1024;
-const CODEC_LIMIT_BYTES = 2048 * MIB;
 const FINDINGS = 200;
 
 /** A storage node's engine. Single-threaded; everything from outside comes through its ports. */
@@ -73,6 +44,8 @@ export class Engine implements api.PlacedEngine {
   readonly #upkeep: Upkeep;
   readonly #findings: api.Finding[] = [];
   readonly #codec: () => ColumnCodec;
+  /** What peers are shown of this node. */
+  readonly peerView: PeerView;
   #everReady = false;
   /** Since the start: before it nobody knows which namespaces there should be. */
   #namespacesAreKnown = false;
@@ -82,86 +55,26 @@ export class Engine implements api.PlacedEngine {
   private constructor(
     deps: EngineDeps,
     options: CompleteOptions,
-    parts: { catalog: Catalog; recovered: RecoveredMemory },
+    found: { readonly catalog: Catalog; readonly recovered: RecoveredMemory },
   ) {
     this.#deps = deps;
     this.#options = options;
-    this.#catalog = parts.catalog;
-    const { topology } = parts.catalog.content;
-    this.#ownership = new ShardOwnership(options.shardCount, topology && loadTopology(topology));
-    const { memory, states } = parts.recovered;
-    this.#memory = memory;
-    this.#hybridClock = new HybridClock(deps.clock);
-    this.#hybridClock.observe(parts.recovered.version);
-    this.#codec = lazily(
-      () =>
-        new ColumnCodec(
-          new Kernel(deps.wasm ?? readFileSync(KERNEL_FILE), { limitBytes: CODEC_LIMIT_BYTES }),
-        ),
-    );
-    const { fs, clock, log, randomUint32, random, events, node = 'local' } = deps;
-    const { folder } = options;
-    this.#engineLog = new EngineLog(
-      { fs, clock, hybridClock: this.#hybridClock, randomUint32, log },
-      options,
-    );
-    const appenderOf = (id: number): AppendToLog => this.#engineLog.appenderOf(id);
-    const registryDeps = {
-      fs,
-      log,
-      memory,
-      codec: this.#codec,
-      catalog: parts.catalog,
-      appenderOf,
-      ownership: this.#ownership,
-    };
-    this.#registry = new NamespaceRegistry(registryDeps, folder, states);
-    this.#upkeep = new Upkeep(
-      {
-        fs,
-        clock,
-        log,
-        hybridClock: this.#hybridClock,
-        codec: this.#codec,
-        memory,
-        images: parts.recovered.images,
-        registry: this.#registry,
-        engineLog: this.#engineLog,
-        isBootstrapping: () => this.#bootstrap.running,
-        onFinding: (finding) => this.#find(finding),
-        onSnapshot: () => this.#bootstrap.onSnapshot(),
-      },
-      options,
-    );
-    const shared = {
-      fs,
-      log,
-      registry: this.#registry,
-      engineLog: this.#engineLog,
-      ownership: this.#ownership,
-    };
-    this.#shards = new NodeShards({ ...shared, catalog: parts.catalog, upkeep: this.#upkeep });
-    const { peers } = deps;
-    this.#bootstrap = new EngineBootstrap(
-      {
-        ...shared,
-        clock,
-        hybridClock: this.#hybridClock,
-        random,
-        events,
-        node,
-        codec: this.#codec,
-        shards: this.#shards,
-        recovered: parts.recovered,
-        topology: () => this.#topology(),
-        order: options.bootstrapOrder,
-        ...(peers ? { peers: (onMemory: (shard: number) => void) => peers(this.peerView, onMemory) } : {}),
-        onFinding: (finding) => this.#find(finding),
-        secure: () => this.#upkeep.secure(),
-        onDone: () => this.#becomeReady(),
-      },
-      folder,
-    );
+    this.#catalog = found.catalog;
+    this.#memory = found.recovered.memory;
+    const parts = new EngineParts(deps, options, found, {
+      onFinding: (finding) => this.#find(finding),
+      onDone: () => this.#becomeReady(),
+      isClosed: () => this.#stop.signal.aborted,
+    });
+    this.#hybridClock = parts.hybridClock;
+    this.#codec = parts.codec;
+    this.#ownership = parts.ownership;
+    this.#engineLog = parts.engineLog;
+    this.#registry = parts.registry;
+    this.#upkeep = parts.upkeep;
+    this.#shards = parts.shards;
+    this.#bootstrap = parts.bootstrap;
+    this.peerView = parts.peerView;
   }
 
   /**
@@ -170,17 +83,7 @@ export class Engine implements api.PlacedEngine {
    * @throws STORAGE_FOLDER_MISMATCH, FILESET_DAMAGED when nobody can tell which namespaces there are
    */
   static async open(deps: EngineDeps, options: api.EngineOptions): Promise<Engine> {
-    const complete = {
-      shardCount: 32,
-      memoryMb: 512,
-      snapshotIntervalMs: 300_000,
-      maxLogBytes: 512 * MIB,
-      imageLogBytes: 16 * MIB,
-      tickMs: 10_000,
-      keepFreeBytes: 64 * MIB,
-      bootstrapOrder: 'default' as const,
-      ...options,
-    };
+    const complete = completeOptions(options);
     const { fs, wasm } = deps;
     const { folder, shardCount, memoryMb } = complete;
     assert(
@@ -188,7 +91,7 @@ export class Engine implements api.PlacedEngine {
       'shardCount is 1 to 65,536',
     );
     const catalog = await Catalog.open(fs, folder, shardCount);
-    const recovered = await recoverMemory(fs, { folder, limitBytes: memoryMb * MIB, wasm });
+    const recovered = await recoverMemory(fs, { folder, limitBytes: memoryMb * 1024 * 1024, wasm });
     const engine = new Engine(deps, complete, { catalog, recovered });
     await engine.#registry.finishDeletions();
     for (const { tombstones } of engine.#registry.all) {
@@ -275,19 +178,6 @@ export class Engine implements api.PlacedEngine {
       read: (name, query) => this.read(name, query),
       ready: (bytes) => (this.#engineLog.isOpen ? undefined : this.#engineLog.ready(bytes)),
     });
-  }
-
-  /** What peers are shown of this node. */
-  get peerView(): PeerView {
-    return {
-      fs: this.#deps.fs,
-      codec: this.#codec,
-      clock: this.#hybridClock,
-      namespace: (name) => this.#registry.find(name),
-      topology: () => this.#topology(),
-      isOpen: () => this.#engineLog.isOpen && !this.#stop.signal.aborted,
-      isWaiting: (name, shard) => this.#registry.find(name)?.stateOf(shard) === 'notStarted',
-    };
   }
 
   writeRemote(name: string, version: api.RemoteWriteVersion, body: Uint8Array): Promise<api.WriteOutcome> {
@@ -401,6 +291,7 @@ export class Engine implements api.PlacedEngine {
     await this.#bootstrapped.catch(() => {});
     await this.#ticking;
     this.#shards.close();
+    await this.#bootstrap.close();
     await this.#upkeep.serially(async () => {});
     await this.#engineLog.close();
     await this.#registry.close();
@@ -410,13 +301,6 @@ export class Engine implements api.PlacedEngine {
     if (this.#stop.signal.aborted) return 'closed';
     if (!this.#everReady) return this.#bootstrap.running ? 'bootstrapping' : 'starting';
     return this.#bootstrap.running ? 'bootstrapping' : 'ready';
-  }
-
-  #topology(): TopologySnapshot {
-    const { node: origin = 'local' } = this.#deps;
-    const { shardCount } = this.#options;
-    const { everAvailable } = this.#catalog.content;
-    return this.#ownership.placement ?? singleNodeTopology({ origin, shardCount, everAvailable });
   }
 
   #beginBootstrap(reason: api.BootstrapReason): void {
@@ -541,12 +425,4 @@ function filterOf({ selectors }: api.MetadataQuery): { selectors?: api.MetadataQ
 function limited<T>(values: readonly T[], limit: number | undefined): api.LimitedResult<T> {
   if (limit === undefined || values.length <= limit) return { values, truncated: false };
   return { values: values.slice(0, limit), truncated: true };
-}
-
-function lazily<T>(make: () => T): () => T {
-  let made: { readonly value: T } | undefined;
-  return () => {
-    made ??= { value: make() };
-    return made.value;
-  };
 }

@@ -27,6 +27,8 @@ export interface ReadOptions {
    * damage is intact, but may not be all.
    */
   readonly onDamage?: (damage: FileDamage) => void;
+  /** Only what comes behind this id. */
+  readonly after?: Uint8Array | undefined;
 }
 
 /** Payloads are read in pieces of about this size. */
@@ -125,10 +127,14 @@ export class FilesetReader {
 
   /** All entries in the order of their ids, a page at a time. */
   async *entries(options: ReadOptions = {}): AsyncIterable<readonly IndexEntry[]> {
-    const pages = await this.#orTell(options, () => this.#openPages());
-    for (const place of pages ?? []) {
-      const entries = await this.#orTell(options, () => this.#readPage(place));
-      if (entries) yield entries;
+    const pages = (await this.#orTell(options, () => this.#openPages())) ?? [];
+    const { after } = options;
+    const isBefore = (id: Uint8Array | undefined): boolean => after !== undefined && compare(id, after) <= 0;
+    const skipped = lowerBound(pages.length, (index) => isBefore(pages[index]?.firstId));
+    for (const place of pages.slice(Math.max(0, skipped - 1))) {
+      const entries = (await this.#orTell(options, () => this.#readPage(place))) ?? [];
+      const behind = lowerBound(entries.length, (index) => isBefore(entries[index]?.id));
+      if (behind < entries.length) yield behind === 0 ? entries : entries.slice(behind);
     }
   }
 

@@ -1,0 +1,44 @@
+/** What one node asks another. Times are nanoseconds since the Unix epoch. */
+export type PeerRequest =
+  | {
+      readonly kind: 'shards';
+      readonly namespace: string;
+      readonly shards: readonly number[];
+      readonly startNs: bigint;
+      readonly endNs: bigint;
+    }
+  | ({ readonly kind: 'fileset' } & PeerFileset)
+  | ({
+      readonly kind: 'file';
+      readonly file: 'data' | 'index';
+      readonly offset: number;
+      readonly lengthBytes: number;
+    } & PeerFileset)
+  | ({
+      readonly kind: 'series';
+      readonly after: Uint8Array | undefined;
+      readonly hasColumns: boolean;
+      readonly maxBytes: number;
+    } & PeerBlockId)
+  | ({ readonly kind: 'columns'; readonly ids: readonly Uint8Array[] } & PeerBlockId);
+
+export interface PeerBlockId {
+  readonly namespace: string;
+  readonly shard: number;
+  readonly blockStartNs: bigint;
+}
+
+export interface PeerFileset extends PeerBlockId {
+  readonly volume: number;
+}
+
+/**
+ * Carries requests to other nodes, by their names. Answers are bytes that `PeerServer.answer` gave, whole.
+ */
+export interface PeerTransport {
+  /**
+   * @throws PEER_UNAVAILABLE when the node cannot be reached or is not what it should be, and the error of the other
+   *   side with its code; the signal's reason when it is aborted
+   */
+  call(node: string, request: PeerRequest, signal: AbortSignal): Promise<Uint8Array>;
+}
