@@ -2,15 +2,15 @@
  * MurmurHash3 (x86, 32 bits) of an ID, which its shard is chosen by: the plain counterpart of
  * `assembly/hash.ts`.
  */
-export function murmur3(bytes: Uint8Array, seed: number): number {
+export function murmur3(bytes: Uint8Array, seed: number, start = 0, end = bytes.length): number {
   let hash = seed;
-  const whole = bytes.length & ~3;
-  for (let i = 0; i < whole; i += 4) {
+  const whole = start + ((end - start) & ~3);
+  for (let i = start; i < whole; i += 4) {
     hash ^= scramble(word(bytes, i, 4));
     hash = Math.imul((hash << 13) | (hash >>> 19), 5) + 0xe6546b64;
   }
-  hash ^= scramble(word(bytes, whole, bytes.length - whole));
-  hash ^= bytes.length;
+  hash ^= scramble(word(bytes, whole, end - whole));
+  hash ^= end - start;
   hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b);
   hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35);
   return (hash ^ (hash >>> 16)) >>> 0;

@@ -1,8 +1,8 @@
+import { crc32 } from 'node:zlib';
 import { errorFromJson, VarveError } from '../../core/errors.ts';
-import { crc32c } from '../protocol/crc32c.ts';
 
 /**
- * Frames of an answer that is made while it is sent: `u8 kind | u32 length | u32 CRC-32C of the content | content`,
+ * Frames of an answer that is made while it is sent: `u8 kind | u32 length | u32 CRC-32 of the content | content`,
  * little endian. The last one says that it is the last, or which error ended the answer: one that ends without is cut
  * off.
  */
@@ -28,7 +28,7 @@ function frame(kind: number, content: Uint8Array): Buffer {
   const bytes = Buffer.allocUnsafe(HEAD_BYTES + content.length);
   bytes[0] = kind;
   bytes.writeUInt32LE(content.length, 1);
-  bytes.writeUInt32LE(crc32c(content), 5);
+  bytes.writeUInt32LE(crc32(content), 5);
   bytes.set(content, HEAD_BYTES);
   return bytes;
 }
@@ -51,7 +51,7 @@ export class FrameReader {
       const whole = this.#peek(HEAD_BYTES + length);
       this.#drop(HEAD_BYTES + length);
       const content = whole.subarray(HEAD_BYTES);
-      if (crc32c(content) !== head.readUInt32LE(5)) throw damaged();
+      if (crc32(content) !== head.readUInt32LE(5)) throw damaged();
       if (head[0] === ERROR) throw errorFromJson(JSON.parse(content.toString()));
       if (head[0] === END) this.isDone = true;
       else yield content;

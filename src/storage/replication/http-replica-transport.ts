@@ -1,8 +1,8 @@
+import { crc32 } from 'node:zlib';
 import { Agent, request as httpRequest, type ClientRequest, type IncomingMessage } from 'node:http';
 import { errorFromJson, isAbort, messageOf, VarveError } from '../../core/errors.ts';
 import { hasCode } from '../../core/file-system.ts';
 import type { WriteOutcome } from '../engine/storage-engine.ts';
-import { crc32c } from '../protocol/crc32c.ts';
 import { encodeDeletions } from './deletion-ledger.ts';
 import { FrameReader } from './answer-frames.ts';
 import type {
@@ -17,7 +17,7 @@ export const REPLICA_HEADERS = {
   namespace: 'x-varve-namespace',
   format: 'x-varve-format',
   stamp: 'x-varve-stamp',
-  checksum: 'x-varve-crc32c',
+  checksum: 'x-varve-crc32',
 } as const;
 
 const MAX_SOCKETS = 32;
@@ -37,7 +37,7 @@ export class HttpReplicaTransport implements ReplicaTransport, AsyncDisposable {
       [REPLICA_HEADERS.namespace]: namespace,
       [REPLICA_HEADERS.format]: String(format),
       [REPLICA_HEADERS.stamp]: String(stamp),
-      [REPLICA_HEADERS.checksum]: String(crc32c(body)),
+      [REPLICA_HEADERS.checksum]: String(crc32(body)),
       'content-type': 'application/octet-stream',
     };
     return (await this.#json(to, '/replica/v1/write', { headers, body, signal })) as WriteOutcome;

@@ -1,9 +1,9 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import { crc32 } from 'node:zlib';
 import { isAbort, messageOf, VarveError } from '../../core/errors.ts';
 import { admit, JSON_TYPE, send, type Door } from '../http/exchange.ts';
 import { ReadGate } from '../http/read-gate.ts';
 import type { RequestBodies } from '../http/request-body.ts';
-import { crc32c } from '../protocol/crc32c.ts';
 import { dataFrame, endFrame, errorFrame } from './answer-frames.ts';
 import { decodeDeletions } from './deletion-ledger.ts';
 import { REPLICA_HEADERS } from './http-replica-transport.ts';
@@ -77,7 +77,7 @@ export class ReplicaHttp {
     const stamp = BigInt(header('stamp') || '0');
     const body = await this.#deps.bodies.read(request);
     try {
-      if (crc32c(body.bytes) !== Number(header('checksum'))) {
+      if (crc32(body.bytes) !== Number(header('checksum'))) {
         throw new VarveError('REPLICA_UNREACHABLE', 'a write does not match its checksum');
       }
       const write = { namespace: header('namespace'), format, body: body.bytes, stamp };

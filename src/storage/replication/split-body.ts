@@ -1,11 +1,10 @@
 import { VarveError } from '../../core/errors.ts';
 import { BufferMemory } from '../buffer/buffer-memory.ts';
 import { REQUEST_LIMITS } from '../buffer/request-decoder.ts';
-import { LabelCursor } from '../index/labels.ts';
 import { KernelFault, checked } from '../kernel/kernel-fault.ts';
 import { murmur3 } from '../kernel/murmur3.ts';
 import { canonicalLabels, encodeLabels } from '../kernel/remote-write.ts';
-import type { ProtocolKernel } from '../protocol/protocol-kernel.ts';
+import { snappyLength, type ProtocolKernel } from '../protocol/protocol-kernel.ts';
 import { ColumnsWriter, readColumns } from './columns-body.ts';
 import type { ReplicaFormat } from './replica-transport.ts';
 import type { Routing } from './routing.ts';
@@ -46,7 +45,7 @@ const EXEMPLAR_2 = 0x22;
 export class BodySplitter {
   readonly #kernel: ProtocolKernel;
   #memory: BufferMemory | undefined;
-  readonly #cursor = new LabelCursor();
+  readonly #reader = new FieldReader();
 
   constructor(kernel: ProtocolKernel) {
     this.#kernel = kernel;
@@ -87,7 +86,7 @@ export class BodySplitter {
 
   #fields1(message: Uint8Array, routing: Routing): SplitFields {
     const fields = new SplitFields(routing);
-    const reader = new FieldReader(message, 0, message.length);
+    const reader = new FieldReader().over(message, 0, message.length);
     while (reader.next()) {
       if (reader.tag !== SERIES_1) continue;
       fields.add(this.#shard1(message, reader, { fields, routing }), reader.start, reader.end);
@@ -101,46 +100,27 @@ export class BodySplitter {
     { fields, routing }: { readonly fields: SplitFields; readonly routing: Routing },
   ): number {
     const { shardCount } = routing;
-    const reader = new FieldReader(message, series.content, series.end);
-    let labelsEnd = series.content;
-    let isTogether = true;
+    const labelsEnd = canonicalEnd(message, series.content, series.end);
+    const reader = this.#reader.over(message, labelsEnd, series.end);
+    let isCanonical = labelsEnd > series.content;
     while (reader.next()) {
       fields.count(reader.tag, EXEMPLAR_1, HISTOGRAM_1);
-      if (reader.tag !== LABEL) continue;
-      isTogether &&= reader.start === labelsEnd;
-      labelsEnd = reader.end;
+      isCanonical &&= reader.tag !== LABEL;
     }
-    if (isTogether && this.#isCanonical(message, series.content, labelsEnd)) {
-      return shardOf(message.subarray(series.content, labelsEnd), shardCount);
-    }
+    if (isCanonical) return murmur3(message, 0, series.content, labelsEnd) % shardCount;
     return shardOfAny(message.subarray(series.content, series.end), shardCount);
-  }
-
-  /** As senders have labels as a rule: in order, none empty, none twice. */
-  #isCanonical(bytes: Uint8Array, start: number, end: number): boolean {
-    const cursor = this.#cursor;
-    cursor.reset(bytes, start, end);
-    let [lastStart, lastStop] = [start, start];
-    while (cursor.next()) {
-      const [nameStart, nameStop] = [cursor.start, cursor.stop];
-      const last = bytes.subarray(lastStart, lastStop);
-      if (Buffer.compare(last, bytes.subarray(nameStart, nameStop)) >= 0) return false;
-      if (!cursor.next() || cursor.start === cursor.stop) return false;
-      [lastStart, lastStop] = [nameStart, nameStop];
-    }
-    return !cursor.broken && end > start;
   }
 
   #fields2(message: Uint8Array, routing: Routing): SplitFields {
     const fields = new SplitFields(routing);
     const symbols: Uint8Array[] = [];
-    const reader = new FieldReader(message, 0, message.length);
+    const reader = new FieldReader().over(message, 0, message.length);
     while (reader.next()) {
       if (reader.tag !== SYMBOL_2) continue;
       symbols.push(message.subarray(reader.content, reader.end));
       fields.addToAll(reader.start, reader.end);
     }
-    const series = new FieldReader(message, 0, message.length);
+    const series = new FieldReader().over(message, 0, message.length);
     while (series.next()) {
       if (series.tag !== SERIES_2) continue;
       const labels = labelsOf(message, series, { symbols, fields });
@@ -149,17 +129,38 @@ export class BodySplitter {
     return fields;
   }
 
+  /** Each part is compressed once, for all that get it. */
   #assemble(message: Uint8Array, fields: SplitFields, targets: TargetsOf): SplitBody {
     const groups = fields.groups();
-    const places = new Set(groups.flatMap((group) => targets(group)));
-    const bodies = new Map<number, Uint8Array>();
-    for (const place of places) {
-      const own = groups.filter((group) => targets(group).includes(place));
-      bodies.set(place, this.#kernel.encodeSnappy(fields.join(message, own)));
+    const common = this.#compress(fields.join(message, undefined));
+    const parts = new Map<number, CompressedPart[]>();
+    for (const group of groups) {
+      const part = this.#compress(fields.join(message, group));
+      for (const place of targets(group)) {
+        const own = parts.get(place) ?? [common];
+        own.push(part);
+        parts.set(place, own);
+      }
     }
+    const bodies = new Map([...parts].map(([place, own]) => [place, joinParts(own)]));
     const { samples, exemplars, histograms } = fields;
     return { groups, bodies, samples, exemplars, histograms };
   }
+
+  #compress(bytes: Uint8Array): CompressedPart {
+    return { bytes: bytes.length, elements: [...this.#kernel.snappyPieces(bytes)] };
+  }
+}
+
+/** Elements of a block of snappy that stand for so many bytes, and refer to nothing before them. */
+interface CompressedPart {
+  readonly bytes: number;
+  readonly elements: readonly Uint8Array[];
+}
+
+function joinParts(parts: readonly CompressedPart[]): Uint8Array {
+  const sizeBytes = parts.reduce((sum, { bytes }) => sum + bytes, 0);
+  return Buffer.concat([snappyLength(sizeBytes), ...parts.flatMap(({ elements }) => elements)]);
 }
 
 /** Which parts of a message go where. */
@@ -195,20 +196,17 @@ class SplitFields {
     return this.#parts.flatMap((parts, group) => (parts ? [group] : []));
   }
 
-  join(message: Uint8Array, groups: readonly number[]): Uint8Array {
-    const lists = [this.#common, ...groups.map((group) => this.#parts[group] ?? [])];
+  /** What a group has; what all get, of none. */
+  join(message: Uint8Array, group: number | undefined): Uint8Array {
+    const list = group === undefined ? this.#common : (this.#parts[group] ?? []);
     let sizeBytes = 0;
-    for (const list of lists) {
-      for (let i = 0; i < list.length; i += 2) sizeBytes += (list[i + 1] as number) - (list[i] as number);
-    }
+    for (let i = 0; i < list.length; i += 2) sizeBytes += (list[i + 1] as number) - (list[i] as number);
     const joined = new Uint8Array(sizeBytes);
     let at = 0;
-    for (const list of lists) {
-      for (let i = 0; i < list.length; i += 2) {
-        const part = message.subarray(list[i], list[i + 1]);
-        joined.set(part, at);
-        at += part.length;
-      }
+    for (let i = 0; i < list.length; i += 2) {
+      const [start, end] = [list[i] as number, list[i + 1] as number];
+      // Most are short.
+      for (let from = start; from < end; from++) joined[at++] = message[from] as number;
     }
     return joined;
   }
@@ -221,13 +219,15 @@ class FieldReader {
   start = 0;
   content = 0;
   end = 0;
-  readonly #bytes: Uint8Array;
-  readonly #stop: number;
+  #bytes: Uint8Array = new Uint8Array(0);
+  #stop = 0;
 
-  constructor(bytes: Uint8Array, start: number, stop: number) {
+  /** May be used again and again. */
+  over(bytes: Uint8Array, start: number, stop: number): this {
     this.#bytes = bytes;
     this.end = start;
     this.#stop = stop;
+    return this;
   }
 
   next(): boolean {
@@ -278,6 +278,50 @@ class FieldReader {
   }
 }
 
+const NAME = 0x0a;
+const VALUE = 0x12;
+
+/**
+ * Where the labels end that a series begins with, if they are as senders have them as a rule, and as the ID of a series
+ * has them: by ascending names, none empty, each with lengths below 128. `start` when the first is not so.
+ */
+function canonicalEnd(bytes: Uint8Array, start: number, stop: number): number {
+  let end = start;
+  let [lastName, lastLength] = [start, 0];
+  while (end + 6 < stop && bytes[end] === LABEL) {
+    const labelEnd = end + 2 + (bytes[end + 1] as number);
+    const name = end + 4;
+    const nameLength = bytes[end + 3] as number;
+    const value = name + nameLength + 2;
+    const isWell =
+      (bytes[end + 1] as number) < 0x80 &&
+      labelEnd <= stop &&
+      bytes[end + 2] === NAME &&
+      value < labelEnd &&
+      bytes[value - 2] === VALUE &&
+      value + (bytes[value - 1] as number) === labelEnd &&
+      isBehind(bytes, [lastName, lastLength], [name, nameLength]);
+    if (!isWell) return start;
+    [lastName, lastLength] = [name, nameLength];
+    end = labelEnd;
+  }
+  return end;
+}
+
+/** Whether the second text is greater, by its bytes. */
+function isBehind(
+  bytes: Uint8Array,
+  [one, oneLength]: readonly [number, number],
+  [other, otherLength]: readonly [number, number],
+): boolean {
+  const length = Math.min(oneLength, otherLength);
+  for (let i = 0; i < length; i++) {
+    const difference = (bytes[other + i] as number) - (bytes[one + i] as number);
+    if (difference !== 0) return difference > 0;
+  }
+  return otherLength > oneLength;
+}
+
 /** The labels of a series of version 2, as version 1 has them. */
 function labelsOf(
   message: Uint8Array,
@@ -286,7 +330,7 @@ function labelsOf(
 ): Uint8Array {
   const pairs: { name: Uint8Array; value: Uint8Array }[] = [];
   let name: Uint8Array | undefined;
-  const reader = new FieldReader(message, series.content, series.end);
+  const reader = new FieldReader().over(message, series.content, series.end);
   while (reader.next()) {
     fields.count(reader.tag, EXEMPLAR_2, HISTOGRAM_2);
     const isPacked = reader.tag === REFERENCES;
