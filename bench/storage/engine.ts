@@ -30,6 +30,15 @@ export interface EngineFigures {
   readonly bareNodeMs: number;
 }
 
+/** Of an engine that could not be measured. */
+export const NO_ENGINE_FIGURES: EngineFigures = {
+  bytesPerSample: Number.NaN,
+  indexBytesPerSample: Number.NaN,
+  readMs: Number.NaN,
+  startMs: Number.NaN,
+  bareNodeMs: Number.NaN,
+};
+
 /** The time of day as the data has it; what sleeps, sleeps for real. */
 class DataClock implements Clock {
   ms = START_MS;

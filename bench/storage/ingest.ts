@@ -92,6 +92,8 @@ async function load(
   const child = spawn(process.execPath, ['--import', 'tsx', script, JSON.stringify(options)], {
     stdio: ['pipe', 'pipe', 'inherit'],
   });
+  // When it ends early, that is told below.
+  child.stdin.on('error', () => {});
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   await lines.next();
   const [machine, server, own] = [machineCpu(), serverCpu(), process.cpuUsage()];

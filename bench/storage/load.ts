@@ -29,8 +29,17 @@ export interface LoadResult {
   readonly cpuSeconds: number;
 }
 
+/**
+ * So many scrapes a connection may be ahead of the slowest: as two halves of one fleet, which have one clock. Servers
+ * refuse what is too far behind the newest that they have seen, Prometheus an hour.
+ */
+const MAX_LEAD = 120;
+
 const options = JSON.parse(process.argv[2] ?? '{}') as LoadOptions;
-const requests = requestsOf(options);
+const { lists: requests, lanes } = requestsOf(options);
+/** By connection: the scrape that it is at, and how it goes on when the others have come up. */
+const scrapes = requests.map(() => 0);
+const waiting = new Map<number, () => void>();
 const latenciesMs: number[] = [];
 let [acknowledged, refused, firstRefusal] = [0, 0, ''];
 
@@ -41,7 +50,7 @@ console.log('READY');
 await once(process.stdin, 'data');
 const cpu = process.cpuUsage();
 const start = performance.now();
-await Promise.all(requests.map((own, i) => sendAll(sockets[i] as Socket, own)));
+await Promise.all(requests.map((own, i) => sendAll(sockets[i] as Socket, own, i)));
 const elapsedMs = performance.now() - start;
 const { user, system } = process.cpuUsage(cpu);
 for (const socket of sockets) socket.destroy();
@@ -61,8 +70,11 @@ const result: LoadResult = {
 console.log(JSON.stringify(result));
 process.exit(0);
 
-/** Of each connection, in order: head and body in one piece. */
-function requestsOf({ file, port, path, connections, headers, bodies }: LoadOptions): Buffer[][] {
+/** Of each connection, in order, head and body in one piece; and how many of them are one scrape. */
+function requestsOf({ file, port, path, connections, headers, bodies }: LoadOptions): {
+  lists: Buffer[][];
+  lanes: number[];
+} {
   const content = readFileSync(file);
   const lists: Buffer[][] = Array.from({ length: connections }, () => []);
   const common = Object.entries({
@@ -73,16 +85,32 @@ function requestsOf({ file, port, path, connections, headers, bodies }: LoadOpti
     'X-Prometheus-Remote-Write-Version': '0.1.0',
     ...headers,
   }).map(([name, value]) => `${name}: ${value}\r\n`);
+  const lanes: Set<number>[] = Array.from({ length: connections }, () => new Set());
   let count = 0;
   for (let place = 0; place < content.length && count < (bodies ?? Infinity); count++) {
     const lane = content.readUInt32LE(place);
     const size = content.readUInt32LE(place + 4);
     const body = content.subarray(place + 8, place + 8 + size);
     const head = `POST ${path} HTTP/1.1\r\n${common.join('')}Content-Length: ${size}\r\n\r\n`;
+    lanes[lane % connections]?.add(lane);
     lists[lane % connections]?.push(Buffer.concat([Buffer.from(head), body]));
     place += 8 + size;
   }
-  return lists;
+  return { lists, lanes: lanes.map(({ size }) => size) };
+}
+
+/** Notes where a connection is; true when it may go on now, otherwise `goOn` is called when it may. */
+function mayGoOn(connection: number, scrape: number, goOn: () => void): boolean {
+  scrapes[connection] = scrape;
+  const slowest = Math.min(...scrapes);
+  for (const [other, wake] of [...waiting]) {
+    if ((scrapes[other] as number) > slowest + MAX_LEAD) continue;
+    waiting.delete(other);
+    wake();
+  }
+  if (scrape <= slowest + MAX_LEAD) return true;
+  waiting.set(connection, goOn);
+  return false;
 }
 
 async function opened(port: number): Promise<Socket> {
@@ -92,7 +120,7 @@ async function opened(port: number): Promise<Socket> {
 }
 
 /** One request at a time, as Prometheus' shards send them. */
-function sendAll(socket: Socket, own: readonly Buffer[]): Promise<void> {
+function sendAll(socket: Socket, own: readonly Buffer[], connection: number): Promise<void> {
   return new Promise((resolve, reject) => {
     let next = 0;
     let sentAt = 0;
@@ -100,9 +128,12 @@ function sendAll(socket: Socket, own: readonly Buffer[]): Promise<void> {
     const send = (): void => {
       const request = own[next];
       if (request === undefined) {
+        mayGoOn(connection, Infinity, () => {});
+        waiting.delete(connection);
         resolve();
         return;
       }
+      if (!mayGoOn(connection, Math.floor(next / (lanes[connection] ?? 1)), send)) return;
       sentAt = performance.now();
       socket.write(request);
     };
