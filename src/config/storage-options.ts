@@ -47,6 +47,21 @@ export const STORAGE_OPTIONS = {
     default: 512,
     help: 'A snapshot is taken early when the log is larger than this.',
   }),
+  bootstrapOrder: option(choice('default', 'prefer_peers', 'exclude_commitlog'), {
+    commands: ['up', 'node', 'storage'],
+    default: 'default',
+    help: 'Where a storage node looks first for the data of its shards: `default`, its files, its log, its peers; `prefer_peers`, its files, its peers, its log; `exclude_commitlog`, its files and its peers, because its log is not trusted to have everything.',
+  }),
+  bootstrapConsistency: option(choice('none', 'one', 'unstrictMajority', 'majority', 'all'), {
+    commands: ['up', 'node', 'storage'],
+    default: 'majority',
+    help: 'How many other replicas have to give what they have of a shard before it counts as all: `majority`, more than half of all replicas; `all`, all others; `one` and `unstrictMajority`, one if no more answer; `none`, none (data may be missing then, and nobody is told).',
+  }),
+  peerTimeout: option(duration, {
+    commands: ['up', 'node', 'storage'],
+    default: 15_000,
+    help: 'How long one request of a bootstrap to another node may take; after three the node is left behind for a while.',
+  }),
   maxBodyMb: option(count(1, 1024), {
     commands: ['up', 'node', 'storage'],
     default: 32,

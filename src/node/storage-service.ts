@@ -24,6 +24,7 @@ import type { Log } from './log.ts';
 import type { PlacementControl } from './placement-control.ts';
 import type { PlacementHttp } from './placement-http.ts';
 import type { StoragePlacement } from './storage-placement.ts';
+import type { StoragePeers } from './storage-peers.ts';
 import type { StorageReplication } from './storage-replication.ts';
 import type { StorageSettings } from './storage-settings.ts';
 import { recoveryText, storageStatus, type StorageStatus } from './storage-status.ts';
@@ -71,6 +72,7 @@ export class StorageService {
   #directory: NamespaceDirectory | undefined;
   #placement: StoragePlacement | undefined;
   #replication: StorageReplication | undefined;
+  #peers: StoragePeers | undefined;
   #control: PlacementControl | undefined;
   #placementHttp: Promise<PlacementHttp> | undefined;
   #aloneFromMs = 0;
@@ -102,6 +104,7 @@ export class StorageService {
   /** True when the request is one of the engine's. */
   handle(request: IncomingMessage, response: ServerResponse): boolean {
     if (this.#http.handle(request, response) || this.#replication?.handle(request, response)) return true;
+    if (this.#peers?.handle(request, response)) return true;
     if (request.url?.startsWith('/api/placement') !== true) return false;
     this.#placementHttp ??= this.#makePlacementHttp();
     void this.#placementHttp.then((http) => http.handle(request, response));
@@ -157,6 +160,7 @@ export class StorageService {
     const { settings, node, coordinator: coordinatorAt } = this.#options;
     await using _lock = await lockFolder(settings.engine.folder);
     const fs = new NodeFileSystem();
+    await using peers = coordinatorAt ? await this.#openPeers() : undefined;
     await using engine = await Engine.open(
       {
         fs,
@@ -166,6 +170,7 @@ export class StorageService {
         log,
         node,
         ...(events ? { events } : {}),
+        ...(peers ? { peers: peers.source.bind(peers) } : {}),
       },
       settings.engine,
     );
@@ -174,6 +179,7 @@ export class StorageService {
     await using replication = placement ? await this.#openReplication(engine, { placement, fs }) : undefined;
     this.#placement = placement;
     this.#replication = replication;
+    this.#peers = peers;
     this.#engine = engine;
     try {
       const file = join(settings.engine.folder, LIST_FILE);
@@ -194,6 +200,7 @@ export class StorageService {
       this.#directory = undefined;
       this.#placement = undefined;
       this.#replication = undefined;
+      this.#peers = undefined;
       this.#control = undefined;
     }
   }
@@ -222,6 +229,26 @@ export class StorageService {
     );
     this.#control = new PlacementControl({ log, clock, coordinator }, settings.token);
     return placement;
+  }
+
+  async #openPeers(): Promise<StoragePeers> {
+    const { log, clock } = this.#deps;
+    const { settings, isLoopback } = this.#options;
+    const { StoragePeers } = await import('./storage-peers.ts');
+    return new StoragePeers(
+      {
+        clock,
+        bodies: this.#bodies,
+        placement: () => this.#placement?.current,
+        view: () => {
+          if (this.#engine) return this.#engine.peerView;
+          throw this.#unready(this.#reason ?? 'the storage engine is starting');
+        },
+        onBug: (error) => log.error({ error }, 'a request of a peer met a bug'),
+      },
+      { token: settings.token, isLoopback },
+      settings.peers,
+    );
   }
 
   async #openReplication(

@@ -4,6 +4,7 @@ import type { Options } from '../config/options.ts';
 import { messageOf, VarveError } from '../core/errors.ts';
 import type { CoordinatorOptions } from '../coordination/open-coordinator.ts';
 import type { EngineOptions } from '../storage/engine/storage-engine.ts';
+import type { PeersSourceOptions } from '../storage/peers/peers-source.ts';
 import type { ReplicationOptions } from '../storage/replication/replication.ts';
 import { coordinatorOptions } from './coordinator-options.ts';
 import { isLoopback } from './loopback.ts';
@@ -15,6 +16,7 @@ export interface StorageSettings {
   readonly maxReadSamples: number;
   readonly maxReads: number;
   readonly readTimeoutMs: number;
+  readonly peers: PeersSourceOptions;
   readonly replication: Omit<ReplicationOptions, 'node' | 'folder'>;
   /** What requests have to carry; undefined: nothing. */
   readonly token: string | undefined;
@@ -42,6 +44,9 @@ type Given = Pick<
   | 'maxReadSamples'
   | 'maxReads'
   | 'readTimeout'
+  | 'bootstrapOrder'
+  | 'bootstrapConsistency'
+  | 'peerTimeout'
   | 'writeConsistency'
   | 'readConsistency'
   | 'replicaTimeout'
@@ -64,7 +69,9 @@ export function storageSettings(given: Given, folder: string): StorageSettings {
       memoryMb: given.memoryMb,
       snapshotIntervalMs: given.snapshotInterval,
       maxLogBytes: given.maxLogMb * MIB,
+      bootstrapOrder: given.bootstrapOrder,
     },
+    peers: { level: given.bootstrapConsistency, timeoutMs: given.peerTimeout },
     maxBodyBytes: given.maxBodyMb * MIB,
     maxReadSamples: given.maxReadSamples,
     maxReads: given.maxReads,
