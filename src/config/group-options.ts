@@ -53,7 +53,7 @@ export const GROUP_OPTIONS = {
   readPort: option(port, { commands: ['node'], help: "HAProxy's port that leads to the other members." }),
   poolerPort: option(port, {
     commands: ['node'],
-    help: "Port of PgBouncer in front of this node's PostgreSQL. Without it there is none.",
+    help: "Port of PgBouncer in front of this node's PostgreSQL. Without it there is none. Clients that want TLS are shown PostgreSQL's certificate, when it has one.",
   }),
   haproxy: option(path, {
     commands: ['up', 'node'],

@@ -73,7 +73,6 @@ export async function openGroupServices(deps: ProxyDeps, options: ProxyOptions):
         listenHost: listenHost(group),
         listenPort: poolerPort ?? 0,
         postgres: { host: '127.0.0.1', port },
-        tls: undefined,
         maxServerConnections: MAX_SERVER_CONNECTIONS,
         maxClientConnections: MAX_CLIENTS,
         statsUsers: [],

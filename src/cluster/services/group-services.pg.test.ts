@@ -21,6 +21,8 @@ if (program === undefined) {
   process.stderr.write('SKIPPED: HAProxy that follows a group: install haproxy\n');
 }
 
+/** A reload is a new process, and takes as long as the machine is busy. */
+const POLL = { timeout: 10_000 } as const;
 const silent = { info: () => {}, warn: () => {}, error: () => {} };
 
 describe.skipIf(program === undefined)('services of a group', () => {
@@ -93,7 +95,6 @@ describe.skipIf(program === undefined)('services of a group', () => {
           listenHost: '127.0.0.1',
           listenPort: 1,
           postgres: serverFacts().admin,
-          tls: undefined,
           maxServerConnections: 5,
           maxClientConnections: 50,
           statsUsers: [],
@@ -141,9 +142,9 @@ describe.skipIf(program === undefined)('services of a group', () => {
     expect(await ledTo(ports[0])).toBe('an1');
     following = services.run(stop.signal);
     await leads('an2');
-    await expect.poll(() => ledTo(ports[0]).catch(() => 'nobody')).toBe('an2');
+    await expect.poll(() => ledTo(ports[0]).catch(() => 'nobody'), POLL).toBe('an2');
     await keys.members.at('an3').update((member) => member && { ...member, state: 'rejoin-needed' });
-    await expect.poll(() => services.status().readers).toEqual(['an1']);
+    await expect.poll(() => services.status().readers, POLL).toEqual(['an1']);
     expect(await ledTo(ports[1])).toBe('an1');
   });
 
@@ -152,9 +153,9 @@ describe.skipIf(program === undefined)('services of a group', () => {
     await services.reconfigure();
     following = services.run(stop.signal);
     await leads('an2', 'electing');
-    await expect.poll(() => ledTo(ports[0]).catch(() => 'nobody')).toBe('nobody');
+    await expect.poll(() => ledTo(ports[0]).catch(() => 'nobody'), POLL).toBe('nobody');
     await leads('an2');
-    await expect.poll(() => ledTo(ports[0]).catch(() => 'nobody')).toBe('an2');
+    await expect.poll(() => ledTo(ports[0]).catch(() => 'nobody'), POLL).toBe('an2');
   });
 
   test('services of a service cluster are registered with their checks, and gone after the end', async () => {

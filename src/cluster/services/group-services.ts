@@ -9,6 +9,7 @@ import type { Pgbouncer, PgbouncerWanted } from './pgbouncer.ts';
 import type { PooledRole } from './pgbouncer-config.ts';
 import type { ProxyLog } from './proxy-process.ts';
 import { proxyView } from './proxy-view.ts';
+import { readServerCertificate, type ServerCertificate } from './server-certificate.ts';
 
 export interface GroupServicesDeps {
   readonly clock: Clock;
@@ -30,7 +31,7 @@ export interface GroupServicesOptions {
   readonly postgresPort: number;
   readonly httpUrl: string;
   readonly proxies: Pick<HaproxyWanted, 'bindHost' | 'writePort' | 'readPort' | 'maxConnections'>;
-  readonly pooler: Omit<PgbouncerWanted, 'databases' | 'roles'>;
+  readonly pooler: Omit<PgbouncerWanted, 'databases' | 'roles' | 'tls'>;
   /** Roles that clients do not log in as. */
   readonly internalRoles: readonly string[];
 }
@@ -68,6 +69,8 @@ export class GroupServices implements AsyncDisposable {
   #members: readonly MemberRecord[] = [];
   #master: MasterRecord | undefined;
   #error: string | undefined;
+  /** Why there is no certificate, as it was logged last. */
+  #tlsTrouble: string | undefined;
   #tail: Promise<unknown> = Promise.resolve();
 
   constructor(deps: GroupServicesDeps, options: GroupServicesOptions) {
@@ -191,7 +194,10 @@ export class GroupServices implements AsyncDisposable {
     const { proxies, pooler } = this.#options;
     await haproxy?.apply({ ...proxies, ...proxyView(this.#members, this.#master) });
     if (pgbouncer) {
-      const wanted = await this.#deps.withAdmin('postgres', (admin) => this.#logins(admin));
+      const wanted = await this.#deps.withAdmin('postgres', async (admin) => ({
+        ...(await this.#logins(admin)),
+        tls: await this.#certificate(admin),
+      }));
       await pgbouncer.apply({ ...pooler, ...wanted });
     }
     await this.#registerMaster();
@@ -210,6 +216,16 @@ export class GroupServices implements AsyncDisposable {
        where datallowconn and not datistemplate order by 1`,
     );
     return { roles: roles.rows, databases: databases.rows.map(({ name }) => name) };
+  }
+
+  /** Clients that want TLS see the same server through the pooler as without it. */
+  async #certificate(admin: Connection): Promise<ServerCertificate | undefined> {
+    const { certificate, trouble } = await readServerCertificate(admin);
+    if (trouble !== undefined && trouble !== this.#tlsTrouble) {
+      this.#deps.log.warn({ trouble }, 'clients of PgBouncer get no TLS, although PostgreSQL has it');
+    }
+    this.#tlsTrouble = trouble;
+    return certificate;
   }
 
   /** The write master makes itself known under one name and id; the next one takes it over. */

@@ -6,6 +6,7 @@ import { VarveError } from '../../core/errors.ts';
 import { writeFileAtomic } from '../../postgres/atomic-file.ts';
 import type { RunAs } from '../../postgres/run-as.ts';
 import { pgbouncerConfig, pgbouncerUsers, type PgbouncerView, type PooledRole } from './pgbouncer-config.ts';
+import type { ServerCertificate } from './server-certificate.ts';
 import { ProxyProcess, type ProxyCommand, type ProxyLog } from './proxy-process.ts';
 
 export interface PgbouncerOptions {
@@ -16,8 +17,10 @@ export interface PgbouncerOptions {
   readonly runAs: RunAs | undefined;
 }
 
-export type PgbouncerWanted = Omit<PgbouncerView, 'usersFile' | 'pidFile' | 'logFile'> & {
+export type PgbouncerWanted = Omit<PgbouncerView, 'usersFile' | 'pidFile' | 'logFile' | 'tls'> & {
   readonly roles: readonly PooledRole[];
+  /** For clients that want TLS. */
+  readonly tls: ServerCertificate | undefined;
 };
 
 const START_TIMEOUT_MS = 5000;
@@ -44,20 +47,26 @@ export class Pgbouncer implements AsyncDisposable {
    * Writes both files and makes PgBouncer read them. Equal wishes cost nothing.
    * @throws PROXY_UNREACHABLE when it does not come up; it is started again and again meanwhile
    */
-  async apply({ roles, ...view }: PgbouncerWanted): Promise<void> {
+  async apply({ roles, tls, ...view }: PgbouncerWanted): Promise<void> {
     const { folder, runAs } = this.#options;
     const files = filesIn(folder);
-    const config = pgbouncerConfig({ ...view, ...files });
+    const tlsFiles = tls && { certFile: join(folder, 'server.crt'), keyFile: join(folder, 'server.key') };
+    const config = pgbouncerConfig({ ...view, ...files, tls: tlsFiles });
     const users = pgbouncerUsers(roles);
-    if (this.#applied === config + users) return;
+    const all = JSON.stringify([config, users, tls]);
+    if (this.#applied === all) return;
     await mkdir(folder, { recursive: true, mode: 0o700 });
     if (runAs) await chown(folder, runAs.uid, runAs.gid);
     await writeFileAtomic(files.usersFile, users, { owner: runAs });
+    if (tls && tlsFiles) {
+      await writeFileAtomic(tlsFiles.keyFile, tls.keyPem, { owner: runAs });
+      await writeFileAtomic(tlsFiles.certFile, tls.certPem, { owner: runAs });
+    }
     await writeFileAtomic(configFile(folder), config, { owner: runAs });
     if (this.#process.isStarted) this.#process.signal('SIGHUP');
     else await this.#process.start();
     await this.#listens(view);
-    this.#applied = config + users;
+    this.#applied = all;
     this.#deps.log.info(
       { databases: view.databases.length, roles: roles.length },
       'PgBouncer works by new files',
@@ -67,7 +76,7 @@ export class Pgbouncer implements AsyncDisposable {
   async #listens({
     listenHost,
     listenPort,
-  }: PgbouncerWanted | Omit<PgbouncerWanted, 'roles'>): Promise<void> {
+  }: Pick<PgbouncerWanted, 'listenHost' | 'listenPort'>): Promise<void> {
     const { clock } = this.#deps;
     const untilMs = clock.monotonicMs() + START_TIMEOUT_MS;
     while (!(await accepts(listenHost, listenPort))) {

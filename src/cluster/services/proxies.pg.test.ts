@@ -8,7 +8,8 @@ import { TEMP_PREFIX } from '../../../test/leak-check.ts';
 import { systemClock } from '../../core/clock.ts';
 import { isAlive } from '../../postgres/postmaster.ts';
 import { blockedAt, resolveRunAs, type RunAs } from '../../postgres/run-as.ts';
-import type { Endpoint } from '../../postgres/connection.ts';
+import { CertificateAuthority } from '../../postgres/certificates.ts';
+import type { Connection, Endpoint } from '../../postgres/connection.ts';
 import { Haproxy, haproxyCommand } from './haproxy.ts';
 import type { HaproxyWanted } from './haproxy.ts';
 import { HealthChecks } from './health-checks.ts';
@@ -16,6 +17,7 @@ import { Pgbouncer } from './pgbouncer.ts';
 import type { PgbouncerWanted } from './pgbouncer.ts';
 import { endLeftProxy } from './proxy-process.ts';
 import { findProxyProgram } from './proxy-programs.ts';
+import { readServerCertificate, type ServerCertificate } from './server-certificate.ts';
 
 const haproxyProgram = await findProxyProgram('haproxy', {});
 const pgbouncerProgram = await findProxyProgram('pgbouncer', {});
@@ -117,6 +119,49 @@ describe.skipIf(!complete)('proxies', () => {
     });
     const wrong = connect({ ...through(ports[1] ?? 0), password: 'wrong' }, { throughPooler: true });
     await expect(wrong).rejects.toMatchObject({ detail: expect.stringContaining('authentication failed') });
+  });
+
+  test('shows the server’s certificate to clients that want TLS, also a new one, and takes others without', async () => {
+    const authority = await CertificateAuthority.open(join(folder, 'authority'));
+    const certificate = async (): Promise<ServerCertificate> => {
+      const { certFile, keyFile } = await authority.issueServer(['127.0.0.1']);
+      return { certPem: await readFile(certFile, 'utf8'), keyPem: await readFile(keyFile, 'utf8') };
+    };
+    const shown = async (): Promise<string> => {
+      const tls = { mode: 'verify-full' as const, caPem: authority.caPem };
+      const endpoint = { ...through(ports[1] ?? 0), tls };
+      await using client = await connect(endpoint, { throughPooler: true, connectTimeoutMs: 3000 });
+      return (await client.one<{ who: string }>('select current_user::text as who')).who;
+    };
+    await haproxy.apply(wanted());
+    await expect(shown()).rejects.toMatchObject({ code: 'CONNECTION_FAILED' });
+    await pgbouncer.apply({ ...pooled, tls: await certificate() });
+    expect(await shown()).toBe(login.user);
+    await pgbouncer.apply({ ...pooled, tls: await certificate() });
+    expect(await shown()).toBe(login.user);
+    await using plain = await opened(ports[1] ?? 0);
+    expect(await plain.one('select 1 as one')).toEqual({ one: 1 });
+    await pgbouncer.apply(pooled);
+  });
+
+  test('the certificate is that of the server, where it has one that can be read', async () => {
+    await using admin = await connect();
+    expect(await readServerCertificate(admin)).toEqual({ certificate: undefined, trouble: undefined });
+    const authority = await CertificateAuthority.open(join(folder, 'authority'));
+    const { certFile, keyFile } = await authority.issueServer(['127.0.0.1']);
+    const settings = (more: object): Connection =>
+      ({
+        one: () =>
+          Promise.resolve({ ssl: 'on', cert: certFile, key: keyFile, folder, passphrase: '', ...more }),
+      }) as unknown as Connection;
+    expect((await readServerCertificate(settings({}))).certificate).toEqual({
+      certPem: await readFile(certFile, 'utf8'),
+      keyPem: await readFile(keyFile, 'utf8'),
+    });
+    const absent = await readServerCertificate(settings({ key: 'absent.key' }));
+    expect(absent.trouble).toContain(join(folder, 'absent.key'));
+    const locked = await readServerCertificate(settings({ passphrase: 'ask' }));
+    expect(locked.trouble).toContain('passphrase');
   });
 
   test('when there is no write master, the write port lets nobody in and its sessions end; the read port goes on', async () => {
