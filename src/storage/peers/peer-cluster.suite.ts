@@ -19,7 +19,7 @@ import type { BootstrapLevel } from './consistency.ts';
 import { decodeRequest, encodeRequest } from './peer-messages.ts';
 import { PeerServer } from './peer-server.ts';
 import type { PeerRequest, PeerTransport } from './peer-transport.ts';
-import { PeersSource } from './peers-source.ts';
+import { PeersSource, type PeersSourceDeps } from './peers-source.ts';
 
 const SPEED = 100;
 
@@ -99,13 +99,7 @@ export class PeerCluster implements AsyncDisposable {
         node: name,
         peers: (view, onMemory) =>
           new PeersSource(
-            {
-              view,
-              onMemory,
-              transport: this.#transportOf(name),
-              clock: this.clock,
-              random: () => this.#random.next(),
-            },
+            { ...this.#sourceDeps(name), view, onMemory },
             { level: level ?? this.#options.level ?? 'majority' },
           ),
       },
@@ -202,6 +196,16 @@ export class PeerCluster implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const name of this.#members.keys()) await this.stop(name);
+  }
+
+  /** Another source of a node, beside the one that it has. */
+  sourceOf(name: string, level: BootstrapLevel): PeersSource {
+    const { peerView: view } = this.engine(name);
+    return new PeersSource({ ...this.#sourceDeps(name), view, onMemory: () => {} }, { level });
+  }
+
+  #sourceDeps(name: string): Omit<PeersSourceDeps, 'view' | 'onMemory'> {
+    return { transport: this.#transportOf(name), clock: this.clock, random: () => this.#random.next() };
   }
 
   #transportOf(from: string): PeerTransport {
