@@ -167,16 +167,33 @@ describe('a system of one access node and two data nodes', () => {
   test('grows by a data node, and does not shrink', async () => {
     const system = await up(folder(), ['--data', '3']);
     expect(await system.sql('select count(*) from varve.data_nodes')).toEqual(['3']);
+    // Its storage engine has a third replica of everything, filled from the others.
+    await expect
+      .poll(() => placedShards(system), PLACED)
+      .toEqual(['dn1 0/32/0', 'dn2 0/32/0', 'dn3 0/32/0', '3 replicas']);
     expect((await varve(['data-node', 'remove', 'dn2', '--dir', folder()])).code).toBe(0);
     await system.stop();
     const again = await up(folder());
     // What was deleted is not added again.
     expect(await again.sql('select node_name from varve.data_nodes order by 1')).toEqual(['dn1', 'dn3']);
+    await expect.poll(() => placedShards(again), PLACED).toEqual(['dn1 0/32/0', 'dn3 0/32/0', '2 replicas']);
     await again.stop();
     const fewer = await varve(['up', '--dir', folder(), '--data', '2']);
     expect([fewer.code, fewer.stderr]).toEqual([2, expect.stringContaining('delete_data_node')]);
   });
 });
+
+const PLACED = { timeout: 90_000, interval: 500 };
+
+/** Of each storage engine: shards that are initializing, available and leaving. */
+async function placedShards(system: SystemProcess): Promise<string[]> {
+  const { placement } = await system.status();
+  if (!placement) return [];
+  const rows = placement.instances.map(
+    ({ node, shards }) => `${node} ${shards.initializing}/${shards.available}/${shards.leaving}`,
+  );
+  return [...rows, `${placement.replicaFactor} replicas`];
+}
 
 /** Samples of this machine in dn1's storage engine. */
 async function storedSamples(system: SystemProcess): Promise<number> {
