@@ -164,10 +164,11 @@ export class Hints {
       target.expired++;
       return;
     }
-    const limited = AbortSignal.any([signal, AbortSignal.timeout(this.#options.timeoutMs)]);
     try {
-      if (hint.kind === 'write') await transport.write(address, hint.write, limited);
-      else await transport.delete(address, hint.deletion, limited);
+      await limited(signal, this.#options.timeoutMs, async (ends) => {
+        if (hint.kind === 'write') await transport.write(address, hint.write, ends);
+        else await transport.delete(address, hint.deletion, ends);
+      });
       health.answered(target.id);
     } catch (error) {
       // It will never be taken.
@@ -177,6 +178,25 @@ export class Hints {
       health.failed(target.id, error);
       throw error;
     }
+  }
+}
+
+/** Signals that are made of others stay with them: there are too many hints for that. */
+async function limited(
+  signal: AbortSignal,
+  timeoutMs: number,
+  work: (ends: AbortSignal) => Promise<void>,
+): Promise<void> {
+  const own = new AbortController();
+  const end = (): void => own.abort(signal.reason);
+  const late = new VarveError('DEADLINE_EXCEEDED', `a hint took longer than ${timeoutMs} ms`);
+  const timer = setTimeout(() => own.abort(late), timeoutMs);
+  signal.addEventListener('abort', end, { once: true });
+  try {
+    await work(own.signal);
+  } finally {
+    clearTimeout(timer);
+    signal.removeEventListener('abort', end);
   }
 }
 

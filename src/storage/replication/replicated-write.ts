@@ -129,7 +129,10 @@ export class ReplicatedWrite {
   async #send(to: ReplicaAddress, errand: Errand): Promise<WriteOutcome> {
     const { health, node } = this.#deps;
     const { timeoutMs } = this.#options;
-    if (to.id === node) return await errand.run(to, NEVER);
+    // Its own log may be slow, too; what is done after that does no harm.
+    if (to.id === node) {
+      return await withDeadline('its own write', timeoutMs, undefined, (signal) => errand.run(to, signal));
+    }
     const underWay = (this.#underWay.get(to.id) ?? 0) + errand.bytes;
     if (underWay > MAX_UNDER_WAY_BYTES) throw new VarveError('STORAGE_OVERLOADED', 'it is too far behind');
     this.#underWay.set(to.id, underWay);
@@ -180,7 +183,6 @@ export class ReplicatedWrite {
   }
 }
 
-const NEVER = new AbortController().signal;
 const NOTHING: WriteOutcome = { samples: 0, series: 0, rejected: [], exemplars: 0, histograms: 0 };
 
 /** Whether it tells that the other node is not there, and not what it thinks of the request. */
