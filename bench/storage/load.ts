@@ -103,7 +103,7 @@ function requestsOf({ file, port, path, connections, headers, bodies }: LoadOpti
 function mayGoOn(connection: number, scrape: number, goOn: () => void): boolean {
   scrapes[connection] = scrape;
   const slowest = Math.min(...scrapes);
-  for (const [other, wake] of [...waiting]) {
+  for (const [other, wake] of waiting) {
     if ((scrapes[other] as number) > slowest + MAX_LEAD) continue;
     waiting.delete(other);
     wake();
