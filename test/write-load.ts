@@ -15,7 +15,7 @@ const RETRY_MS = 10;
  * acknowledged is known with its time, so that afterwards it can be said for how long nobody took writes and
  * what of it is gone.
  */
-export class WriteLoad {
+export class WriteLoad implements AsyncDisposable {
   readonly #endpoints: readonly Endpoint[];
   readonly #stop = new AbortController();
   readonly #acknowledged: Acknowledged[] = [];
@@ -38,6 +38,10 @@ export class WriteLoad {
   async stop(): Promise<void> {
     this.#stop.abort();
     await this.#running;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.stop();
   }
 
   /** Resolves with the first acknowledgement after `sinceMs` (performance.now). */

@@ -1,3 +1,4 @@
+import { messageOf } from '../../src/core/errors.ts';
 import { Connection, type Endpoint } from '../../src/postgres/connection.ts';
 import type { GroupProcesses, NodeProcess } from '../../test/group-processes.ts';
 import { goal, middle, Table } from '../storage/figures.ts';
@@ -41,7 +42,10 @@ const RATE_SHARE = 0.95;
 export async function measureJoin(options: JoinOptions): Promise<void> {
   const found: Joined[] = [];
   for (let round = 1; round <= options.rounds; round += 1) {
-    const joined = await joinOnce(options, `join${round}`);
+    const joined = await joinOnce(options, `join${round}`).catch((error: unknown) => {
+      console.log(`  join: FAILED: ${messageOf(error)}`);
+    });
+    if (!joined) continue;
     found.push(joined);
     console.log(
       `  join: ${Math.round(joined.totalMs)} ms, ${Math.round(joined.joiningMs)} ms of it joining; ${joined.lostRows} rows lost`,
@@ -157,9 +161,9 @@ function stallOf(gapsMs: readonly number[]): Stall {
   return { maxMs: Math.max(0, ...gapsMs), medianMs: median(gapsMs) };
 }
 
-function tell(found: readonly Joined[], { rounds, rowsPerSecond }: JoinOptions): void {
+function tell(found: readonly Joined[], { rowsPerSecond }: JoinOptions): void {
   const of = (pick: (joined: Joined) => number): number[] => found.map(pick);
-  const times = new Table(`a join under ${rowsPerSecond} rows/s, medians of ${rounds} rounds`, ['']);
+  const times = new Table(`a join under ${rowsPerSecond} rows/s, medians of ${found.length} rounds`, ['']);
   times.row('whole, from an empty folder (ms)', [middle(of(({ totalMs }) => totalMs))]);
   times.row('since it asked to be let in (ms)', [middle(of(({ joiningMs }) => joiningMs))]);
   times.row('slowest commit meanwhile (ms)', [middle(of(({ slowestMs }) => slowestMs))]);
@@ -190,7 +194,8 @@ function tell(found: readonly Joined[], { rounds, rowsPerSecond }: JoinOptions):
     ]);
   }
   stalls.print();
-  const total = (pick: (joined: Joined) => number): number => of(pick).reduce((sum, each) => sum + each, 0);
+  const total = (pick: (joined: Joined) => number): number =>
+    found.length === 0 ? Number.NaN : of(pick).reduce((sum, each) => sum + each, 0);
   goal(
     'acknowledged rows lost by a join',
     { atMost: 0, unit: 'rows' },

@@ -122,7 +122,7 @@ async function work(jobs: (() => Promise<void>)[], untilMs: number): Promise<voi
   while (performance.now() < untilMs) {
     const job = jobs.shift();
     if (!job) return;
-    await job();
+    await job().catch((error: unknown) => console.log(`  a kill: FAILED: ${messageOf(error)}`));
   }
 }
 

@@ -1,3 +1,4 @@
+import { messageOf } from '../../src/core/errors.ts';
 import { middle, goal, Table } from '../storage/figures.ts';
 import { median } from '../measure.ts';
 import { pause, primaryOf, until, untilWhole, type Contender, type ContenderNode } from './contender.ts';
@@ -14,8 +15,9 @@ export interface RivalOptions {
 type Prepare = (scope: string) => Promise<Contender>;
 
 interface Life {
-  readonly figures: ReadonlyMap<Figure, number>;
-  readonly lostRows: number;
+  readonly figures: Map<Figure, number>;
+  /** Not a number when it did not get so far. */
+  lostRows: number;
 }
 
 const WHOLE_TIMEOUT_MS = 120_000;
@@ -36,7 +38,11 @@ export async function compareWithPatroni(
   for (let round = 0; round <= options.rounds; round += 1) {
     for (const name of round % 2 === 0 ? names : names.toReversed()) {
       const figures = round === 0 ? new Set<Figure>(['bootstrap']) : options.figures;
-      const life = await live(await rivals[name](`bench${round}`), figures);
+      const life: Life = { figures: new Map(), lostRows: Number.NaN };
+      // What came before it counts, and so do the other rounds.
+      await live(await rivals[name](`bench${round}`), figures, life).catch((error: unknown) => {
+        console.log(`  ${name.padEnd(8)} FAILED: ${messageOf(error)}`);
+      });
       for (const [figure, ms] of life.figures) {
         const counts = round === 0 ? ' (not counted)' : '';
         console.log(`  ${name.padEnd(8)} ${figure.padEnd(12)} ${Math.round(ms)} ms${counts}`);
@@ -47,17 +53,17 @@ export async function compareWithPatroni(
   tell(lives, options);
 }
 
-async function live(prepared: Contender, wanted: ReadonlySet<Figure>): Promise<Life> {
+async function live(prepared: Contender, wanted: ReadonlySet<Figure>, life: Life): Promise<void> {
   await using group = prepared;
-  const figures = new Map<Figure, number>();
+  const { figures } = life;
   const began = performance.now();
   for (const node of group.nodes) group.start(node);
   await untilWhole(group, WHOLE_TIMEOUT_MS);
   figures.set('bootstrap', performance.now() - began);
-  if (!wanted.has('switch-over') && !wanted.has('fail-over')) return { figures, lostRows: 0 };
+  if (!wanted.has('switch-over') && !wanted.has('fail-over')) return;
 
   await makeLoadTable(group.endpoint(await primaryOf(group)));
-  const load = new WriteLoad(group.nodes.map((node) => group.endpoint(node)));
+  await using load = new WriteLoad(group.nodes.map((node) => group.endpoint(node)));
   load.start();
   await pause(2000);
   if (wanted.has('switch-over')) {
@@ -67,8 +73,7 @@ async function live(prepared: Contender, wanted: ReadonlySet<Figure>): Promise<L
   }
   if (wanted.has('fail-over')) figures.set('fail-over', await failOver(group, load));
   await load.stop();
-  const missing = await lostRows(group.endpoint(await primaryOf(group)), load.acknowledgedIds);
-  return { figures, lostRows: missing };
+  life.lostRows = await lostRows(group.endpoint(await primaryOf(group)), load.acknowledgedIds);
 }
 
 /** Refused until there is a member that is fit, which Patroni takes a moment to know. @returns when it was taken */
@@ -122,7 +127,8 @@ function tell(
   table.print();
   if (!figures.has('switch-over') && !figures.has('fail-over')) return;
   for (const name of ['Varve', 'Patroni'] as const) {
-    const sum = lives[name].reduce((total, life) => total + life.lostRows, 0);
+    const counted = lives[name].filter((life) => !Number.isNaN(life.lostRows));
+    const sum = counted.length === 0 ? Number.NaN : counted.reduce((total, life) => total + life.lostRows, 0);
     goal(`acknowledged rows lost by ${name}`, { atMost: 0, unit: 'rows' }, sum);
   }
 }
