@@ -131,6 +131,7 @@ async function counts(): Promise<Record<string, string>> {
 }
 
 /** The coordinator may learn of a node a moment after it is ready. */
+const filled = { timeout: 40_000, interval: 200 };
 const known = { timeout: 10_000, interval: 200 };
 
 test('nodes stand alone until a placement is made, whose shards are soon available', async () => {
@@ -186,6 +187,42 @@ test('a dry run says what would move, and moves nothing', async () => {
   expect(text.stdout).toMatch(
     /10 replicas are filled, with 0 B of filesets\.\nShards: s1 10 → 0, s2 11 → 16, s3 11 → 16/,
   );
+});
+
+test('a node is added, replaced and removed while every sample stays readable', async () => {
+  const headers = { authorization: `Bearer ${TOKEN}` };
+  const nowMs = Date.now();
+  const lines = Array.from({ length: 200 }, (_, i) => `m,n=${i} v=${i} ${nowMs}`).join('\n');
+  const written = await fetch(`${urls.get('s2')}/write?precision=ms`, {
+    method: 'POST',
+    body: lines,
+    headers,
+  });
+  expect(written.status).toBe(204);
+  const readable = async (name: string): Promise<number> => {
+    const match = encodeURIComponent('{__name__!=""}');
+    const answer = await fetch(`${urls.get(name)}/api/v1/export?match[]=${match}`, { headers });
+    return (await answer.text()).split('\n').filter((line) => line !== '').length;
+  };
+  expect(await readable('s1')).toBe(200);
+
+  expect((await placement('add', 's4', '--yes')).code).toBe(0);
+  await expect.poll(counts, filled).toEqual({ s1: '0/8/0', s2: '0/8/0', s3: '0/8/0', s4: '0/8/0' });
+  expect(await Promise.all(['s1', 's4'].map(readable))).toEqual([200, 200]);
+
+  expect((await placement('remove', 's2', '--yes')).code).toBe(0);
+  await expect.poll(counts, filled).toEqual({ s1: '0/11/0', s3: '0/11/0', s4: '0/10/0' });
+  expect(await Promise.all(['s1', 's4'].map(readable))).toEqual([200, 200]);
+
+  expect((await placement('replace', 's4', 's2', '--yes')).code).toBe(0);
+  await expect.poll(counts, filled).toEqual({ s1: '0/11/0', s2: '0/10/0', s3: '0/11/0' });
+  expect(await Promise.all(['s1', 's2'].map(readable))).toEqual([200, 200]);
+  expect((await view()).changes.map(({ what }) => what)).toEqual([
+    's2 takes the place of s4',
+    's2 was taken out',
+    's4 was added',
+    'made with s1, s2, s3',
+  ]);
 });
 
 test('changes are refused with what to do', async () => {
@@ -249,5 +286,5 @@ test('a node that is down stays in, and the others answer for the placement', as
   ) as PlacementPlan;
   expect([silent.map(({ node }) => node), bytes]).toEqual([['s1'], 0]);
   await serve('s1');
-  await expect.poll(counts, known).toEqual({ s1: '0/10/0', s2: '0/11/0', s3: '0/11/0' });
+  await expect.poll(counts, known).toEqual({ s1: '0/11/0', s2: '0/10/0', s3: '0/11/0' });
 });
