@@ -145,10 +145,18 @@ async function feed(
 
 const EVERYTHING = { matchers: parseSelector('{__name__!=""}'), startNs: 0n, endNs: 1n << 62n };
 
+/** Four sums at once: one addition need not wait for the one before. */
 function sumUp(values: Float64Array): number {
-  let sum = 0;
-  for (let i = 0; i < values.length; i++) sum += values[i] as number;
-  return sum;
+  let [a, b, c, d] = [0, 0, 0, 0];
+  const whole = values.length & ~3;
+  for (let i = 0; i < whole; i += 4) {
+    a += values[i] as number;
+    b += values[i + 1] as number;
+    c += values[i + 2] as number;
+    d += values[i + 3] as number;
+  }
+  for (let i = whole; i < values.length; i++) a += values[i] as number;
+  return a + b + (c + d);
 }
 
 /** A page at a time, as whoever evaluates queries will read. */
