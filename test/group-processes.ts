@@ -117,6 +117,12 @@ export class GroupProcesses implements AsyncDisposable {
     return this.nodes.find(({ name }) => name === master);
   }
 
+  /** The others take the write master's changes. */
+  async isSettled(): Promise<boolean> {
+    const roles = (await this.status())?.members.map(({ role }) => role) ?? [];
+    return roles.filter((role) => role === 'following').length === this.nodes.length - 1;
+  }
+
   endpoint(node: NodeProcess, database = 'varve'): Endpoint {
     return { host: '127.0.0.1', port: node.pgPort, database, user: 'postgres', password: PASSWORD };
   }

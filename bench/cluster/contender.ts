@@ -11,6 +11,8 @@ export interface Contender<N extends ContenderNode = ContenderNode> extends Asyn
   /** What a bootstrap has to reach. */
   isWhole(): Promise<boolean>;
   primary(): Promise<N | undefined>;
+  /** Whether another could take over without a loss. */
+  isSettled(): Promise<boolean>;
   endpoint(node: N): Endpoint;
   /** The daemon and its server at once, as when a machine fails. */
   kill(node: N): Promise<void>;

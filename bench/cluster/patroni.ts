@@ -103,6 +103,11 @@ export class PatroniCluster implements Contender<PatroniNode> {
     return members.some(({ role }) => role === 'leader') && streaming.length === this.nodes.length - 1;
   }
 
+  async isSettled(): Promise<boolean> {
+    const members = await this.members();
+    return members.length === this.nodes.length && members.some(({ role }) => role === 'sync_standby');
+  }
+
   async primary(): Promise<PatroniNode | undefined> {
     const leader = (await this.members()).find(({ role, state }) => role === 'leader' && state === 'running');
     return this.nodes.find(({ name }) => name === leader?.name);

@@ -23,6 +23,8 @@ interface Life {
 const WHOLE_TIMEOUT_MS = 120_000;
 const TAKEOVER_TIMEOUT_MS = 120_000;
 const AFTER_SWITCHOVER_MS = 6000;
+const SETTLED_TIMEOUT_MS = 60_000;
+const SETTLED_MS = 3000;
 const SWITCHOVER_TIMEOUT_MS = 60_000;
 
 /**
@@ -97,6 +99,9 @@ async function switchOver(group: Contender): Promise<number> {
 }
 
 async function failOver<N extends ContenderNode>(group: Contender<N>, load: WriteLoad): Promise<number> {
+  // Right after a switch-over Patroni has no standby that it would promote, and none ever takes over.
+  await until(() => group.isSettled(), SETTLED_TIMEOUT_MS);
+  await pause(SETTLED_MS);
   const victim = await primaryOf(group);
   const killed = performance.now();
   await group.kill(victim);
