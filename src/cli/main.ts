@@ -21,6 +21,7 @@ const RUNS: Readonly<Record<CommandName, () => Promise<Run>>> = {
   storage: async () => (await import('./storage-command.ts')).storage,
   namespace: async () => (await import('./namespace-command.ts')).namespace,
   placement: async () => (await import('./placement-command.ts')).placement,
+  explain: async () => (await import('./explain-command.ts')).explain,
   doctor: async () => (await import('./doctor-command.ts')).doctor,
 };
 

@@ -13,6 +13,7 @@ export const COMMANDS = {
   namespace: 'List, create, change and delete the namespaces that metrics are kept in.',
   placement:
     'Which storage node has which shards: show it, make it, add, remove and replace nodes, and see beforehand what would move.',
+  explain: 'Tell of a shard where its data came from on each storage node, when, and why not from elsewhere.',
   doctor: 'Check whether this machine, or an existing server, is fit for a node.',
 } as const;
 
@@ -24,6 +25,7 @@ export const ARGUMENTS: Partial<Readonly<Record<Command, readonly string[]>>> = 
   storage: ['<serve|inspect|verify|export>'],
   namespace: ['<list|create|change|delete>', '[name]'],
   placement: ['<show|init|add|remove|replace|plan>', '[name]', '[name]', '[name]'],
+  explain: ['<shard>', '[number]'],
   cluster: [
     '<plan|status|switchover|pause|resume|leave|replace|reinit|config|backup|restore>',
     '[name]',

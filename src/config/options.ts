@@ -26,6 +26,7 @@ const SYSTEM = [
   'storage',
   'namespace',
   'placement',
+  'explain',
   'doctor',
 ] as const;
 const ALL = ['node', ...SYSTEM] as const;
@@ -72,7 +73,7 @@ export const OPTIONS = {
     help: "Write this machine's metrics to the distributed table public.host_metrics.",
   }),
   json: option(flag, {
-    commands: ['up', 'status', 'plan', 'cluster', 'storage', 'namespace', 'placement', 'doctor'],
+    commands: ['up', 'status', 'plan', 'cluster', 'storage', 'namespace', 'placement', 'explain', 'doctor'],
     default: false,
     help: 'Print JSON instead of text.',
     flagOnly: true,
@@ -91,10 +92,10 @@ export const OPTIONS = {
   }),
   command: option(text, { commands: ['sql'], short: 'c', help: 'Run this SQL and end.', flagOnly: true }),
   node: option(nodeName, {
-    commands: ['sql', 'data-node', 'storage', 'namespace', 'placement'],
+    commands: ['sql', 'data-node', 'storage', 'namespace', 'placement', 'explain'],
     help: 'Node to connect to.',
     defaultText:
-      'the access node that takes writes; with storage and namespace the first data node, with placement any',
+      'the access node that takes writes; with storage and namespace the first data node, with placement any, with explain all',
     flagOnly: true,
   }),
   port: option(port, {

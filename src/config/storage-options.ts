@@ -19,7 +19,7 @@ export const STORAGE_OPTIONS = {
     help: 'Address on which HTTP is served. Beyond this machine it needs `storageTokenFile`.',
   }),
   storageTokenFile: option(path, {
-    commands: ['up', 'node', 'storage', 'namespace', 'placement'],
+    commands: ['up', 'node', 'storage', 'namespace', 'placement', 'explain'],
     help: 'File with the bearer token that requests to the storage engine have to carry. Without it there is none, and HTTP is served on this machine only.',
   }),
   logMode: option(choice('behind', 'sync'), {
@@ -113,7 +113,7 @@ export const STORAGE_OPTIONS = {
     help: 'How often a node compares its metrics with those of the other replicas, and takes what it lacks; 0 for never.',
   }),
   url: option(httpUrls, {
-    commands: ['storage', 'namespace', 'placement'],
+    commands: ['storage', 'namespace', 'placement', 'explain'],
     defaultText: 'that of a data node of the system in `--dir`',
     help: 'HTTP address of the storage node to ask.',
     flagOnly: true,

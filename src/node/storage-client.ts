@@ -2,6 +2,7 @@ import { messageOf, VarveError, type ErrorCode } from '../core/errors.ts';
 import { ERROR_CODES } from '../core/error-codes.ts';
 import type { PlacementPlan, PlacementView } from './placement-control.ts';
 import type { PlacementRequest } from './placement-request.ts';
+import { EXPLAIN_PATH, type ShardExplanation } from './storage-explain.ts';
 import type { PlacementStatus } from './storage-placement.ts';
 
 /** One namespace as a storage node tells it. */
@@ -32,6 +33,11 @@ export class StorageClient {
 
   async placement(): Promise<PlacementView> {
     return (await this.#data('/api/placement')) as PlacementView;
+  }
+
+  /** Where the data of a shard came from on this node. */
+  async explain(shard: string): Promise<ShardExplanation> {
+    return (await this.#data(`${EXPLAIN_PATH}?shard=${encodeURIComponent(shard)}`)) as ShardExplanation;
   }
 
   /** What a change would move. @throws what keeps it from being made */

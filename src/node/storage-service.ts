@@ -12,7 +12,7 @@ import type { CoordinatorOptions } from '../coordination/open-coordinator.ts';
 import type { RunEvents } from '../run/events.ts';
 import { Engine } from '../storage/engine/engine.ts';
 import type { NamespaceOptions, StorageEngine } from '../storage/engine/storage-engine.ts';
-import { admit } from '../storage/http/exchange.ts';
+import { admit, answerData, answerError, exchangeOf, type Exchange } from '../storage/http/exchange.ts';
 import { HttpFigures } from '../storage/http/http-figures.ts';
 import type { NamespaceRegistry } from '../storage/http/namespace-handlers.ts';
 import { ReadGate } from '../storage/http/read-gate.ts';
@@ -24,6 +24,7 @@ import type { Log } from './log.ts';
 import type { PlacementControl } from './placement-control.ts';
 import type { PlacementHttp } from './placement-http.ts';
 import type { StoragePlacement } from './storage-placement.ts';
+import { EXPLAIN_PATH, shardExplanation, shardNumber } from './storage-explain.ts';
 import type { StoragePeers } from './storage-peers.ts';
 import type { StorageReplication } from './storage-replication.ts';
 import type { StorageSettings } from './storage-settings.ts';
@@ -105,10 +106,45 @@ export class StorageService {
   handle(request: IncomingMessage, response: ServerResponse): boolean {
     if (this.#http.handle(request, response) || this.#replication?.handle(request, response)) return true;
     if (this.#peers?.handle(request, response)) return true;
+    if (request.url?.startsWith(EXPLAIN_PATH) === true) {
+      this.#explain(exchangeOf(request, response));
+      return true;
+    }
     if (request.url?.startsWith('/api/placement') !== true) return false;
-    this.#placementHttp ??= this.#makePlacementHttp();
-    void this.#placementHttp.then((http) => http.handle(request, response));
+    void this.#answerPlacement(request, response);
     return true;
+  }
+
+  async #answerPlacement(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    try {
+      this.#placementHttp ??= this.#makePlacementHttp();
+      await (await this.#placementHttp).handle(request, response);
+    } catch (error) {
+      // Its files may have been replaced under a node that runs.
+      this.#placementHttp = undefined;
+      const known = new VarveError(
+        'INTERNAL',
+        `this node cannot answer for the placement: ${messageOf(error)}`,
+        {
+          hint: 'Start the node anew, or ask another.',
+        },
+      );
+      answerError(exchangeOf(request, response), known, 'prometheus');
+    }
+  }
+
+  #explain(exchange: Exchange): void {
+    try {
+      this.admit(exchange.request);
+      const engine = this.#engine;
+      if (!engine) throw this.#unready(this.#reason ?? 'the storage engine is starting');
+      const given = new URLSearchParams(exchange.query).get('shard');
+      const shard = shardNumber(given, engine.status().shardCount);
+      answerData(exchange, shardExplanation(this.#options.node, shard, engine.explain(shard)));
+    } catch (error) {
+      const known = error instanceof VarveError ? error : new VarveError('INTERNAL', messageOf(error));
+      answerError(exchange, known, 'prometheus');
+    }
   }
 
   /** This node's part in the placement, while the engine is open and there is a coordinator. */
@@ -228,6 +264,8 @@ export class StorageService {
       { node, file: join(settings.engine.folder, PLACEMENT_FILE), engine },
     );
     this.#control = new PlacementControl({ log, clock, coordinator }, settings.token);
+    this.#placementHttp = this.#makePlacementHttp();
+    await this.#placementHttp;
     return placement;
   }
 

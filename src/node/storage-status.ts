@@ -56,6 +56,29 @@ export interface StoredNamespace {
 export interface BootstrapSummary {
   readonly attempts: number;
   readonly state: BootstrapRunStatus['state'];
+  readonly reason: BootstrapRunStatus['reason'];
+  /** This node's. */
+  readonly shardCount: number;
+  /** Of what is under way: how far, at what rate, how long yet; null of a run that has ended. */
+  readonly progress: string | null;
+  /** What nobody could fill yet, and why; the first of it. */
+  readonly unfulfilled: readonly {
+    readonly namespace: string;
+    readonly shard: number;
+    readonly start: string;
+    readonly end: string;
+    readonly reason: string;
+    readonly detail: string;
+  }[];
+  /** The newest last. */
+  readonly history: readonly {
+    readonly attempt: number;
+    readonly reason: BootstrapRunStatus['reason'];
+    readonly shardCount: number;
+    readonly state: BootstrapRunStatus['state'];
+    readonly startedAt: string;
+    readonly tookMs: number | null;
+  }[];
   readonly tookMs: number | null;
   readonly sources: readonly {
     readonly source: string;
@@ -83,7 +106,7 @@ export function storageStatus(facts: StorageFacts): StorageStatus {
     shardCount: engine?.shardCount ?? null,
     reason: reason ?? null,
     namespaces: engine?.namespaces.map((namespace) => storedNamespace(namespace, { run, problems })) ?? [],
-    bootstrap: engine && run ? bootstrapSummary(run, engine.bootstrapRuns.length) : null,
+    bootstrap: engine && run ? bootstrapSummary(run, engine.bootstrapRuns) : null,
     memory: engine?.memory ?? null,
     log: engine?.log ?? null,
     disk: engine?.disk ?? null,
@@ -98,7 +121,7 @@ function storedNamespace(
   { run, problems }: { run: BootstrapRunStatus | undefined; problems: ReadonlyMap<string, string> },
 ): StoredNamespace {
   const { options, openBlocks, shards } = namespace;
-  // What a bootstrap tells it tells of a namespace as a whole.
+  // Where nothing is told of a shard, it is told of its namespace as a whole.
   const sources =
     run?.sources.filter((one) => one.namespace === options.name && one.fulfilledBlocks > 0) ?? [];
   const names = [...new Set(sources.map(({ source }) => source))];
@@ -119,18 +142,39 @@ function storedNamespace(
     filesetBytes: namespace.filesetBytes,
     quarantined: namespace.quarantined,
     problem: problems.get(options.name) ?? null,
-    shards: shards.map(({ shard, state }) => ({
+    shards: shards.map(({ shard, state, sources: own = [] }) => ({
       id: shard,
       state,
-      source: state === 'bootstrapped' ? source : null,
+      source: state !== 'bootstrapped' ? null : own.length > 0 ? own.join('+') : source,
     })),
   };
 }
 
-function bootstrapSummary(run: BootstrapRunStatus, attempts: number): BootstrapSummary {
+const TOLD_UNFULFILLED = 20;
+
+function bootstrapSummary(run: BootstrapRunStatus, runs: readonly BootstrapRunStatus[]): BootstrapSummary {
   return {
-    attempts,
+    attempts: runs.length,
     state: run.state,
+    reason: run.reason,
+    shardCount: run.shardCount,
+    progress: run.state === 'running' ? progressText(run) : null,
+    unfulfilled: run.unfulfilled.slice(0, TOLD_UNFULFILLED).map(({ startNs, endNs, ...one }) => ({
+      namespace: one.namespace,
+      shard: one.shard,
+      start: formatTime(startNs),
+      end: formatTime(endNs),
+      reason: one.reason,
+      detail: one.detail,
+    })),
+    history: runs.map(({ attempt, reason, shardCount, state, startedAtNs, tookMs }) => ({
+      attempt,
+      reason,
+      shardCount,
+      state,
+      startedAt: formatTime(startedAtNs),
+      tookMs: tookMs ?? null,
+    })),
     tookMs: run.tookMs ?? null,
     sources: run.sources.map(({ source, namespace, fulfilledBlocks, detail, tookMs }) => ({
       source,
@@ -141,6 +185,13 @@ function bootstrapSummary(run: BootstrapRunStatus, attempts: number): BootstrapS
     })),
     error: run.error ?? null,
   };
+}
+
+function progressText({ progress }: BootstrapRunStatus): string | null {
+  if (!progress) return null;
+  const { done, total, unit = '', detail = '' } = progress;
+  const count = done === undefined ? '' : `${done}${total === undefined ? '' : ` of ${total}`} ${unit}: `;
+  return `${count}${detail}`;
 }
 
 /**

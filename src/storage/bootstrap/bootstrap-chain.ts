@@ -3,6 +3,7 @@ import {
   unfulfilled,
   type BootstrapContext,
   type BootstrapNamespace,
+  type BootstrapPass,
   type BootstrapRequest,
   type BootstrapSource,
 } from './bootstrap-source.ts';
@@ -25,6 +26,7 @@ export interface ChainResult {
 
 export interface ChainDeps {
   readonly monotonicMs: () => number;
+  readonly onBegin?: (source: string, pass: BootstrapPass) => void;
   readonly onSource: (status: BootstrapSourceStatus) => void;
   readonly onFill?: (fill: Omit<SourceFill, 'atNs'>) => void;
 }
@@ -46,6 +48,7 @@ export async function runChain(
   for (const source of sources) {
     context.signal.throwIfAborted();
     const startedMs = deps.monotonicMs();
+    deps.onBegin?.(source.name, context.pass);
     const due = await dueOf(source, requests, { left, context });
     const results = await source.read(due, context);
     const tookMs = deps.monotonicMs() - startedMs;

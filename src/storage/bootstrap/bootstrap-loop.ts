@@ -23,6 +23,8 @@ export interface AttemptReport {
   readonly superseded: AbortSignal;
   /** Over how many shards it goes. */
   begin(shardCount: number): void;
+  /** This one is asked next. */
+  source(name: string, pass: BootstrapSourceStatus['pass']): void;
   onSource(status: BootstrapSourceStatus): void;
   progress(progress: Progress): void;
 }
@@ -164,6 +166,9 @@ export class BootstrapLoop {
       reason,
       superseded: this.#superseded.signal,
       begin: (shardCount) => change({ shardCount }),
+      source: (name, pass) => {
+        step = `${name}-${pass}`;
+      },
       onSource: (status) => {
         sources.push(status);
         step = `${status.source}-${status.pass}`;
@@ -171,7 +176,10 @@ export class BootstrapLoop {
         const state = done === 0 ? 'skipped' : 'done';
         this.#publish(step, state, { done, total, unit: 'blocks', detail: `${namespace}: ${detail}` });
       },
-      progress: (progress) => this.#publish(step, 'running', progress),
+      progress: (progress) => {
+        change({ progress });
+        this.#publish(step, 'running', progress);
+      },
     };
     try {
       const result = await this.#attempt(report, signal);

@@ -1,5 +1,4 @@
 import type { Clock } from '../../core/clock.ts';
-import { messageOf } from '../../core/errors.ts';
 import type { FileSystem } from '../../core/file-system.ts';
 import type { RunEvents } from '../../run/events.ts';
 import { BootstrapLoop, type AttemptReport } from '../bootstrap/bootstrap-loop.ts';
@@ -170,6 +169,7 @@ export class EngineBootstrap {
 
   async #attempt(report: AttemptReport, signal: AbortSignal): Promise<ProcessResult | undefined> {
     const { registry, engineLog, ownership, shards, onDone } = this.#deps;
+    await this.#secure();
     const isOther = await shards.install();
     if (isOther) this.#waiting.clear();
     const { owned } = ownership;
@@ -194,6 +194,10 @@ export class EngineBootstrap {
       superseded: report.superseded,
       isWhole: (name, shard) => registry.find(name)?.isWhole(shard) ?? false,
     });
+    // Shards that come together become available together, when all of it is in the snapshot.
+    if (this.#insecure.size > 0) {
+      for (const one of namespaces) for (const shard of one.shards) this.#insecure.add(shard);
+    }
     for (const { namespace, shards: asked } of namespaces) {
       const open = result.unfulfilled.get(namespace.name);
       for (const shard of asked) {
@@ -214,19 +218,16 @@ export class EngineBootstrap {
     return {
       monotonicMs: () => clock.monotonicMs(),
       nowNs: () => hybridClock.nowNs(),
+      onBegin: (source, pass) => report.source(source, pass),
       onSource: (status) => report.onSource(status),
       onFill: (fill) => this.#book.add(report.attempt, { ...fill, atNs: hybridClock.nowNs() }),
       report: (progress) => report.progress(progress),
     };
   }
 
-  /** Without it the shards are served, but not called available: an ordinary snapshot comes later. */
+  /** Until it succeeds the shards are served, but not called available. @throws what the disk throws: it is repeated */
   async #secure(): Promise<void> {
-    if (this.#insecure.size === 0) return;
-    const { secure, log } = this.#deps;
-    await secure().catch((error: unknown) => {
-      log.warn({ reason: messageOf(error) }, 'what came from peers is in memory only: no snapshot was taken');
-    });
+    if (this.#insecure.size > 0) await this.#deps.secure();
   }
 }
 

@@ -412,6 +412,13 @@ export interface BootstrapRunStatus {
   readonly startedAtNs: bigint;
   readonly tookMs: number | undefined;
   readonly sources: readonly BootstrapSourceStatus[];
+  /** Of what is under way: how far it is, at what rate, what it waits for; in words in `detail`. */
+  readonly progress?: {
+    readonly done?: number;
+    readonly total?: number;
+    readonly unit?: string;
+    readonly detail?: string;
+  };
   /** Why it has to be repeated, of each range that nobody could fulfil. */
   readonly unfulfilled: readonly UnfulfilledStatus[];
   readonly error: string | undefined;

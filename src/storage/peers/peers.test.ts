@@ -294,6 +294,32 @@ describe('trouble on the way', () => {
     expect([...disk.files().keys()].filter((path) => path.endsWith('-data.db')).length).toBeGreaterThan(3);
   });
 
+  test('shards do not count as available before the snapshot of what came into memory is on the disk', async () => {
+    await using cluster = await filled({}, 'n1');
+    await cluster.start('n2');
+    const disk = cluster.disk('n2');
+    let failed = 0;
+    disk.fault = ({ kind, path }) => {
+      if (kind !== 'write' || !path.includes('/snapshots/')) return undefined;
+      failed++;
+      return 'EIO';
+    };
+    await cluster.place({ n1: 'available', n2: 'initializing' });
+    await vi.waitUntil(() => failed > 2);
+    // It is served, but a restart would lose it.
+    expect(await cluster.dump('n2')).toEqual(await cluster.dump('n1'));
+    expect(cluster.engine('n2').durableShards()).toEqual([]);
+    disk.fault = undefined;
+    await cluster.engine('n2').ready();
+    expect(cluster.engine('n2').durableShards()).toEqual([0, 1, 2, 3]);
+    await cluster.stop('n1');
+    await cluster.kill('n2');
+    await cluster.start('n2');
+    await cluster.place({ n2: 'available' });
+    await cluster.engine('n2').ready();
+    expect((await cluster.dump('n2'))['m1']).toHaveLength(32);
+  });
+
   test('what an aborted try has brought is not asked for again', async () => {
     await using cluster = await filled({ shardCount: 1 }, 'n1');
     let left = 2;
