@@ -1,5 +1,6 @@
 import { afterEach, describe, expect, test } from 'vitest';
 import { VarveError } from '../../core/errors.ts';
+import type { PlacedShardState, Placement } from '../../placement/placement.ts';
 import type { SeriesSamples, StorageEngine } from '../engine/storage-engine.ts';
 import { labelMatcher } from '../index/matcher.ts';
 import { encodeWriteRequest } from '../protocol/remote-write.ts';
@@ -181,6 +182,59 @@ describe('five nodes, of which each has some of the shards', () => {
         ['invalidLabels', 1],
       ]),
     );
+  });
+});
+
+describe('while shards move from one node to another', () => {
+  const ids = ['a', 'b', 'c', 'd'];
+  const moved = (
+    version: number,
+    c: PlacedShardState | undefined,
+    d: PlacedShardState | undefined,
+  ): Placement =>
+    placementWith(
+      ids,
+      3,
+      (place) => {
+        if (place < 2) return 'available';
+        if (place === 2) return c;
+        return d === 'initializing' ? { state: d, sourceId: 'c' } : d;
+      },
+      version,
+    );
+
+  test('both get what is written, and count as one replica when both have it', async () => {
+    cluster = await TestCluster.open(ids, { placement: moved(1, 'available', undefined) });
+    const t = nowNs();
+    const at = (i: number): bigint => t + BigInt(i) * 1_000_000n;
+    await write('d', up('x', at(0), 0));
+    cluster.placement = moved(2, 'leaving', 'initializing');
+    cluster.node('b').kill();
+    await Promise.all(['a', 'c', 'd'].map((id) => cluster.node(id).follow()));
+    await write('a', up('x', at(2), 2));
+    for (const id of ['a', 'c']) expect(await read(local(id))).toContain('x 2');
+    cluster.node('c').kill();
+    expect(await codeOf(write('a', up('x', at(3), 3)))).toBe('WRITE_LEVEL_NOT_REACHED');
+    await cluster.node('b').start();
+    await write('a', up('x', at(4), 4));
+    expect(await read(engineOf('d'))).toEqual(expect.arrayContaining(['x 0', 'x 2', 'x 4']));
+    const forC = (): unknown =>
+      cluster
+        .node('a')
+        .live.status()
+        ?.hints.find(({ replica }) => replica === 'c');
+    expect(forC()).toMatchObject({ added: 1 });
+    cluster.placement = moved(3, undefined, 'available');
+    await Promise.all(['a', 'b', 'd'].map((id) => cluster.node(id).follow()));
+    // What was kept for a node that is in the placement no more is given up.
+    cluster.placement = {
+      ...cluster.placement,
+      instances: cluster.placement.instances.filter(({ id }) => id !== 'c'),
+    };
+    await expect.poll(forC, { timeout: 20_000 }).toBeUndefined();
+    cluster.node('a').kill();
+    await write('d', up('x', at(5), 5));
+    expect(await read(engineOf('b'))).toEqual(expect.arrayContaining(['x 2', 'x 4', 'x 5']));
   });
 });
 

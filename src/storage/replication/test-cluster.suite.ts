@@ -2,7 +2,8 @@ import { SeededRandom } from '../../../test/seeded-random.ts';
 import { SimulatedDisk } from '../../../test/simulated-disk.ts';
 import type { Clock } from '../../core/clock.ts';
 import { VarveError } from '../../core/errors.ts';
-import type { Placement, PlacedShardState } from '../../placement/placement.ts';
+import type { PlacedShard, PlacedShardState, Placement } from '../../placement/placement.ts';
+import { topologyOf } from '../../placement/topology.ts';
 import type { Engine } from '../engine/engine.ts';
 import { namespaceOptions } from '../engine/namespace-options.ts';
 import type { NamespaceOptions, WriteOutcome } from '../engine/storage-engine.ts';
@@ -26,10 +27,12 @@ const quiet = { info: () => {}, warn: () => {}, error: () => {} };
 export function placementWith(
   ids: readonly string[],
   replicaFactor: number,
-  has: (place: number, shard: number) => PlacedShardState | undefined = () => 'available',
+  has: (place: number, shard: number) => PlacedShardState | Omit<PlacedShard, 'id'> | undefined = () =>
+    'available',
+  version = 1,
 ): Placement {
   return {
-    version: 1,
+    version,
     replicaFactor,
     shardCount: SHARDS,
     instances: ids.map((id, place) => ({
@@ -37,8 +40,11 @@ export function placementWith(
       isolationGroup: id,
       weight: 1,
       endpoint: `sim://${id}`,
-      shards: Array.from({ length: SHARDS }, (_, shard) => ({ id: shard, state: has(place, shard) })).filter(
-        (shard): shard is { id: number; state: PlacedShardState } => shard.state !== undefined,
+      shards: Array.from({ length: SHARDS }, (_, id) => ({ id, is: has(place, id) })).flatMap(
+        ({ id, is }): PlacedShard[] => {
+          if (is === undefined) return [];
+          return [typeof is === 'string' ? { id, state: is } : { id, ...is }];
+        },
       ),
     })),
     everAvailable: Array.from({ length: SHARDS }, (_, shard) => shard),
@@ -222,6 +228,8 @@ export class TestNode {
     });
     await engine.applyNamespaces([NAMESPACE]);
     await engine.ready();
+    this.engine = engine;
+    await this.follow();
     const replication = await Replication.open(
       {
         fs: this.disk,
@@ -248,10 +256,19 @@ export class TestNode {
         ...this.#options,
       },
     );
-    this.engine = engine;
     this.replication = replication;
     this.#stop = new AbortController();
     this.#running = replication.run(this.#stop.signal);
+  }
+
+  /** Gives the engine the shards that the placement says. */
+  async follow(): Promise<void> {
+    const { placement } = this.#cluster;
+    if (!placement) return;
+    await this.engine?.applyTopology(topologyOf(placement, this.id));
+    const own = placement.instances.find(({ id }) => id === this.id);
+    // Nobody here has a source for what moves: it waits.
+    if (own?.shards.every(({ state }) => state !== 'initializing')) await this.engine?.ready();
   }
 
   /** As by `kill -9`: from now on it says nothing, and its disk has what the process gave to it. */
