@@ -21,6 +21,8 @@ const BUFFERED_COUNT = 300;
 const BATCH_COUNT = 30;
 const RETRY = { firstMs: 500, maxMs: 10_000 } as const;
 const TIMEOUT_MS = 10_000;
+/** What comes right by itself so soon is not worth a word: nothing is lost meanwhile. */
+const PATIENCE_MS = 5000;
 
 /** Sends readings of the machine to a storage engine by Prometheus' remote write, as any other sender would. */
 export class RemoteHostMetrics {
@@ -42,7 +44,7 @@ export class RemoteHostMetrics {
   async run(signal: AbortSignal): Promise<void> {
     const { clock, note, client } = this.#deps;
     const backoff = new Backoff(RETRY);
-    let failing: string | undefined;
+    let failing: { readonly sinceMs: number; said: string | undefined } | undefined;
     while (!signal.aborted) {
       const batch = this.#buffer.oldest(BATCH_COUNT);
       if (batch.length === 0) {
@@ -52,16 +54,21 @@ export class RemoteHostMetrics {
       try {
         await client.write(this.#body(batch), AbortSignal.any([signal, AbortSignal.timeout(TIMEOUT_MS)]));
         this.#buffer.remove(batch);
-        if (failing !== undefined) note('info', 'metrics go to the storage engine again');
+        if (failing?.said !== undefined) note('info', 'metrics go to the storage engine again');
         failing = undefined;
         backoff.reset();
       } catch (error) {
         if (signal.aborted) return;
         // Refused for good: the same bytes would be refused again.
-        if (error instanceof VarveError && error.httpStatus < 500) this.#buffer.remove(batch);
+        const isForGood = error instanceof VarveError && error.httpStatus < 500;
+        if (isForGood) this.#buffer.remove(batch);
+        const nowMs = clock.monotonicMs();
+        failing ??= { sinceMs: nowMs, said: undefined };
         const why = messageOf(error);
-        if (failing !== why) note('warn', `metrics do not reach the storage engine: ${why}`);
-        failing = why;
+        if (failing.said !== why && (isForGood || nowMs - failing.sinceMs >= PATIENCE_MS)) {
+          note('warn', `metrics do not reach the storage engine: ${why}`);
+          failing.said = why;
+        }
         await clock.sleep(backoff.nextMs(), signal).catch(() => {});
       }
     }

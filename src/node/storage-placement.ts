@@ -49,6 +49,8 @@ export interface PlacedInstanceStatus {
 
 const RETRY = { firstMs: 250, maxMs: 10_000 } as const;
 const MARK_EVERY_MS = 1000;
+/** After a change of the placement: what is whole already, or new, need not wait a second. */
+const MARK_FIRST_MS = 50;
 
 /**
  * A storage node's part in the placement: it gives the engine the shards that the placement says, and says in the
@@ -61,6 +63,8 @@ export class StoragePlacement {
   /** What the engine has; older than `current` while it is being put in force. */
   #applied: Placement | undefined;
   #isKnown = false;
+  #markDelayMs = MARK_EVERY_MS;
+  #marked = new AbortController();
   #followProblem: string | undefined;
   #markProblem: string | undefined;
   readonly #listeners = new Set<(placement: Placement) => void>();
@@ -135,12 +139,17 @@ export class StoragePlacement {
     await this.#save(placement);
     for (const listener of this.#listeners) listener(placement);
     await engine.applyTopology(topologyOf(placement, node));
+    const isChanged = ownShards(this.#applied, node) !== ownShards(placement, node);
     this.#applied = placement;
+    if (!isChanged) return;
+    this.#markDelayMs = MARK_FIRST_MS;
+    this.#marked.abort();
   }
 
-  /** At once, then about every second. */
+  /** Soon after a change of this node's shards, then less and less often, down to about every second. */
   async #mark(store: PlacementStore, signal: AbortSignal): Promise<void> {
     const { clock, log, random } = this.#deps;
+    signal.addEventListener('abort', () => this.#marked.abort(), { once: true });
     while (!signal.aborted) {
       try {
         await this.#markOnce(store);
@@ -152,7 +161,10 @@ export class StoragePlacement {
           log.warn({ error: problem }, 'shards are not marked available yet');
         this.#markProblem = problem;
       }
-      await clock.sleep(MARK_EVERY_MS * (0.75 + random() / 2), signal).catch(() => {});
+      this.#marked = new AbortController();
+      if (signal.aborted) return;
+      await clock.sleep(this.#markDelayMs * (0.75 + random() / 2), this.#marked.signal).catch(() => {});
+      this.#markDelayMs = Math.min(MARK_EVERY_MS, this.#markDelayMs * 2);
     }
   }
 
@@ -187,6 +199,11 @@ export class StoragePlacement {
     await writeFileAtomically(fs, file, encodePlacement(placement));
     await fs.syncFolder(dirname(file));
   }
+}
+
+/** As text, to be compared. */
+function ownShards(placement: Placement | undefined, node: string): string {
+  return JSON.stringify(placement?.instances.find(({ id }) => id === node)?.shards ?? []);
 }
 
 export function placementStatus(placement: Placement, problem: string | null): PlacementStatus {
