@@ -19,6 +19,7 @@ test('a shard is explained by the newest run that was over it, with why others h
     fill(1, { source: undefined }),
     fill(2),
     fill(2, { pass: 'memory', source: 'commitlog', others: [] }),
+    fill(3, { source: 'whole' }),
   ];
   const explanation = shardExplanation('dn1', 7, fills);
   expect(JSON.parse(JSON.stringify(explanation))).toEqual(explanation);

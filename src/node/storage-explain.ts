@@ -52,7 +52,9 @@ export function shardNumber(text: string | null | undefined, shardCount: number)
 /** For people: of each namespace the newest run that was over the shard; with `all`, every run that is remembered. */
 export function explanationLines(explanation: ShardExplanation, all: boolean): string[] {
   const { node, shard, fills } = explanation;
-  const last = new Map(fills.map(({ namespace, attempt }) => [namespace, attempt]));
+  // What was whole already was filled by a run before.
+  const filled = fills.filter(({ source }) => source !== 'whole');
+  const last = new Map(filled.map(({ namespace, attempt }) => [namespace, attempt]));
   const shown = fills.filter(({ namespace, attempt }) => all || attempt === last.get(namespace));
   if (shown.length === 0) return [`shard ${shard} on ${node}: nothing is known of it`];
   return [
