@@ -183,8 +183,17 @@ export class MemoryImages {
     await this.#fs.rename(fresh, join(this.#folder, imageName(number)));
     await this.#fs.syncFolder(this.#folder);
     this.#number = number;
-    await this.#removeOthers();
+    // What it made unnecessary, and what a crash left.
+    await this.#removeAllBut([imageName(number), spillName(this.#spill)]);
     return { bytes: offset + image.content.length + spilledPages * IMAGE_PAGE_BYTES, spilledPages };
+  }
+
+  /** Gives the room back that they take; the next one begins anew. */
+  async discard(): Promise<void> {
+    this.#beginSpill();
+    if (!(await this.#fs.stat(this.#folder))) return;
+    await this.#removeAllBut([]);
+    await this.#fs.syncFolder(this.#folder);
   }
 
   #spillDirectory({ immutable }: CapturedImage): PagePlace[] {
@@ -281,9 +290,7 @@ export class MemoryImages {
     return checksums;
   }
 
-  /** What a newer image made unnecessary, and what a crash left. */
-  async #removeOthers(): Promise<void> {
-    const keep = [imageName(this.#number), spillName(this.#spill)];
+  async #removeAllBut(keep: readonly string[]): Promise<void> {
     for (const { name } of await this.#fs.list(this.#folder)) {
       const isOurs = IMAGE_NAME.test(name) || SPILL_NAME.test(name) || name.endsWith('.new');
       if (!isOurs || keep.includes(name)) continue;

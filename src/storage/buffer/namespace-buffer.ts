@@ -9,7 +9,7 @@ import type { BlockColumns, BlockSummary, Overwrite, SealedColumns } from './blo
 import { overloaded, PAGE_BYTES, type BufferMemory } from './buffer-memory.ts';
 import { LateWrites } from './late-writes.ts';
 import { LogReader } from './log-reader.ts';
-import { LogWriter, type LogReaderState } from './log-writer.ts';
+import { LogWriter, type LogReaderState, type LogTicket } from './log-writer.ts';
 import { OpenBlocks, type OpenBlockState } from './open-blocks.ts';
 import { SeriesIndex } from './series-index.ts';
 import { WriteAdmission, type Admitted, type ForeignSeries } from './write-admission.ts';
@@ -159,8 +159,9 @@ export class NamespaceBuffer {
 
   /**
    * Logs the last decoded batch, applies it, and resolves when the log has acknowledged it. `version` is larger than
-   * every one before. When the log refuses, the promise is rejected with the log's reason; what was applied stays
-   * readable until a restart, as after any error that leaves the outcome open, and a repeated request does no harm.
+   * every one before. When the log refuses, the promise is rejected with the log's reason: if `append` throws, nothing
+   * was applied; if it rejects later, what was applied stays readable until a restart, as after any error that leaves
+   * the outcome open, and a repeated request does no harm.
    * Without `append` (a namespace that does not log) it applies only. With `late` the version came from elsewhere, and
    * may be older than those before; its `epoch` is newer than all.
    * @throws STORAGE_OVERLOADED, INVALID_ARGUMENT when another batch was decoded since
@@ -176,7 +177,7 @@ export class NamespaceBuffer {
     if (append === undefined || batch.samples === 0) return this.#apply(batch, version);
     const { payload, ticket } = this.#writer.encode(batch, version, late?.epoch);
     this.#reader.dispose();
-    const logged = appendNow(append, payload);
+    const logged = this.#appendNow(append, payload, ticket);
     const applied = outcomeOf(() => this.#apply(batch, version));
     try {
       await logged;
@@ -398,6 +399,15 @@ export class NamespaceBuffer {
     };
   }
 
+  #appendNow(append: AppendToLog, payload: Uint8Array, ticket: LogTicket): Promise<unknown> {
+    try {
+      return append(payload);
+    } catch (error) {
+      this.#writer.refused(ticket);
+      throw error;
+    }
+  }
+
   /** @throws STORAGE_OVERLOADED when some of it found no memory */
   #apply({ series, samples, leastNs, newSeries, ...rest }: WriteBatch, version: bigint): WriteOutcome {
     if (samples > 0) {
@@ -455,15 +465,6 @@ export interface LateVersion {
   readonly epoch: bigint;
   /** It wins over all that has no version. */
   readonly heals: boolean;
-}
-
-/** A refusal is a refusal, whether it is thrown or comes later. */
-function appendNow(append: AppendToLog, payload: Uint8Array): Promise<unknown> {
-  try {
-    return append(payload);
-  } catch (error) {
-    return Promise.reject(error instanceof Error ? error : new Error(String(error)));
-  }
 }
 
 /** Does something now and tells later how it went. */

@@ -145,6 +145,16 @@ export class CommitLog {
     });
   }
 
+  /** Refuses an append of so much before it is tried, if that is certain; undefined when it may be taken. */
+  refusal(payloadBytes: number): VarveError | undefined {
+    const refusal = this.#refusal(payloadBytes);
+    if (refusal) return refusal;
+    if ((this.#active?.roomBytes ?? 0) >= recordBytes(payloadBytes)) return undefined;
+    const full = this.#spares.refusal;
+    if (full) this.#refused = full;
+    return full;
+  }
+
   /**
    * Everything appended so far is on the disk when it resolves, whatever the mode, but for what was refused.
    * @throws COMMIT_LOG_POISONED

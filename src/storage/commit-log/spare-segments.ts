@@ -73,6 +73,11 @@ export class SpareSegments {
     this.#ready = await this.#deps.fs.open(segmentPath(this.#options.folder, this.#segment), 'update');
   }
 
+  /** What `take` would say now; undefined when it may give one. */
+  get refusal(): VarveError | undefined {
+    return this.#ready || this.#failure === undefined ? undefined : this.#full();
+  }
+
   /** Begins to make one, unless that is under way or done. */
   prepare(): void {
     if (this.#ready || this.#preparing || this.#stop.signal.aborted) return;

@@ -226,6 +226,43 @@ test('a full disk refuses writes and flushes, keeps what is there, and passes by
   expect(engine.status().disk.full).toBe(false);
 });
 
+test('a full disk gets room again from images and the log, and what was refused meanwhile is nowhere', async () => {
+  const place = await simulatedPlace();
+  const room = { logSegmentBytes: 64 * 1024, imageLogBytes: 50_000, keepFreeBytes: 600_000, tickMs: 1000 };
+  await using engine = await readyEngine(place, [{ name: 'default' }], room);
+  let usedBytes = 0;
+  for (const content of place.fs.files().values()) usedBytes += content.length;
+  place.fs.capacityBytes = usedBytes + 1_100_000;
+  const taken: (readonly [bigint, number])[] = [];
+  const writeSome = async (): Promise<boolean> => {
+    const samples = Array.from({ length: 2000 }, (_, i) => {
+      place.clock.advance(1_000_000n);
+      return [place.clock.nowNs, i % 3] as const;
+    });
+    try {
+      await write(engine, 'up', samples);
+      taken.push(...samples);
+      return true;
+    } catch (error) {
+      expect(error).toMatchObject({ code: 'COMMIT_LOG_FULL' });
+      return false;
+    }
+  };
+  let refusals = 0;
+  for (let i = 0; i < 3000 && refusals < 3; i++) if (!(await writeSome())) refusals++;
+  expect(refusals).toBe(3);
+  expect(engine.status().disk.full).toBe(true);
+  expect(await dump(engine)).toEqual({ up: expected(taken) });
+  // Rounds of the maintenance, and the log's own tries.
+  for (let i = 0; i < 60 && engine.status().disk.full; i++) {
+    place.clock.advance(1_000_000_000n);
+    for (let turn = 0; turn < 50; turn++) await new Promise<void>((resolve) => void setImmediate(resolve));
+  }
+  expect(engine.status().disk.full).toBe(false);
+  expect(await writeSome()).toBe(true);
+  expect(await dump(engine)).toEqual({ up: expected(taken) });
+});
+
 test('short memory moves blocks to files instead of failing for good, and nothing is lost', async () => {
   const place = await simulatedPlace();
   await using engine = await readyEngine(place, [{ name: 'default' }], { memoryMb: 4, imageLogBytes: 0 });

@@ -107,7 +107,13 @@ export class EngineLog {
     return (payload) => this.append(this.#framer.frame(namespaceId, payload));
   }
 
+  /**
+   * Throws at once, before anything has happened, what it knows already that the log would say.
+   * @throws COMMIT_LOG_FULL, COMMIT_LOG_BUSY, COMMIT_LOG_POISONED, INVALID_ARGUMENT
+   */
   append(record: Uint8Array): Promise<number> {
+    const refusal = this.commitLog.refusal(record.length);
+    if (refusal) throw refusal;
     this.#bytes += record.length;
     this.#appendedBytes += record.length;
     return this.commitLog.append(record);

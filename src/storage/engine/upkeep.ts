@@ -66,6 +66,8 @@ export class Upkeep {
   #imageBytes = 0;
   #imagedAt = 0;
   #appendedAtTick = 0;
+  /** How much was appended when room was made the last time. */
+  #madeRoomAt = 0;
   snapshotStatus: SnapshotStatus = { lastAtNs: undefined, failures: 0, lastFailure: undefined };
   freeBytes = 0;
 
@@ -120,12 +122,35 @@ export class Upkeep {
       this.freeBytes = await fs.freeBytes(this.#options.folder);
       if (!this.#parts || isBootstrapping()) return;
       const { maintenance } = this.#parts;
+      if (this.#isFull) await this.#makeRoom();
       await maintenance.flush(registry.all, { force: false });
       if (this.#snapshotIsDue(maintenance)) await this.#takeSnapshot();
       await this.#imageWhenIdle();
       await maintenance.cleanUp(registry.all);
       await this.#completeIndexes();
     });
+  }
+
+  get #isFull(): boolean {
+    return this.#deps.engineLog.status().state === 'full';
+  }
+
+  /** The log has no room: images only save time, and snapshots make most of the log unnecessary. */
+  async #makeRoom(): Promise<void> {
+    const { images, engineLog, log } = this.#deps;
+    await images.discard();
+    this.#imageBytes = 0;
+    if (engineLog.appendedBytes === this.#madeRoomAt) return;
+    // Once: where there is no room for one, it is tried again when the next is due.
+    this.#madeRoomAt = engineLog.appendedBytes;
+    try {
+      await this.#takeSnapshot();
+    } catch (error) {
+      log.warn(
+        { reason: messageOf(error) },
+        'the disk is full, also for a snapshot that would shorten the log',
+      );
+    }
   }
 
   /** A query is to find little left to do. */
@@ -227,12 +252,18 @@ export class Upkeep {
   }
 
   async #imageOrTell(): Promise<void> {
-    await this.image().catch((error: unknown) => {
-      this.#deps.log.warn(
+    if (this.#isFull) return;
+    try {
+      await this.image();
+    } catch (error) {
+      const { log, images } = this.#deps;
+      log.warn(
         { reason: messageOf(error) },
         'no image of the memory was written; a restart reads more of the log',
       );
-    });
+      // Half of one helps nobody, and takes room.
+      await images.discard().catch(() => {});
+    }
   }
 
   async #imageWhenIdle(): Promise<void> {
