@@ -100,10 +100,10 @@ test('three empty servers become one group with the control schema on each', asy
 });
 
 test('a subscription whose slot went with somebody is made anew while the group forms', async () => {
-  const first = node(0, { cluster: 'halves', size: 3, waitTimeoutMs: 4000 });
-  const second = node(1, { cluster: 'halves', size: 3, waitTimeoutMs: 4000 });
+  const first = node(0, { cluster: 'halves', size: 3 });
+  const second = node(1, { cluster: 'halves', size: 3 });
   // The third is not there: the two are members, and the group is not complete.
-  await Promise.allSettled([first, second].map((one) => bootstrapOnly(one, MEMBERS_ONLY)));
+  await Promise.all([first, second].map((one) => bootstrapOnly(one, MEMBERS_ONLY)));
   const { keys } = first;
   expect([...(await keys.members.list()).values()].map(({ value }) => value.state)).toEqual([
     'member',
@@ -208,7 +208,7 @@ test('a server that allows too little, or whose clock is off, is told before any
   contexts.push(early);
   await expect(bootstrap(early)).rejects.toMatchObject({
     code: 'GROUP_CLOCKS_APART',
-    message: expect.stringMatching(/^the clock of the server of n1 is 36\d{5} ms ahead of/) as string,
+    message: expect.stringMatching(/^the clock of the server of n1 is 3[56]\d{5} ms ahead of/) as string,
   });
   expect(await traces(0)).toEqual([]);
 });

@@ -116,6 +116,7 @@ async function installOwn(context: GroupContext): Promise<void> {
       await context.onSelf(database, (connection) =>
         deps.groupSchema.install(connection, { groupUuid: group.value.uuid, node: options.node }),
       );
+      context.heldLock();
       await context.mesh.sweep(context.self, database, company);
     }),
   );
@@ -144,6 +145,7 @@ export async function announceSchema(context: GroupContext, work: StepWork): Pro
   if (group.value.committed === 'schema') return;
   const lock = await context.takeLock(work.signal);
   try {
+    await mendEdges(context);
     const { committed } = await keys.coordinator.txn(
       [held(lock), keys.group.unchanged(group)],
       [keys.group.put({ ...group.value, committed: 'schema' })],
@@ -151,6 +153,17 @@ export async function announceSchema(context: GroupContext, work: StepWork): Pro
     if (!committed) throw ownerLost(context);
   } finally {
     await context.releaseLock();
+  }
+}
+
+/** Of all members, while there is nothing that one of them could lack: somebody may have lost the lock in the middle. */
+async function mendEdges(context: GroupContext): Promise<void> {
+  const servers = membersOf(await readRoster(context.keys)).map(addressOf);
+  const links = allLinks(servers, context.databases);
+  const states = await context.mesh.status(links);
+  for (const [i, link] of links.entries()) {
+    const state = states[i]?.state;
+    if (state === 'missing' || state === 'lost') await connectEmpty(context, link);
   }
 }
 
@@ -222,11 +235,16 @@ export async function takeOver(context: GroupContext, work: StepWork): Promise<b
   }
 }
 
-/** Removes what members have of a node that is none any more. Best effort: it is repeated when they start. */
+/**
+ * Removes what members have of a node that is none any more. Best effort: it is repeated when they start; one that has
+ * come back sees to its edges itself.
+ */
 async function forget(context: GroupContext, node: string, members: readonly MemberRecord[]): Promise<void> {
   const company = members.map((member) => member.node).filter((name) => name !== node);
   const servers = members.filter((member) => member.node !== node).map(addressOf);
   for (const database of context.databases) {
+    if (await context.keys.members.at(node).read()) return;
+    context.heldLock();
     await Promise.all(
       servers.map((server) =>
         context.mesh.sweep(server, database, company).catch((error: unknown) => {

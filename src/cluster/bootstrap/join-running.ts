@@ -43,7 +43,9 @@ export async function joinRunning(context: GroupContext, work: StepWork): Promis
   const plan = await planJoin(context);
   const group = await context.keys.group.read();
   if (!group) throw new Error('assertion failed: whoever joins has seen the group');
-  await Promise.all([...plan.members.map((member) => checkPeer(context, member)), checkRoom(context, plan)]);
+  // First: it tells what is wrong better.
+  await Promise.all(plan.members.map((member) => checkPeer(context, member)));
+  await checkRoom(context, plan);
   work.report({ detail: `donor ${plan.donor.node}` });
   if (await isReinitAsked(context)) await markForJoining(context, group.value.uuid, plan.databases);
   await prepareJoiner(context, group.value.uuid, plan.databases);

@@ -27,7 +27,9 @@ export const refreshEdges: Step<GroupContext> = {
     const databases = own?.value.databases ?? context.databases;
     // A join that was done but for this.
     if (await isMarked(context, databases)) await unmark(context, databases);
-    await detectLoss(context, members, databases);
+    const group = await keys.group.read();
+    // Before that there is nothing that could be lacked; the creator mends what is missing.
+    if (group?.value.committed !== 'none') await detectLoss(context, members, databases);
     for (const link of linksWith(context, members, databases)) {
       await mesh.readdress(link).catch((error: unknown) => {
         if (link.to.node === options.node) throw error;
@@ -71,7 +73,10 @@ async function sweepOwn(
   try {
     await context.takeLock(signal, SWEEP_LOCK_WAIT_MS);
     const now = await company();
-    for (const database of databases) await mesh.sweep(self, database, now);
+    for (const database of databases) {
+      context.heldLock();
+      await mesh.sweep(self, database, now);
+    }
   } catch (error) {
     if (!(error instanceof VarveError) || error.code !== 'LOCK_TIMEOUT') throw error;
   } finally {
