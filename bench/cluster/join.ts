@@ -54,11 +54,17 @@ export async function measureJoin(options: JoinOptions): Promise<void> {
   tell(found, options);
 }
 
-async function joinOnce(
-  { etcdPort, leaseTtlS, rowsPerSecond }: JoinOptions,
-  cluster: string,
-): Promise<Joined> {
+async function joinOnce(options: JoinOptions, cluster: string): Promise<Joined> {
+  const { etcdPort, leaseTtlS } = options;
   await using group = await varveGroup({ etcdPort, cluster, leaseTtlS, joiners: 1 });
+  try {
+    return await joinUnderLoad(group, options);
+  } catch (error) {
+    throw new Error(`${messageOf(error)}\n${await group.complaints()}`, { cause: error });
+  }
+}
+
+async function joinUnderLoad(group: GroupProcesses, { rowsPerSecond }: JoinOptions): Promise<Joined> {
   for (const node of group.nodes) group.start(node);
   await untilWhole(group, JOIN_TIMEOUT_MS);
   const master = await primaryOf(group);
@@ -111,8 +117,8 @@ async function join(
     if (record && Number.isNaN(askedMs)) askedMs = performance.now();
     return record?.state === 'member';
   };
-  await until(isMember, JOIN_TIMEOUT_MS).catch(async (error: unknown) => {
-    throw new Error(`it did not join\n${await group.complaints()}`, { cause: error });
+  await until(isMember, JOIN_TIMEOUT_MS).catch((error: unknown) => {
+    throw new Error('it did not join', { cause: error });
   });
   const endedMs = performance.now();
   return { startedMs, endedMs, totalMs: endedMs - startedMs, joiningMs: endedMs - askedMs };
@@ -162,6 +168,25 @@ function stallOf(gapsMs: readonly number[]): Stall {
 }
 
 function tell(found: readonly Joined[], { rowsPerSecond }: JoinOptions): void {
+  if (found.length > 0) tellTimes(found, rowsPerSecond);
+  const of = (pick: (joined: Joined) => number): number[] => found.map(pick);
+  const total = (pick: (joined: Joined) => number): number =>
+    found.length === 0 ? Number.NaN : of(pick).reduce((sum, each) => sum + each, 0);
+  goal(
+    'acknowledged rows lost by a join',
+    { atMost: 0, unit: 'rows' },
+    total((each) => each.lostRows),
+  );
+  goal(
+    'members that differ after a join',
+    { atMost: 0, unit: 'members' },
+    total((each) => each.differing),
+  );
+  const rate = median(of((each) => each.rowsPerSecond));
+  goal('rows written while a node joins', { atLeast: rowsPerSecond * RATE_SHARE, unit: 'rows/s' }, rate);
+}
+
+function tellTimes(found: readonly Joined[], rowsPerSecond: number): void {
   const of = (pick: (joined: Joined) => number): number[] => found.map(pick);
   const times = new Table(`a join under ${rowsPerSecond} rows/s, medians of ${found.length} rounds`, ['']);
   times.row('whole, from an empty folder (ms)', [middle(of(({ totalMs }) => totalMs))]);
@@ -194,18 +219,4 @@ function tell(found: readonly Joined[], { rowsPerSecond }: JoinOptions): void {
     ]);
   }
   stalls.print();
-  const total = (pick: (joined: Joined) => number): number =>
-    found.length === 0 ? Number.NaN : of(pick).reduce((sum, each) => sum + each, 0);
-  goal(
-    'acknowledged rows lost by a join',
-    { atMost: 0, unit: 'rows' },
-    total((each) => each.lostRows),
-  );
-  goal(
-    'members that differ after a join',
-    { atMost: 0, unit: 'members' },
-    total((each) => each.differing),
-  );
-  const rate = median(of((each) => each.rowsPerSecond));
-  goal('rows written while a node joins', { atLeast: rowsPerSecond * RATE_SHARE, unit: 'rows/s' }, rate);
 }
