@@ -117,10 +117,10 @@ export class GroupDesk implements GroupControl {
         const node = this.#known(action.node);
         return this.request(await askMembers(keys, { kind: action.kind, node }, asker));
       }
-      case 'replace':
-        return this.request(
-          await askMembers(keys, { kind: 'replace', node: action.node, successor: action.by }, asker),
-        );
+      case 'replace': {
+        const node = this.#known(action.node);
+        return this.request(await askMembers(keys, { kind: 'replace', node, successor: action.by }, asker));
+      }
       case 'backup':
         return this.#begin('backup', by, () => this.#backup(action.database));
       case 'restore':
