@@ -91,3 +91,9 @@ export function duration(ms) {
     ? `${minutes} min ${seconds % 60} s`
     : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
+
+/** `2026-01-02T03:04:05.000Z` as `Jan 2, 03:04`, in the time of the nodes (UTC). */
+export function moment(iso) {
+  const options = { month: 'short', day: 'numeric', hour: '2-digit', minute: '2-digit', hourCycle: 'h23' };
+  return new Date(iso).toLocaleString('en', { ...options, timeZone: 'UTC' });
+}

@@ -5,6 +5,11 @@ import { element, show, showTable } from './table.js';
 /** The page asks again after each answer; the last one stays when the node falls silent. */
 const EVERY_MS = 1000;
 
+/** Where shards have their data from changes seldom, and is more to tell. */
+const MAPS_EVERY = 5;
+
+let maps = [];
+
 const place = (id) => document.getElementById(id);
 
 function showSystem(system) {
@@ -26,8 +31,8 @@ function showSystem(system) {
   showTable(place('namespaces'), NAMESPACE_COLUMNS, held);
   const engines = system.nodes.filter(({ storage }) => storage);
   showTable(place('engines'), ENGINE_COLUMNS, engines);
-  const maps = system.namespaces.map(({ name }) => shardMap(name, system.shards));
-  show(place('shards'), system.shards.length === 0 ? [] : [...maps, legend()]);
+  const drawn = system.namespaces.map(({ name }) => shardMap(name, system.shards, maps));
+  show(place('shards'), system.shards.length === 0 ? [] : [...drawn, legend()]);
   const runs = (system.runs ?? []).toSorted((a, b) => (a.startedAt < b.startedAt ? 1 : -1));
   showTable(place('runs'), RUN_COLUMNS, runs.slice(0, 30));
 }
@@ -136,12 +141,17 @@ function link(http) {
   return anchor;
 }
 
+async function ask(path) {
+  const response = await fetch(path);
+  if (!response.ok) throw new Error(`the node answered ${response.status}`);
+  return response.json();
+}
+
 async function follow() {
-  for (;;) {
+  for (let round = 0; ; round += 1) {
     try {
-      const response = await fetch('/api/system');
-      if (!response.ok) throw new Error(`the node answered ${response.status}`);
-      showSystem(await response.json());
+      if (round % MAPS_EVERY === 0) maps = await ask('/api/system/maps');
+      showSystem(await ask('/api/system'));
     } catch (error) {
       place('summary').textContent = `no answer: ${error.message}`;
       place('summary').className = 'bad';

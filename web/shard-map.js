@@ -1,3 +1,4 @@
+import { moment } from './format.js';
 import { element } from './table.js';
 
 /** In the order of the legend; what a cell looks like is in the style sheet, by class. */
@@ -9,21 +10,36 @@ export const LEGEND = [
   ['mixed', 'from several'],
   ['bootstrapping', 'being filled'],
   ['notStarted', 'waits'],
+  ['nobody', 'nobody has it yet'],
 ];
 
-/** Of one namespace: a row for each node, a cell for each shard, coloured by where its data came from. */
-export function shardMap(namespace, shards) {
+/**
+ * Of one namespace, by shard and time: a cell for each shard, coloured by where its data came from, in a row for each
+ * node and range of time, the newest first. A node that does not tell of ranges has one row, as it stands now.
+ */
+export function shardMap(namespace, shards, maps) {
   const nodes = [...new Set(shards.flatMap(({ instances }) => instances.map(({ node }) => node)))].sort();
-  const rows = nodes.map((node) => {
-    const cells = shards.map(({ id, instances }) =>
-      cellOf(
-        id,
-        instances.find((one) => one.node === node && one.namespace === namespace),
-      ),
-    );
-    return element('tr', {}, [element('th', { scope: 'row', textContent: node }), ...cells]);
+  const bandsOf = (node) =>
+    maps
+      .filter((map) => map.node === node)
+      .flatMap(({ namespaces }) => namespaces)
+      .filter(({ name }) => name === namespace)
+      .flatMap(({ bands }) => bands);
+  const isTimed = nodes.some((node) => bandsOf(node).length > 0);
+  const ids = shards.map(({ id }) => id);
+  const rows = nodes.flatMap((node) => {
+    const bands = bandsOf(node).map((band) => ({ title: moment(band.start), cells: bandCells(ids, band) }));
+    if (bands.length === 0) bands.push({ title: 'now', cells: stateCells(namespace, node, shards) });
+    return bands.map(({ title, cells }, index) => {
+      const heads = [];
+      if (index === 0)
+        heads.push(element('th', { scope: 'rowgroup', rowSpan: bands.length, textContent: node }));
+      if (isTimed) heads.push(element('th', { scope: 'row', className: 'time', textContent: title }));
+      return element('tr', { className: index === 0 ? 'first' : '' }, [...heads, ...cells]);
+    });
   });
-  const caption = element('caption', { textContent: `${namespace}: ${shards.length} shards` });
+  const what = isTimed ? ', each from the time beside it' : '';
+  const caption = element('caption', { textContent: `${namespace}: ${shards.length} shards${what}` });
   return element('table', { className: 'map' }, [caption, element('tbody', {}, rows)]);
 }
 
@@ -34,16 +50,26 @@ export function legend() {
   return element('p', { className: 'legend' }, entries);
 }
 
-function cellOf(id, instance) {
-  if (!instance) return element('td', { title: `shard ${id}: not here` });
-  const look = lookOf(instance);
-  const [, text] = LEGEND.find(([name]) => name === look) ?? [look, look];
-  const source = instance.source?.includes('+') ? ` (${instance.source})` : '';
-  return element('td', { className: `cell ${look}`, title: `shard ${id}: ${text}${source}` });
+function bandCells(ids, { sources }) {
+  const bySource = new Map(
+    sources.flatMap(({ source, shards }) => shards.map((id) => [id, source ?? 'nobody'])),
+  );
+  return ids.map((id) => cell(id, bySource.get(id)));
 }
 
-function lookOf({ state, source }) {
-  if (state !== 'bootstrapped') return state;
-  if (source === null) return 'uninitialized';
-  return source.includes('+') ? 'mixed' : source;
+function stateCells(namespace, node, shards) {
+  return shards.map(({ id, instances }) => {
+    const instance = instances.find((one) => one.node === node && one.namespace === namespace);
+    if (!instance) return cell(id, undefined);
+    const { state, source } = instance;
+    if (state !== 'bootstrapped') return cell(id, state);
+    return source?.includes('+') ? cell(id, 'mixed', source) : cell(id, source ?? 'uninitialized');
+  });
+}
+
+function cell(id, look, detail) {
+  if (look === undefined) return element('td', { title: `shard ${id}: not here` });
+  const [, text] = LEGEND.find(([name]) => name === look) ?? [look, look];
+  const title = `shard ${id}: ${text}${detail === undefined ? '' : ` (${detail})`}`;
+  return element('td', { className: `cell ${look}`, title });
 }

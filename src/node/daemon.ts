@@ -53,6 +53,7 @@ export async function runNode(deps: DaemonDeps, options: NodeOptions, signal: Ab
   const app = httpApp({
     status: () => daemon.status(),
     system: () => view.read(),
+    maps: () => view.maps(),
     feed: daemon.feed,
     metrics: daemon.metrics,
     ...(options.group ? { group: () => daemon.groupHttp } : {}),

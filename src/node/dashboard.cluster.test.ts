@@ -6,6 +6,7 @@ import { EventFeed } from './event-feed.ts';
 import { httpApp } from './http-app.ts';
 import { serveHttp, type HttpServer } from './http-server.ts';
 import { nodeMetrics } from './node-metrics.ts';
+import type { StorageMap } from './storage-map.ts';
 import type { DashboardView } from './system-view.ts';
 
 const NAMES = ['chromium', 'chromium-browser', 'google-chrome'];
@@ -86,6 +87,7 @@ describe.skipIf(BROWSER === undefined)('the dashboard in a browser', () => {
   let server: HttpServer;
   let page: Page;
   let system: object = WHOLE;
+  let maps: readonly StorageMap[] = [];
   let complaints: string[] = [];
   let foreign: string[] = [];
 
@@ -98,6 +100,7 @@ describe.skipIf(BROWSER === undefined)('the dashboard in a browser', () => {
     const app = httpApp({
       status,
       system: () => Promise.resolve(system as DashboardView),
+      maps: () => Promise.resolve(maps),
       feed,
       metrics: nodeMetrics(events, status),
       onBug: (error) => complaints.push(String(error)),
@@ -117,6 +120,7 @@ describe.skipIf(BROWSER === undefined)('the dashboard in a browser', () => {
   beforeEach(async () => {
     complaints = [];
     foreign = [];
+    maps = [];
     await page?.close();
     page = await browser.newPage();
     page.on('console', (message) => message.type() === 'error' && complaints.push(message.text()));
@@ -150,9 +154,8 @@ describe.skipIf(BROWSER === undefined)('the dashboard in a browser', () => {
     expect(complaints).toEqual([]);
   });
 
-  test('draws the shards of each node by where their data came from', async () => {
-    await open(TROUBLED);
-    const cells = await page
+  const rowsOf = (page_: Page): Promise<string[][]> =>
+    page_
       .locator('#shards .map tr')
       .evaluateAll((rows) =>
         rows.map((row) =>
@@ -164,9 +167,38 @@ describe.skipIf(BROWSER === undefined)('the dashboard in a browser', () => {
           ),
         ),
       );
-    expect(cells).toEqual([
+
+  test('draws the shards of each node by where their data came from', async () => {
+    await open(TROUBLED);
+    expect(await rowsOf(page)).toEqual([
       ['dn1', 'cell fs|shard 0: from files', 'cell mixed|shard 1: from several (fs+peers)'],
       ['dn2', 'cell bootstrapping|shard 0: being filled', 'shard 1: not here'],
+    ]);
+  });
+
+  test('draws each range of time where it is known, the newest first', async () => {
+    const band = (day: number, sources: object[]): object => ({
+      start: `2026-01-0${day}T00:00:00.000Z`,
+      end: `2026-01-0${day + 1}T00:00:00.000Z`,
+      sources,
+    });
+    const older = band(1, [{ source: 'fs', shards: [0, 1] }]);
+    const newer = band(2, [
+      { source: 'peers', shards: [0] },
+      { source: null, shards: [1] },
+    ]);
+    maps = [{ node: 'dn1', namespaces: [{ name: 'default', bands: [newer, older] }] }] as StorageMap[];
+    await open(TROUBLED);
+    await page.waitForFunction(`document.querySelectorAll('#shards .map tr').length === 3`);
+    expect(await rowsOf(page)).toEqual([
+      [
+        'dn1',
+        'Jan 2, 00:00|time',
+        'cell peers|shard 0: from peers',
+        'cell nobody|shard 1: nobody has it yet',
+      ],
+      ['Jan 1, 00:00|time', 'cell fs|shard 0: from files', 'cell fs|shard 1: from files'],
+      ['dn2', 'now|time', 'cell bootstrapping|shard 0: being filled', 'shard 1: not here'],
     ]);
   });
 

@@ -47,6 +47,7 @@ beforeEach(async () => {
   const app = httpApp({
     status: () => status,
     system: () => Promise.resolve({ ...systemStatus([]), group: null }),
+    maps: () => Promise.resolve([]),
     feed,
     metrics: nodeMetrics(events, () => status),
     onBug: (error) => bugs.push(error),
@@ -141,6 +142,7 @@ describe('errors', () => {
     const app = httpApp({
       status: () => status,
       system: () => Promise.resolve({ ...systemStatus([]), group: null }),
+    maps: () => Promise.resolve([]),
       feed,
       metrics: nodeMetrics(events, () => status),
       onBug: () => {},

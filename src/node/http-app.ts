@@ -9,6 +9,7 @@ import type { EventFeed } from './event-feed.ts';
 import type { GroupControl } from './group-control.ts';
 import { groupRoutes } from './group-routes.ts';
 import type { NodeStatus } from './node-status.ts';
+import type { StorageMap } from './storage-map.ts';
 import type { DashboardView } from './system-view.ts';
 
 /** The dashboard; `web/` stands beside both `src/` and `dist/`. */
@@ -18,6 +19,8 @@ export interface HttpDeps {
   readonly status: () => NodeStatus;
   /** Of all nodes that this one knows. */
   readonly system: () => Promise<DashboardView>;
+  /** Of their storage engines. */
+  readonly maps: () => Promise<readonly StorageMap[]>;
   readonly feed: EventFeed;
   readonly metrics: Registry;
   /** Of a member of a group, once it is one. */
@@ -61,6 +64,7 @@ export function httpApp(deps: HttpDeps): Hono {
   );
   app.get('/api/status', (context) => context.json(deps.status()));
   app.get('/api/system', async (context) => context.json(await deps.system()));
+  app.get('/api/system/maps', async (context) => context.json(await deps.maps()));
   app.get('/api/events', (context) => events(context, deps));
   const { group } = deps;
   if (group) {

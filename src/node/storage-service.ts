@@ -25,6 +25,7 @@ import type { PlacementControl } from './placement-control.ts';
 import type { PlacementHttp } from './placement-http.ts';
 import type { StoragePlacement } from './storage-placement.ts';
 import { EXPLAIN_PATH, shardExplanation, shardNumber } from './storage-explain.ts';
+import { MAP_PATH, storageMap, type StorageMap } from './storage-map.ts';
 import type { StoragePeers } from './storage-peers.ts';
 import type { StorageReplication } from './storage-replication.ts';
 import type { StorageSettings } from './storage-settings.ts';
@@ -106,6 +107,10 @@ export class StorageService {
   handle(request: IncomingMessage, response: ServerResponse): boolean {
     if (this.#http.handle(request, response) || this.#replication?.handle(request, response)) return true;
     if (this.#peers?.handle(request, response)) return true;
+    if (request.url === MAP_PATH) {
+      answerData(exchangeOf(request, response), this.#map());
+      return true;
+    }
     if (request.url?.startsWith(EXPLAIN_PATH) === true) {
       this.#explain(exchangeOf(request, response));
       return true;
@@ -131,6 +136,15 @@ export class StorageService {
       );
       answerError(exchangeOf(request, response), known, 'prometheus');
     }
+  }
+
+  /** Like the status, it is for everybody who reaches the node. */
+  #map(): StorageMap {
+    const engine = this.#engine;
+    const owned = new Set(
+      engine?.status().namespaces.flatMap(({ shards }) => shards.map(({ shard }) => shard)),
+    );
+    return storageMap(this.#options.node, [...owned], (shard) => engine?.explain(shard) ?? []);
   }
 
   #explain(exchange: Exchange): void {

@@ -5,6 +5,7 @@ import type { GroupStatus } from './group-control.ts';
 import type { NodeKind } from './layout.ts';
 import { systemStatus, type AskedNode, type NodeStatus, type SystemStatus } from './node-status.ts';
 import { NODE_SERVICE } from './registration.ts';
+import { MAP_PATH, type StorageMap } from './storage-map.ts';
 
 export interface SystemViewDeps {
   readonly clock: Clock;
@@ -41,6 +42,21 @@ export class SystemView {
       this.#asked = { atMs: nowMs, answer: this.#ask() };
     }
     return await this.#asked.answer;
+  }
+
+  /** Of every storage engine that answers: where each shard has each range of time from. */
+  async maps(): Promise<readonly StorageMap[]> {
+    const { nodes } = await this.read();
+    const engines = nodes.filter(({ storage }) => storage !== null);
+    const maps = await Promise.all(
+      engines.map(async ({ http }) => {
+        const signal = AbortSignal.timeout(ANSWER_TIMEOUT_MS);
+        const response = await fetch(`${http}${MAP_PATH}`, { signal }).catch(() => undefined);
+        if (response?.ok !== true) return [];
+        return [((await response.json()) as { readonly data: StorageMap }).data];
+      }),
+    );
+    return maps.flat();
   }
 
   async #ask(): Promise<DashboardView> {
