@@ -1,5 +1,6 @@
 import { mergeColumns, NO_COLUMNS, type Columns } from '../engine/columns.ts';
 import type { SeriesBatch, SeriesBits } from '../engine/replica-access.ts';
+import { idleLimited } from './idle-limit.ts';
 import { compareLabelBytes } from './label-order.ts';
 import { survivors, type LocalReplica } from './local-replica.ts';
 import { missingFrom } from './merge-columns.ts';
@@ -22,13 +23,15 @@ const MOST_SAMPLES = 20_000;
 export async function healFrom(
   deps: { readonly local: LocalReplica; readonly transport: ReplicaTransport },
   peer: ReplicaAddress & { readonly behind: readonly ReplicaDelete[] },
-  { range, signal }: { readonly range: HealRange; readonly signal: AbortSignal },
+  options: { readonly range: HealRange; readonly signal: AbortSignal; readonly timeoutMs: number },
 ): Promise<number> {
+  const { range, signal, timeoutMs } = options;
   const { namespace, startNs, endNs, shards } = range;
   const { local, transport } = deps;
   const question = { kind: 'read', namespace, matchers: [], shards } as const;
   const asked = { ...question, startNs: String(startNs), endNs: String(endNs) };
-  const theirs = wholeSeries(recordsOf(transport.ask(peer, asked, signal)));
+  const answer = idleLimited(transport.ask(peer, asked, signal), `replica ${peer.id}`, timeoutMs);
+  const theirs = wholeSeries(recordsOf(answer));
   const mine = wholeSeries(
     local.replica.readBatches(namespace, { matchers: [], startNs, endNs, shards, signal, ordered: true }),
   );

@@ -28,6 +28,7 @@ beforeEach(async () => {
     bodies: new RequestBodies({ maxBytes: 1 << 22, maxWaitingBytes: 1 << 24 }),
     door: { token: TOKEN, isLoopback: true },
     readTimeoutMs: 10_000,
+    aliveMs: 20,
     onBug: (error) => bugs.push(error),
   });
   server = createServer((request, response) => {
@@ -138,6 +139,27 @@ test('an answer that is cut off or damaged on its way is never taken for whole',
       await expect(work, `${harm} at ${at}`).rejects.toBeInstanceOf(VarveError);
     }
   }
+});
+
+test('an answer that takes long says that it is coming', async () => {
+  const { engine } = cluster.node('a').live.local;
+  const cardinality = engine.cardinality.bind(engine);
+  engine.cardinality = async (...asked) => {
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    return await cardinality(...asked);
+  };
+  const question = {
+    kind: 'cardinality',
+    namespace: 'default',
+    selectors: [],
+    startNs: '0',
+    endNs: '1',
+  } as const;
+  const lengths: number[] = [];
+  for await (const part of transport.ask(node, question, signal)) lengths.push(part.length);
+  expect(lengths.length).toBeGreaterThan(2);
+  expect(lengths.slice(0, -1).every((length) => length === 0)).toBe(true);
+  expect(lengths.at(-1)).toBeGreaterThan(0);
 });
 
 test('frames are put together from pieces of any size', () => {

@@ -1,9 +1,10 @@
 import type { Clock } from '../../core/clock.ts';
-import { messageOf } from '../../core/errors.ts';
+import { messageOf, VarveError } from '../../core/errors.ts';
 import type { Log } from '../commit-log/spare-segments.ts';
 import { digestBlocks, decodeDigests, type ShardDigest } from './block-digests.ts';
 import { decodeDeletions } from './deletion-ledger.ts';
 import { healFrom, type HealRange } from './heal.ts';
+import { idleLimited } from './idle-limit.ts';
 import type { LocalReplica } from './local-replica.ts';
 import type {
   ReplicaAddress,
@@ -30,6 +31,8 @@ export interface RepairOptions {
   readonly settledMs: number;
   /** The share of the time that a round works, from 0 to 1. */
   readonly share: number;
+  /** A replica that sends nothing for so long is left to the next round. */
+  readonly timeoutMs: number;
 }
 
 export interface RepairStatus {
@@ -202,7 +205,11 @@ export class Repair {
         if (differing.length === 0) continue;
         this.#note({ differences: this.#status.differences + differing.length });
         const shards = differing.map(({ shard }) => shard);
-        const healed = await healFrom(this.#deps, peer, { range: { ...range, shards }, signal });
+        const healed = await healFrom(this.#deps, peer, {
+          range: { ...range, shards },
+          signal,
+          timeoutMs: this.#options.timeoutMs,
+        });
         this.#note({ samplesHealed: this.#status.samplesHealed + healed });
         if (healed > 0) mine = await this.#digests(peers, range, signal);
       } catch (error) {
@@ -234,7 +241,15 @@ export class Repair {
 
   async #ask(to: ReplicaAddress, question: ReplicaQuestion, signal: AbortSignal): Promise<Uint8Array> {
     const parts: Uint8Array[] = [];
-    for await (const part of this.#deps.transport.ask(to, question, signal)) parts.push(part);
+    // One that hangs is not waited for, nor is its connection kept.
+    const ended = new AbortController();
+    const answer = this.#deps.transport.ask(to, question, AbortSignal.any([signal, ended.signal]));
+    const limited = idleLimited(answer, `replica ${to.id}`, this.#options.timeoutMs);
+    try {
+      for await (const part of limited) parts.push(part);
+    } finally {
+      ended.abort(new VarveError('CANCELLED', 'the answer is whole, or not waited for'));
+    }
     return Buffer.concat(parts);
   }
 

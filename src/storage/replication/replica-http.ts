@@ -17,10 +17,14 @@ export interface ReplicaHttpDeps {
   readonly bodies: RequestBodies;
   readonly door: Door;
   readonly readTimeoutMs: number;
+  /** So often an answer that takes long says that it is coming; 1,000 unless given. */
+  readonly aliveMs?: number;
   readonly onBug: (error: unknown) => void;
 }
 
 const PREFIX = '/replica/v1/';
+const ALIVE_MS = 1000;
+const NOTHING = new Uint8Array(0);
 /** More than a node's own reads, which wait for those of other nodes: these never do. */
 const MAX_READS = 64;
 const FORMATS: ReadonlyMap<string, ReplicaFormat> = new Map<string, ReplicaFormat>([
@@ -97,13 +101,28 @@ export class ReplicaHttp {
     const question = JSON.parse((await this.#text(request)).toString()) as ReplicaQuestion;
     const exchange = { request, response, path: '', query: '', namespace: undefined };
     await this.#reads.run(exchange, async (signal) => {
-      const parts = answer(this.#deps.local(), question, signal);
-      for await (const part of parts) {
-        // The head goes with the first part, so that an error before it can be told in full.
+      const begin = (): void => {
         if (!response.headersSent) response.writeHead(200, { 'content-type': 'application/octet-stream' });
-        await send(response, dataFrame(part), signal);
+      };
+      let isSilent = true;
+      const timer = setInterval(() => {
+        if (isSilent && response.writableLength === 0) {
+          begin();
+          response.write(dataFrame(NOTHING));
+        }
+        isSilent = true;
+      }, this.#deps.aliveMs ?? ALIVE_MS);
+      try {
+        for await (const part of answer(this.#deps.local(), question, signal)) {
+          isSilent = false;
+          // The head goes with the first part, so that an error before it can be told in full.
+          begin();
+          await send(response, dataFrame(part), signal);
+        }
+      } finally {
+        clearInterval(timer);
       }
-      if (!response.headersSent) response.writeHead(200, { 'content-type': 'application/octet-stream' });
+      begin();
       response.end(endFrame());
     });
   }

@@ -74,6 +74,9 @@ export interface MetadataQuestion {
 export interface ReplicaTransport {
   write(to: ReplicaAddress, write: ReplicaWrite, signal: AbortSignal): Promise<WriteOutcome>;
   delete(to: ReplicaAddress, deletion: ReplicaDelete, signal: AbortSignal): Promise<void>;
-  /** The parts of the answer, each whole and checked. An answer that ends too early throws. */
+  /**
+   * The parts of the answer, each whole and checked; an empty one only says that the other node is at it. An answer that
+   * ends too early throws.
+   */
   ask(to: ReplicaAddress, question: ReplicaQuestion, signal: AbortSignal): AsyncIterable<Uint8Array>;
 }

@@ -1,4 +1,3 @@
-import { withDeadline } from '../../core/deadline.ts';
 import { messageOf, VarveError } from '../../core/errors.ts';
 import type { SeriesBatch } from '../engine/replica-access.ts';
 import type {
@@ -10,6 +9,7 @@ import type {
 } from '../engine/storage-engine.ts';
 import { encodeLabels, type LabelPair } from '../index/labels.ts';
 import { readColumns } from './columns-body.ts';
+import { idleLimited } from './idle-limit.ts';
 import { compareLabelBytes } from './label-order.ts';
 import type { LocalReplica } from './local-replica.ts';
 import { BatchCursor, mergeStreams, type MergePosition } from './merge-streams.ts';
@@ -24,7 +24,6 @@ import type {
   ReplicaQuestion,
   ReplicaTransport,
 } from './replica-transport.ts';
-import { isSilence } from './replicated-write.ts';
 import type { ReadLevel, Routing } from './routing.ts';
 
 export interface ReplicatedReadDeps {
@@ -81,9 +80,8 @@ export class ReplicatedRead {
     const signal = query.signal ? AbortSignal.any([query.signal, ended.signal]) : ended.signal;
     const assigned = new Map<BatchCursor, Assignment>();
     const open = (assignment: Assignment, from?: MergePosition): BatchCursor => {
-      const { id } = this.#address(routing, assignment);
       const batches = this.#batches(routing, assignment, { namespace, query: { ...query, signal } });
-      const cursor = new BatchCursor(this.#watched(id, batches), from);
+      const cursor = new BatchCursor(batches, from);
       assigned.set(cursor, assignment);
       return cursor;
     };
@@ -202,9 +200,17 @@ export class ReplicatedRead {
   async #answer(routing: Routing, assignment: Assignment, asked: ReplicaQuestion): Promise<Uint8Array[]> {
     const to = this.#address(routing, assignment);
     const shards = this.#shards(routing, assignment);
-    const parts = this.#parts(to, shards ? ({ ...asked, shards } as ReplicaQuestion) : asked, NEVER);
+    // One that hangs is not waited for, nor is its connection kept.
+    const ended = new AbortController();
+    const own = shards ? ({ ...asked, shards } as ReplicaQuestion) : asked;
     const found: Uint8Array[] = [];
-    for await (const part of this.#watched(to.id, parts)) found.push(part);
+    try {
+      for await (const part of this.#watched(to.id, this.#parts(to, own, ended.signal))) {
+        if (part.length > 0) found.push(part);
+      }
+    } finally {
+      ended.abort(new VarveError('CANCELLED', 'the answer is whole, or not waited for'));
+    }
     return found;
   }
 
@@ -248,7 +254,8 @@ export class ReplicatedRead {
     if (to.id === this.#deps.node) {
       return this.#deps.local.replica.readBatches(namespace, { ...query, ...(shards ? { shards } : {}) });
     }
-    return recordsOf(this.#parts(to, readQuestion(namespace, query, shards), query.signal ?? NEVER));
+    const parts = this.#parts(to, readQuestion(namespace, query, shards), query.signal ?? NEVER);
+    return recordsOf(this.#watched(to.id, parts));
   }
 
   #parts(to: ReplicaAddress, asked: ReplicaQuestion, signal: AbortSignal): AsyncIterable<Uint8Array> {
@@ -256,26 +263,20 @@ export class ReplicatedRead {
     return this.#deps.transport.ask(to, asked, signal);
   }
 
-  /** Notes whether a replica answers, and leaves one behind that sends nothing more. */
-  async *#watched<T>(id: string, parts: AsyncIterable<T>): AsyncGenerator<T, void, void> {
+  /** Notes whether a replica answers, and leaves one behind that sends nothing more, not even that it is at it. */
+  async *#watched(id: string, parts: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array, void, void> {
     const { health, node } = this.#deps;
-    const iterator = parts[Symbol.asyncIterator]();
+    if (id === node) {
+      yield* parts;
+      return;
+    }
     try {
-      for (;;) {
-        const next =
-          id === node
-            ? await iterator.next()
-            : await withDeadline(`replica ${id}`, this.#options.timeoutMs, undefined, () => iterator.next());
-        if (next.done) break;
-        yield next.value;
-      }
-      if (id !== node) health.answered(id);
+      yield* idleLimited(parts, `replica ${id}`, this.#options.timeoutMs);
+      health.answered(id);
     } catch (error) {
-      if (id !== node && isSilence(error)) health.failed(id, error);
+      // One that takes long for a read may be quick to write.
+      if (error instanceof VarveError && error.code === 'REPLICA_UNREACHABLE') health.failed(id, error);
       throw error;
-    } finally {
-      // It may wait for what never comes.
-      void Promise.resolve(iterator.return?.()).catch(() => {});
     }
   }
 

@@ -186,7 +186,7 @@ export class ReplicatedWrite {
 const NOTHING: WriteOutcome = { samples: 0, series: 0, rejected: [], exemplars: 0, histograms: 0 };
 
 /** Whether it tells that the other node is not there, and not what it thinks of the request. */
-export function isSilence(error: unknown): boolean {
+function isSilence(error: unknown): boolean {
   if (!(error instanceof VarveError)) return true;
   return error.code === 'REPLICA_UNREACHABLE' || error.code === 'DEADLINE_EXCEEDED';
 }

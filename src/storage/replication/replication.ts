@@ -103,6 +103,7 @@ export class Replication {
         intervalMs: options.repairIntervalMs,
         settledMs: options.repairSettledMs ?? SETTLED_MS,
         share: options.repairShare ?? REPAIR_SHARE,
+        timeoutMs,
       },
     );
   }
