@@ -67,6 +67,8 @@ async function joinOnce(options: JoinOptions, cluster: string): Promise<Joined> 
 async function joinUnderLoad(group: GroupProcesses, { rowsPerSecond }: JoinOptions): Promise<Joined> {
   for (const node of group.nodes) group.start(node);
   await untilWhole(group, JOIN_TIMEOUT_MS);
+  // Until then a member that begins to follow ends the sessions that it finds.
+  await until(() => group.isSettled(), JOIN_TIMEOUT_MS);
   const master = await primaryOf(group);
   await using load = await PacedLoad.start(group.endpoint(master), {
     rowsPerSecond,
