@@ -149,11 +149,12 @@ export class Engine implements api.PlacedEngine {
 
   async applyTopology(topology: TopologySnapshot): Promise<void> {
     this.#throwIfClosed();
-    const isNews = await this.#upkeep.serially(() => this.#shards.want(topology));
-    if (!isNews && !this.#shards.isPending) return;
-    this.#bootstrap.supersede();
+    await this.#upkeep.serially(() => this.#shards.want(topology));
+    // An attempt that waits may have what it waits for now.
+    if (!this.#shards.isPending && !this.#bootstrap.running) return;
+    if (this.#shards.isPending) this.#bootstrap.supersede();
     this.#beginBootstrap('topology');
-    // It is put in force when an attempt begins.
+    // What changes this node's shards is put in force when an attempt begins.
     await this.#shards.settled();
   }
 

@@ -48,10 +48,11 @@ export class NodeShards {
   }
 
   /**
-   * Writes down what is wanted; false when that is so already.
+   * Writes down what is wanted. What concerns other nodes only is in force at once; what changes this node's shards
+   * waits for `install`, and is `isPending` until then.
    * @throws STORAGE_FOLDER_MISMATCH
    */
-  async want(topology: TopologySnapshot): Promise<boolean> {
+  async want(topology: TopologySnapshot): Promise<void> {
     const { catalog, ownership } = this.#deps;
     const { shardCount } = ownership;
     if (topology.shards.size !== shardCount) {
@@ -62,14 +63,15 @@ export class NodeShards {
       );
     }
     const text = textOf(topology);
-    if (text === this.#text) return false;
+    if (text === this.#text) return;
     // A node that was never in the placement keeps what it has.
     const standsAlone = !ownership.placement && !this.#wanted;
-    if (standsAlone && ownershipChange(undefined, topology, shardCount).owned.length === 0) return false;
+    const { owned, added, dropped } = ownershipChange(ownership.placement, topology, shardCount);
+    if (standsAlone && owned.length === 0) return;
     await catalog.change({ ...catalog.content, topology: storeTopology(topology) });
     this.#text = text;
-    this.#wanted = topology;
-    return true;
+    if (!this.isPending && added.length + dropped.length === 0) ownership.install(topology);
+    else this.#wanted = topology;
   }
 
   /** Something is to be put in force. */

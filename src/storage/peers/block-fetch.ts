@@ -59,7 +59,7 @@ export interface BlockFetchPlace {
   readonly atNs: bigint;
 }
 
-const COPY_BYTES = 4 * 1024 * 1024;
+const COPY_BYTES = 2 * 1024 * 1024;
 
 /** Brings one block of one shard here. */
 export class BlockFetch {

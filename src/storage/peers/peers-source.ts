@@ -31,7 +31,7 @@ export interface PeersSourceOptions {
   readonly timeoutMs?: number;
   /** Of a request, before its peer is left behind; 3 unless given. */
   readonly tries?: number;
-  /** Blocks that are fetched at the same time; 4 unless given. */
+  /** Blocks that are fetched at the same time; 12 unless given: mostly they wait for the disk. */
   readonly concurrency?: number;
 }
 
@@ -94,7 +94,7 @@ export class PeersSource implements BootstrapSource {
       }
       const fetch = new NamespaceFetch(
         { ...this.#deps, client: this.#client, memo: this.#memo },
-        { level: this.#options.level, concurrency: this.#options.concurrency ?? 4 },
+        { level: this.#options.level, concurrency: this.#options.concurrency ?? 12 },
         { namespace, request, context },
       );
       results.set(name, await fetch.run());

@@ -28,6 +28,9 @@ async function writeBlock(
   }
 }
 
+/** As long as it takes: other work on the machine must not decide. */
+const until = (isSo: () => boolean): Promise<boolean> => vi.waitUntil(isSo, { timeout: 30_000 });
+
 const ALL = (): boolean => true;
 
 /** Nodes with three flushed blocks and an open one, all the same. */
@@ -209,7 +212,7 @@ describe('trouble on the way', () => {
         .engine('n3')
         .status()
         .bootstrapRuns.flatMap(({ unfulfilled }) => unfulfilled);
-    await vi.waitUntil(() => left().length > 0);
+    await until(() => left().length > 0);
     const [first] = left();
     expect(first).toMatchObject({ reason: 'consistencyNotMet' });
     expect(first?.detail).toContain(
@@ -287,7 +290,7 @@ describe('trouble on the way', () => {
         .engine('n2')
         .status()
         .bootstrapRuns.flatMap((run) => run.unfulfilled.map(({ reason }) => reason));
-    await vi.waitUntil(() => unfulfilled().includes('persistFailed'));
+    await until(() => unfulfilled().includes('persistFailed'));
     disk.fault = undefined;
     await cluster.engine('n2').ready();
     expect(await cluster.dump('n2')).toEqual(await cluster.dump('n1'));
@@ -305,7 +308,7 @@ describe('trouble on the way', () => {
       return 'EIO';
     };
     await cluster.place({ n1: 'available', n2: 'initializing' });
-    await vi.waitUntil(() => failed > 2);
+    await until(() => failed > 2);
     // It is served, but a restart would lose it.
     expect(await cluster.dump('n2')).toEqual(await cluster.dump('n1'));
     expect(cluster.engine('n2').durableShards()).toEqual([]);
@@ -329,7 +332,7 @@ describe('trouble on the way', () => {
     };
     await cluster.start('n2', {}, 'majority');
     await cluster.place({ n1: 'available', n2: 'initializing' });
-    await vi.waitUntil(() => left < -2);
+    await until(() => left < -2);
     await cluster.kill('n2');
     cluster.fault = undefined;
     cluster.calls.length = 0;
@@ -374,7 +377,7 @@ describe('trouble on the way', () => {
       return await answer();
     };
     await cluster.place({ n1: 'available', n2: 'initializing' });
-    await vi.waitUntil(() => changed !== undefined);
+    await until(() => changed !== undefined);
     await changed;
     await cluster.engine('n2').ready();
     expect(cluster.engine('n2').durableShards()).toEqual([0, 1]);
@@ -384,6 +387,31 @@ describe('trouble on the way', () => {
     const runs = cluster.engine('n2').status().bootstrapRuns;
     expect(runs.at(-1)).toMatchObject({ reason: 'topology', shardCount: 2, state: 'done' });
   });
+});
+
+test('changes of the placement that concern others do not disturb a bootstrap, nor wait for it', async () => {
+  await using cluster = await filled({}, 'n1', 'n2');
+  await cluster.start('n3');
+  let changes = 0;
+  cluster.fault = async (_, { kind }, answer) => {
+    // In force while the attempt goes on: it would wait for this answer otherwise.
+    if (kind === 'fileset' || kind === 'series') {
+      const [n2, n4] =
+        changes++ % 2 === 0 ? (['leaving', 'initializing'] as const) : (['available', 'leaving'] as const);
+      await cluster.place({ n1: 'available', n2, n3: 'initializing', n4 });
+    }
+    return await answer();
+  };
+  await cluster.place({ n1: 'available', n2: 'available', n3: 'initializing' });
+  await cluster.engine('n3').ready();
+  expect(changes).toBeGreaterThan(8);
+  const runs = cluster
+    .engine('n3')
+    .status()
+    .bootstrapRuns.filter(({ reason }) => reason === 'topology');
+  expect(runs).toHaveLength(1);
+  expect(cluster.engine('n3').durableShards()).toEqual([0, 1, 2, 3]);
+  expect(await cluster.dump('n3')).toEqual(await cluster.dump('n1'));
 });
 
 describe('nobody to ask', () => {
