@@ -120,7 +120,8 @@ export class GroupProcesses implements AsyncDisposable {
   /** The others take the write master's changes. */
   async isSettled(): Promise<boolean> {
     const roles = (await this.status())?.members.map(({ role }) => role) ?? [];
-    return roles.filter((role) => role === 'following').length === this.nodes.length - 1;
+    const following = roles.filter((role) => role === 'following').length;
+    return roles.length >= this.nodes.length && following === roles.length - 1;
   }
 
   endpoint(node: NodeProcess, database = 'varve'): Endpoint {

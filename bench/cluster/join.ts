@@ -86,6 +86,7 @@ async function joinUnderLoad(group: GroupProcesses, { rowsPerSecond }: JoinOptio
     await pause(500);
     const during = load.answers.filter(({ atMs }) => atMs >= startedMs && atMs <= endedMs);
     await load.stop();
+    await until(() => group.isSettled(), JOIN_TIMEOUT_MS);
     return {
       ...times,
       rowsPerSecond: load.rowsPerSecond(startedMs, endedMs),
