@@ -178,7 +178,8 @@ test('a creator that dies before anything is committed is followed by another, a
   const options = { cluster: 'followed' };
   // Dead as soon as the group exists.
   const creator = await start(0, options);
-  const signal = AbortSignal.timeout(60_000);
+  // More than one wait of a node may take, less than the test.
+  const signal = AbortSignal.timeout(200_000);
   const dying = bootstrap(creator.context, { signal }).catch(() => {});
   const others = [1, 2].map(async (i) => {
     const node = await start(i, options);
