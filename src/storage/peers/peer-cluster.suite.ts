@@ -160,13 +160,14 @@ export class PeerCluster implements AsyncDisposable {
   }
 
   /** Writes to some nodes what is theirs of it. */
-  async write(to: readonly string[], name: string, samples: Samples): Promise<void> {
+  async write(to: readonly string[], name: string | readonly string[], samples: Samples): Promise<void> {
+    const names = typeof name === 'string' ? [name] : name;
     for (const node of to) {
       const { peerView } = this.engine(node);
       const namespace = peerView.namespace('default');
       if (!namespace) throw new Error('no namespace');
       const batch = namespace.buffer.prepare(
-        [seriesOf(labelsOf(name), samples)],
+        names.map((one) => seriesOf(labelsOf(one), samples)),
         peerView.clock.nowNs(),
         'passOver',
       );

@@ -23,7 +23,8 @@ async function fixtureWith(
   for (const node of ['n1', 'n2', 'n3']) await cluster.start(node);
   await cluster.place({ n1: 'available', n2: 'available', n3: 'available' });
   for (const node of ['n1', 'n2', 'n3']) await cluster.engine(node).ready();
-  for (let i = 0; i < 40; i++) await cluster.write(['n1', 'n2'], `s${i}`, [[BLOCK_NS + 25n * MINUTE_NS, i]]);
+  const names = Array.from({ length: 40 }, (_, i) => `s${i}`);
+  await cluster.write(['n1', 'n2'], names, [[BLOCK_NS + 25n * MINUTE_NS, 1]]);
   cluster.clock.advance(3n * HOUR_NS);
   for (const node of ['n1', 'n2']) await cluster.engine(node).flush();
   const [options] = cluster.engine('n3').namespaces();

@@ -27,10 +27,10 @@ async function first(
   await cluster.place(all('initializing'), { isNew: true });
   for (const node of nodes) await cluster.engine(node).ready();
   await cluster.place(all('available'));
-  for (const name of names) await cluster.write(nodes, name, [[FLUSHED_NS, 1]]);
+  await cluster.write(nodes, names, [[FLUSHED_NS, 1]]);
   cluster.clock.advance(3n * HOUR_NS);
   for (const node of nodes) await cluster.engine(node).flush();
-  for (const name of names) await cluster.write(nodes, name, [[cluster.clock.nowNs, 2]]);
+  await cluster.write(nodes, names, [[cluster.clock.nowNs, 2]]);
   return cluster;
 }
 
@@ -153,10 +153,10 @@ test('one of four nodes is taken out: the others take its shards over, three rep
     { isNew: true },
   );
   for (const node of nodes) await cluster.engine(node).ready();
-  for (const name of names) await cluster.write(nodes, name, [[FLUSHED_NS, 1]]);
+  await cluster.write(nodes, names, [[FLUSHED_NS, 1]]);
   cluster.clock.advance(3n * HOUR_NS);
   for (const node of nodes) await cluster.engine(node).flush();
-  for (const name of names) await cluster.write(nodes, name, [[cluster.clock.nowNs, 2]]);
+  await cluster.write(nodes, names, [[cluster.clock.nowNs, 2]]);
   // What n4 has goes to the one that has not got it.
   await cluster.place(
     Array.from({ length: shardCount }, (_, shard): States => {
