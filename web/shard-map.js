@@ -18,7 +18,9 @@ export const LEGEND = [
  * node and range of time, the newest first. A node that does not tell of ranges has one row, as it stands now.
  */
 export function shardMap(namespace, shards, maps) {
-  const nodes = [...new Set(shards.flatMap(({ instances }) => instances.map(({ node }) => node)))].sort();
+  const nodes = [...new Set(shards.flatMap(({ instances }) => instances.map(({ node }) => node)))].sort(
+    (a, b) => (a < b ? -1 : 1),
+  );
   const bandsOf = (node) =>
     maps
       .filter((map) => map.node === node)

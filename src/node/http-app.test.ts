@@ -142,7 +142,7 @@ describe('errors', () => {
     const app = httpApp({
       status: () => status,
       system: () => Promise.resolve({ ...systemStatus([]), group: null }),
-    maps: () => Promise.resolve([]),
+      maps: () => Promise.resolve([]),
       feed,
       metrics: nodeMetrics(events, () => status),
       onBug: () => {},

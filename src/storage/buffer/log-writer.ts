@@ -62,11 +62,7 @@ export class LogWriter {
    * Encodes what is in the working space; the payload is a view of it. `epoch` is larger than every one before.
    * @throws STORAGE_OVERLOADED
    */
-  encode(
-    batch: LoggedSamples,
-    version: bigint,
-    epoch = version,
-  ): { payload: Uint8Array; ticket: LogTicket } {
+  encode(batch: LoggedSamples, version: bigint, epoch = version): { payload: Uint8Array; ticket: LogTicket } {
     const { kernel, space } = this.#memory;
     const { calls } = kernel;
     this.#state ||= calls.createLogState();
