@@ -102,7 +102,11 @@ describe('three access nodes and two data nodes', () => {
     const lone = await open(node);
     void lone.query("insert into public.plain values (now(), 'lone', -99)").catch(() => lone.destroy());
     const waiting = async (): Promise<number> =>
-      (await client.query(`select 1 from pg_stat_activity where wait_event = 'SyncRep'`)).rows.length;
+      (
+        await client.query(
+          `select 1 from pg_stat_activity where wait_event = 'SyncRep' and query like '%lone%' and pid <> pg_backend_pid()`,
+        )
+      ).rows.length;
     await expect.poll(waiting).toBeGreaterThan(0);
     return rows.map(({ pid }) => pid);
   }

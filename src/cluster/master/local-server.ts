@@ -34,6 +34,8 @@ const LATE_LOGIN_MS = 100;
 export class LocalServer {
   readonly #deps: LocalServerDeps;
   readonly #options: LocalServerOptions;
+  /** Databases that this process has closed to the end: nobody who might write is left in them. */
+  readonly #closed = new Set<string>();
 
   constructor(deps: LocalServerDeps, options: LocalServerOptions) {
     this.#deps = deps;
@@ -61,12 +63,7 @@ export class LocalServer {
         `select pg_catalog.current_setting('synchronous_standby_names') as names`,
       );
       if (names !== this.#names(rule)) return false;
-      const { rows } = await connection.query<{ name: string }>(
-        `select d.datname as name
-           from pg_catalog.pg_db_role_setting s join pg_catalog.pg_database d on d.oid = s.setdatabase
-          where s.setrole = 0 and 'default_transaction_read_only=on' = any (s.setconfig)`,
-      );
-      const closed = new Set(rows.map(({ name }) => name));
+      const closed = await readOnlyDatabases(connection);
       return clientDatabases.every((name) => closed.has(name) === (rule === undefined));
     });
   }
@@ -79,18 +76,27 @@ export class LocalServer {
     await this.#admin(async (connection) => {
       // First, because it takes effect for those who are here, too.
       await this.#setNames(connection, this.#names(undefined));
-      for (const database of this.#options.clientDatabases()) {
+      const readOnly = await readOnlyDatabases(connection);
+      // A database that was made since has no clients yet, and those of the others only read.
+      const open = this.#options
+        .clientDatabases()
+        .filter((database) => !readOnly.has(database) || !this.#closed.has(database));
+      for (const database of open) {
+        this.#closed.delete(database);
         await connection.query(
           `alter database ${quoteIdent(database)} set default_transaction_read_only = on`,
         );
       }
-      await this.#endSessions(connection);
+      if (open.length === 0) return;
+      await this.#endSessions(connection, open);
+      for (const database of open) this.#closed.add(database);
     });
   }
 
   /** Commits wait for `rule` from before the first that can be made here. */
   async letIn(rule: QuorumRule): Promise<void> {
     await this.#admin(async (connection) => {
+      this.#closed.clear();
       await this.#setNames(connection, this.#names(rule));
       for (const database of this.#options.clientDatabases()) {
         // Whatever the server's own default is.
@@ -185,9 +191,8 @@ export class LocalServer {
     }
   }
 
-  async #endSessions(connection: Connection): Promise<void> {
+  async #endSessions(connection: Connection, databases: readonly string[]): Promise<void> {
     const { clock, servers } = this.#deps;
-    const clientDatabases = this.#options.clientDatabases();
     const { at } = await connection.one<{ at: string }>('select pg_catalog.clock_timestamp()::text as at');
     const beganMs = clock.monotonicMs();
     const end = async (): Promise<number> => {
@@ -196,7 +201,7 @@ export class LocalServer {
            from pg_catalog.pg_stat_activity
           where backend_type = 'client backend' and datname = any ($1) and usename is distinct from $2
             and backend_start <= $3::timestamptz`,
-        [clientDatabases, servers.user, at],
+        [databases, servers.user, at],
       );
       return rowCount;
     };
@@ -215,4 +220,13 @@ export class LocalServer {
       await clock.sleep(POLL_MS);
     }
   }
+}
+
+async function readOnlyDatabases(connection: Connection): Promise<ReadonlySet<string>> {
+  const { rows } = await connection.query<{ name: string }>(
+    `select d.datname as name
+       from pg_catalog.pg_db_role_setting s join pg_catalog.pg_database d on d.oid = s.setdatabase
+      where s.setrole = 0 and 'default_transaction_read_only=on' = any (s.setconfig)`,
+  );
+  return new Set(rows.map(({ name }) => name));
 }

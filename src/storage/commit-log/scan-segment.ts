@@ -39,7 +39,7 @@ export interface ScanOptions {
   /** Records up to this one are already known: whatever has their numbers is what an unfinished write left. */
   readonly lastSequence: number;
   readonly windowBytes?: number;
-  /** Also what is behind the seal: there are zeros, which nobody needs. */
+  /** Every byte is looked at, also behind the seal: there are zeros, which nobody needs. */
   readonly untilEnd?: boolean;
 }
 
@@ -107,8 +107,8 @@ class Scan {
     const usedEnd = await this.#usedEnd(0);
     if (usedEnd === 0) this.#state = 'unused';
     else this.#hole(0, usedEnd);
-    // Of a header that was cut off there is at least the beginning.
-    const isCut = (await this.#window.bytes(0, 1))[0] === FIRST_BYTE;
+    // Whoever checks every byte takes a header without its beginning for damaged: disks write so little at once.
+    const isCut = !this.#untilEnd || (await this.#window.bytes(0, 1))[0] === FIRST_BYTE;
     if (usedEnd > SEGMENT_HEADER_BYTES || !isCut) this.#testify(usedEnd);
     return undefined;
   }

@@ -254,6 +254,8 @@ export class Engine implements api.PlacedEngine {
       applyTombstone(namespace, tombstone);
       this.#upkeep.forgetSnapshots();
       await logged;
+      // Whatever the log's mode: a loss of power must not take it from behind what it deletes.
+      await this.#engineLog.commitLog.flush();
       await namespace.tombstones.save();
       return { series };
     });
