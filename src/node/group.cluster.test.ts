@@ -170,7 +170,7 @@ describe('three access nodes and two data nodes', () => {
     }
   });
 
-  it('when the write master dies another takes over: nothing acknowledged is lost; it joins anew for what nobody had confirmed', async () => {
+  it('when the write master dies another takes over: nothing acknowledged is lost; what nobody had confirmed is on all or on none', async () => {
     const before = await master();
     const plain = writeRows('public.plain');
     const spread = writeRows('public.conditions');
@@ -188,12 +188,15 @@ describe('three access nodes and two data nodes', () => {
     await system.allReady();
     const settled = async (): Promise<string | undefined> =>
       (await group()).members.find(({ node }) => node === before)?.role;
-    await expect.poll(settled, { timeout: TAKEOVER_MS }).toBe('rejoin-needed');
-    const told = (await varve(['cluster', 'status', '--dir', dir])).stdout;
-    expect(told).toContain(`varve cluster reinit ${before}`);
-    const reinit = await varve(['cluster', 'reinit', before, '--yes', '--dir', dir]);
-    expect([reinit.code, reinit.stderr]).toEqual([0, expect.any(String)]);
-    await expect.poll(settled, { timeout: TAKEOVER_MS }).toBe('following');
+    // Back before the others had settled, what it has alone is taken from it; otherwise it is to join anew.
+    await expect.poll(settled, { timeout: TAKEOVER_MS }).toMatch(/^(rejoin-needed|following)$/);
+    if ((await settled()) === 'rejoin-needed') {
+      const told = (await varve(['cluster', 'status', '--dir', dir])).stdout;
+      expect(told).toContain(`varve cluster reinit ${before}`);
+      const reinit = await varve(['cluster', 'reinit', before, '--yes', '--dir', dir]);
+      expect([reinit.code, reinit.stderr]).toEqual([0, expect.any(String)]);
+      await expect.poll(settled, { timeout: TAKEOVER_MS }).toBe('following');
+    }
     const count = await rowsOn(now, 'public.plain');
     for (const node of await others()) {
       await expect.poll(() => rowsOn(node, 'public.plain'), { timeout: 20_000 }).toBe(count);
