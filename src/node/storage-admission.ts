@@ -64,7 +64,7 @@ export class StorageAdmission {
     const { clock, log } = this.#deps;
     while (!signal.aborted) {
       try {
-        await this.round();
+        await this.round(signal);
       } catch (error) {
         if (signal.aborted) return;
         this.#waitingFor = [messageOf(error)];
@@ -79,7 +79,7 @@ export class StorageAdmission {
   }
 
   /** One step. @throws what the coordinator throws */
-  async round(): Promise<void> {
+  async round(signal?: AbortSignal): Promise<void> {
     const { clock, log, databases, note } = this.#deps;
     const { node, rules } = this.#options;
     const registries = databases();
@@ -100,7 +100,7 @@ export class StorageAdmission {
         placement,
         owned,
         databases: registries,
-        engines: await this.#engines(names),
+        engines: await this.#engines(names, signal),
         waitedMs: this.#missingSince === undefined ? 0 : nowMs - this.#missingSince,
         goneMs: new Map([...this.#goneSince].map(([name, sinceMs]) => [name, nowMs - sinceMs])),
       },
@@ -129,20 +129,27 @@ export class StorageAdmission {
   }
 
   /** Those of these nodes that the coordinator knows and that answer. */
-  async #engines(names: readonly string[]): Promise<Map<string, AnsweringEngine>> {
+  async #engines(
+    names: readonly string[],
+    signal: AbortSignal | undefined,
+  ): Promise<Map<string, AnsweringEngine>> {
     const services = await this.#deps.coordinator.services(NODE_SERVICE, { passing: true });
     const engines = new Map<string, AnsweringEngine>();
     await Promise.all(
       names.map(async (name) => {
         const endpoint = endpointOf(services, name);
-        const engine = endpoint === undefined ? undefined : await this.#engine(name, endpoint);
+        const engine = endpoint === undefined ? undefined : await this.#engine(name, endpoint, signal);
         if (engine) engines.set(name, engine);
       }),
     );
     return engines;
   }
 
-  async #engine(name: string, endpoint: string): Promise<AnsweringEngine | undefined> {
+  async #engine(
+    name: string,
+    endpoint: string,
+    signal: AbortSignal | undefined,
+  ): Promise<AnsweringEngine | undefined> {
     const nowMs = this.#deps.clock.monotonicMs();
     const before = this.#asked.get(name);
     if (before?.engine.endpoint === endpoint && nowMs - before.atMs < ASK_AGAIN_MS) return before.engine;
@@ -150,7 +157,7 @@ export class StorageAdmission {
     try {
       const response = await fetch(`${endpoint}/api/status`, {
         headers: token === undefined ? {} : { authorization: `Bearer ${token}` },
-        signal: AbortSignal.timeout(ANSWER_TIMEOUT_MS),
+        signal: AbortSignal.any([AbortSignal.timeout(ANSWER_TIMEOUT_MS), ...(signal ? [signal] : [])]),
       });
       const status = (await response.json()) as NodeStatus;
       const shardCount = status.storage?.shardCount;
