@@ -34,12 +34,28 @@ export function mergeColumns(older: Columns, newer: Columns): Columns {
   if (newer.times.length === 0) return older;
   const joined = joinDisjoint(older, newer);
   if (joined) return joined;
-  const size = older.times.length + newer.times.length;
+  return mergeBy(older, newer, (left, right) => left.version > right.version);
+}
+
+/** What `mergeBy` has at a time of one side. */
+export interface MergedSample {
+  readonly bits: bigint;
+  /** 0 where none is known. */
+  readonly version: bigint;
+}
+
+/** All samples of both; where both have one of the same time, `left`'s or the other, as `leftWins` says. */
+export function mergeBy(
+  left: Columns,
+  right: Columns,
+  leftWins: (left: MergedSample, right: MergedSample) => boolean,
+): Columns {
+  const size = left.times.length + right.times.length;
   const times = new BigInt64Array(size);
   const bits = new BigUint64Array(size);
   const overwrites: Overwrite[] = [];
-  const left = new Cursor(older);
-  const right = new Cursor(newer);
+  const one = new Cursor(left);
+  const other = new Cursor(right);
   let count = 0;
   const take = (from: Cursor): void => {
     times[count] = from.time;
@@ -48,19 +64,19 @@ export function mergeColumns(older: Columns, newer: Columns): Columns {
     count++;
     from.next();
   };
-  while (!left.done && !right.done) {
-    if (left.time < right.time) take(left);
-    else if (left.time > right.time) take(right);
-    else if (left.version > right.version) {
-      take(left);
-      right.next();
+  while (!one.done && !other.done) {
+    if (one.time < other.time) take(one);
+    else if (one.time > other.time) take(other);
+    else if (leftWins(one, other)) {
+      take(one);
+      other.next();
     } else {
-      take(right);
-      left.next();
+      take(other);
+      one.next();
     }
   }
-  while (!left.done) take(left);
-  while (!right.done) take(right);
+  while (!one.done) take(one);
+  while (!other.done) take(other);
   return { times: times.subarray(0, count), bits: bits.subarray(0, count), overwrites };
 }
 

@@ -130,9 +130,9 @@ class Run {
     // Who heals last may have what those before have not, and what was slow may come after all.
     const contents = async (): Promise<[string, Map<string, number>][]> => {
       for (const { live } of this.#cluster.nodes) await live.repair.round(signal);
-      return await Promise.all(
-        this.#cluster.nodes.map(async ({ id, engine }) => [id, await readAll(engine as never)] as const),
-      ).then((all) => all.map(([id, content]) => [id, content]));
+      const all: [string, Map<string, number>][] = [];
+      for (const { id, engine } of this.#cluster.nodes) all.push([id, await readAll(engine as never)]);
+      return all;
     };
     await contents();
     await expect

@@ -1,4 +1,11 @@
-import { lowerBound, NO_COLUMNS, NO_OVERWRITES, type Columns, type Overwrite } from '../engine/columns.ts';
+import {
+  lowerBound,
+  mergeBy,
+  NO_COLUMNS,
+  NO_OVERWRITES,
+  type Columns,
+  type MergedSample,
+} from '../engine/columns.ts';
 
 /**
  * What replicas have of one series and the same span, as one. Of two samples of one time the greater version wins, and
@@ -13,34 +20,10 @@ function mergeTwo(a: Columns, b: Columns): Columns {
   if (a.times.length === 0) return b;
   if (b.times.length === 0) return a;
   if (isSame(a.times, b.times) && isSame(a.bits, b.bits)) return withVersions(a, b);
-  const size = a.times.length + b.times.length;
-  const times = new BigInt64Array(size);
-  const bits = new BigUint64Array(size);
-  const overwrites: Overwrite[] = [];
-  const [left, right] = [new Cursor(a), new Cursor(b)];
-  let count = 0;
-  const take = (from: Cursor): void => {
-    times[count] = from.time;
-    bits[count] = from.bits;
-    if (from.version > 0n) overwrites.push({ place: count, version: from.version });
-    count++;
-    from.next();
-  };
-  while (!left.done && !right.done) {
-    if (left.time < right.time) take(left);
-    else if (left.time > right.time) take(right);
-    else {
-      const [winner, other] = wins(left, right) ? [left, right] : [right, left];
-      take(winner);
-      other.next();
-    }
-  }
-  while (!left.done) take(left);
-  while (!right.done) take(right);
-  return { times: times.subarray(0, count), bits: bits.subarray(0, count), overwrites };
+  return mergeBy(a, b, wins);
 }
 
-function wins(one: Cursor, other: Cursor): boolean {
+function wins(one: MergedSample, other: MergedSample): boolean {
   return one.version === other.version ? one.bits >= other.bits : one.version > other.version;
 }
 
@@ -63,35 +46,6 @@ export function isSame(a: BigInt64Array | BigUint64Array, b: BigInt64Array | Big
 
 function bytesOf(numbers: BigInt64Array | BigUint64Array): Uint8Array {
   return new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength);
-}
-
-class Cursor {
-  readonly #columns: Columns;
-  #at = -1;
-  #nextOverwrite = 0;
-  time = 0n;
-  bits = 0n;
-  version = 0n;
-  done = false;
-
-  constructor(columns: Columns) {
-    this.#columns = columns;
-    this.next();
-  }
-
-  next(): void {
-    this.#at++;
-    const { times, bits, overwrites } = this.#columns;
-    this.done = this.#at >= times.length;
-    if (this.done) return;
-    this.time = times[this.#at] as bigint;
-    this.bits = bits[this.#at] as bigint;
-    const overwrite = overwrites[this.#nextOverwrite];
-    this.version = 0n;
-    if (overwrite?.place !== this.#at) return;
-    this.version = overwrite.version;
-    this.#nextOverwrite++;
-  }
 }
 
 /** What of `theirs` this node has not, or has otherwise and would lose: with the version that each sample has there. */
