@@ -1,4 +1,5 @@
 import { messageOf } from '../../src/core/errors.ts';
+import { SqlState, sqlStateOf } from '../../src/postgres/sqlstate.ts';
 import { middle, goal, Table } from '../storage/figures.ts';
 import { median } from '../measure.ts';
 import { pause, primaryOf, until, untilWhole, type Contender, type ContenderNode } from './contender.ts';
@@ -22,6 +23,7 @@ interface Life {
 
 const WHOLE_TIMEOUT_MS = 120_000;
 const TAKEOVER_TIMEOUT_MS = 120_000;
+const WRITABLE_TIMEOUT_MS = 30_000;
 const AFTER_SWITCHOVER_MS = 6000;
 const SETTLED_TIMEOUT_MS = 60_000;
 const SETTLED_MS = 3000;
@@ -64,7 +66,7 @@ async function live(prepared: Contender, wanted: ReadonlySet<Figure>, life: Life
   figures.set('bootstrap', performance.now() - began);
   if (!wanted.has('switch-over') && !wanted.has('fail-over')) return;
 
-  await makeLoadTable(group.endpoint(await primaryOf(group)));
+  await makeTableAtPrimary(group);
   await using load = new WriteLoad(group.nodes.map((node) => group.endpoint(node)));
   load.start();
   await pause(2000);
@@ -76,6 +78,20 @@ async function live(prepared: Contender, wanted: ReadonlySet<Figure>, life: Life
   if (wanted.has('fail-over')) figures.set('fail-over', await failOver(group, load));
   await load.stop();
   life.lostRows = await lostRows(group.endpoint(await primaryOf(group)), load.acknowledgedIds);
+}
+
+/** Whoever is to be write master may refuse for a moment still: data on all three does not mean that it is writable. */
+async function makeTableAtPrimary(group: Contender): Promise<void> {
+  const make = async (): Promise<boolean> => {
+    try {
+      await makeLoadTable(group.endpoint(await primaryOf(group)));
+      return true;
+    } catch (error) {
+      if (sqlStateOf(error) === SqlState.readOnlySqlTransaction) return false;
+      throw error;
+    }
+  };
+  await until(make, WRITABLE_TIMEOUT_MS);
 }
 
 /** Refused until there is a member that is fit, which Patroni takes a moment to know. @returns when it was taken */
