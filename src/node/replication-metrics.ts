@@ -25,6 +25,11 @@ const FIGURES: readonly (readonly [name: string, help: string, read: Read])[] = 
   ['repair_blocks', 'Blocks of the round that runs, or the last one.', ({ repair }) => repair.blocks],
   ['repair_blocks_done', 'Of these, compared.', ({ repair }) => repair.blocksDone],
   [
+    'repair_shards_read_total',
+    'Shards of blocks that were read, because files could not tell or their turn had come.',
+    ({ repair }) => repair.shardsRead,
+  ],
+  [
     'repair_differences_total',
     'Shards of blocks that another replica had otherwise.',
     ({ repair }) => repair.differences,

@@ -4,6 +4,7 @@ import { NO_OVERWRITES, type Columns } from './columns.ts';
 import type { HybridClock } from './hybrid-clock.ts';
 import type { Namespace } from './namespace.ts';
 import { blocksIn } from './series-reader.ts';
+import { storedBlock } from './stored-block.ts';
 import type { ReadQuery, RemoteWriteVersion, SeriesRead, WriteOutcome } from './storage-engine.ts';
 
 /** Samples of one series, bit for bit. */
@@ -108,6 +109,26 @@ export class ReplicaAccess {
         await nextTurn();
       }
     }
+  }
+
+  /**
+   * Digests of what shards have in a block, by shard, without reading any of it: of a shard whose samples are all in one
+   * file, in hexadecimal; empty where there is nothing. Of others nothing is said: they have to be read. Equal ones stand
+   * for the same samples with the same versions; the same samples may have different ones.
+   */
+  sealedBlock(
+    namespace: string,
+    blockStartNs: bigint,
+    shards: readonly number[],
+  ): ReadonlyMap<number, string> {
+    const found = this.#view.namespace(namespace);
+    const digests = new Map<number, string>();
+    for (const shard of shards) {
+      if (!found.ownership.owns(shard) || !found.isWhole(shard)) continue;
+      const { info, memorySeries, hasDeletions } = storedBlock(found, shard, blockStartNs);
+      if (memorySeries === 0 && !hasDeletions) digests.set(shard, info?.digest.toString('hex') ?? '');
+    }
+    return digests;
   }
 
   /** Starts of the blocks that the namespace has samples in, in memory or files; ascending. */

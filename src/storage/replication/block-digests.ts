@@ -59,6 +59,41 @@ export async function digestBlocks(
   return [...found.values()].sort((a, b) => a.shard - b.shard);
 }
 
+/** This node's digests of one block, of those shards that somebody asks for, each made once. */
+export class OwnDigests {
+  readonly #engine: Parameters<typeof digestBlocks>[0];
+  readonly #namespace: string;
+  readonly #range: Omit<DigestRange, 'shards'>;
+  /** Undefined of a shard that has nothing. */
+  readonly #known = new Map<number, bigint | undefined>();
+
+  constructor(
+    engine: Parameters<typeof digestBlocks>[0],
+    namespace: string,
+    range: Omit<DigestRange, 'shards'>,
+  ) {
+    this.#engine = engine;
+    this.#namespace = namespace;
+    this.#range = range;
+  }
+
+  /** Those of `theirs` that are otherwise here. @throws what a read throws */
+  async unlike(theirs: readonly ShardDigest[]): Promise<number[]> {
+    const shards = theirs.map(({ shard }) => shard).filter((shard) => !this.#known.has(shard));
+    if (shards.length > 0) {
+      for (const shard of shards) this.#known.set(shard, undefined);
+      const found = await digestBlocks(this.#engine, this.#namespace, { ...this.#range, shards });
+      for (const { shard, digest } of found) this.#known.set(shard, digest);
+    }
+    return theirs.flatMap(({ shard, digest }) => (this.#known.get(shard) === digest ? [] : [shard]));
+  }
+
+  /** They were written to. */
+  forget(shards: readonly number[]): void {
+    for (const shard of shards) this.#known.delete(shard);
+  }
+}
+
 export function encodeDigests(digests: readonly ShardDigest[]): Buffer {
   return Buffer.from(
     JSON.stringify(

@@ -1,7 +1,7 @@
 import type { Clock } from '../../core/clock.ts';
 import { messageOf, VarveError } from '../../core/errors.ts';
 import type { Log } from '../commit-log/spare-segments.ts';
-import { digestBlocks, decodeDigests, type ShardDigest } from './block-digests.ts';
+import { decodeDigests, OwnDigests, type ShardDigest } from './block-digests.ts';
 import { decodeDeletions } from './deletion-ledger.ts';
 import { healFrom, type HealRange } from './heal.ts';
 import { idleLimited } from './idle-limit.ts';
@@ -33,6 +33,11 @@ export interface RepairOptions {
   readonly share: number;
   /** A replica that sends nothing for so long is left to the next round. */
   readonly timeoutMs: number;
+  /**
+   * Where files have the same digest, nothing is read; but every block once in so many rounds, so that damage of what
+   * nobody else reads is found.
+   */
+  readonly readAllRounds: number;
 }
 
 export interface RepairStatus {
@@ -43,6 +48,8 @@ export interface RepairStatus {
   /** Of the round that is running, or the last one: blocks that were compared, and those that there are. */
   readonly blocksDone: number;
   readonly blocks: number;
+  /** Since the start: shards of blocks whose samples were read because files could not tell, or their turn had come. */
+  readonly shardsRead: number;
   /** Since the start: comparisons of a shard and block with a replica that differed, what was missing, and what went wrong. */
   readonly differences: number;
   readonly samplesHealed: number;
@@ -59,6 +66,12 @@ interface Peer extends ReplicaAddress {
   readonly behind: readonly ReplicaDelete[];
 }
 
+/** A block, or what of it is old enough to be compared. */
+interface BlockRange extends Omit<HealRange, 'shards'> {
+  /** Its samples are compared, whatever files say. */
+  readonly readsAll: boolean;
+}
+
 /**
  * Compares what this node has with what the other replicas have, block by block, and takes what it lacks. Every node
  * does so for itself: then all have the same. It works for a share of the time only.
@@ -73,6 +86,7 @@ export class Repair {
     lastTookMs: undefined,
     blocksDone: 0,
     blocks: 0,
+    shardsRead: 0,
     differences: 0,
     samplesHealed: 0,
     deletionsHealed: 0,
@@ -80,9 +94,13 @@ export class Repair {
     lastFailure: undefined,
   };
 
+  /** Not the same blocks first after each start. */
+  readonly #firstDue: number;
+
   constructor(deps: RepairDeps, options: RepairOptions) {
     this.#deps = deps;
     this.#options = options;
+    this.#firstDue = Math.floor(deps.random() * options.readAllRounds);
   }
 
   get status(): RepairStatus {
@@ -189,29 +207,38 @@ export class Repair {
       const startedMs = clock.monotonicMs();
       const blockEndNs = startNs + blockSizeNs;
       const endNs = blockEndNs < settledNs ? blockEndNs : settledNs;
-      if (startNs < endNs) await this.#block(peers, { namespace: name, startNs, endNs }, signal);
+      const readsAll = endNs < blockEndNs || this.#isDue(startNs / blockSizeNs);
+      if (startNs < endNs) await this.#block(peers, { namespace: name, startNs, endNs, readsAll }, signal);
       this.#note({ blocksDone: this.#status.blocksDone + 1 });
       const { share } = this.#options;
       await clock.sleep((clock.monotonicMs() - startedMs) * (1 / share - 1), signal);
     }
   }
 
-  async #block(peers: readonly Peer[], range: Omit<HealRange, 'shards'>, signal: AbortSignal): Promise<void> {
-    let mine = await this.#digests(peers, range, signal);
+  /** Each block once in so many rounds. */
+  #isDue(block: bigint): boolean {
+    const { readAllRounds } = this.#options;
+    return Math.abs(Number(block)) % readAllRounds === (this.#firstDue + this.#status.rounds) % readAllRounds;
+  }
+
+  async #block(peers: readonly Peer[], range: BlockRange, signal: AbortSignal): Promise<void> {
+    const { namespace, startNs, endNs } = range;
+    const mine = new OwnDigests(this.#deps.local.engine, namespace, { startNs, endNs, signal });
     for (const peer of peers) {
       try {
-        const theirs = await this.#theirDigests(peer, range, signal);
-        const differing = theirs.filter(({ shard, digest }) => mine.get(shard)?.digest !== digest);
-        if (differing.length === 0) continue;
-        this.#note({ differences: this.#status.differences + differing.length });
-        const shards = differing.map(({ shard }) => shard);
+        const asked = range.readsAll ? peer.shards : await this.#unlikeFiles(peer, range, signal);
+        if (asked.length === 0) continue;
+        this.#note({ shardsRead: this.#status.shardsRead + asked.length });
+        const shards = await mine.unlike(await this.#digests(peer, { ...range, shards: asked }, signal));
+        if (shards.length === 0) continue;
+        this.#note({ differences: this.#status.differences + shards.length });
         const healed = await healFrom(this.#deps, peer, {
-          range: { ...range, shards },
+          range: { namespace, startNs, endNs, shards },
           signal,
           timeoutMs: this.#options.timeoutMs,
         });
         this.#note({ samplesHealed: this.#status.samplesHealed + healed });
-        if (healed > 0) mine = await this.#digests(peers, range, signal);
+        if (healed > 0) mine.forget(shards);
       } catch (error) {
         signal.throwIfAborted();
         this.#fail(`a block could not be compared with replica ${peer.id}`, error);
@@ -219,23 +246,29 @@ export class Repair {
     }
   }
 
-  async #digests(
-    peers: readonly Peer[],
-    { namespace, startNs, endNs }: Omit<HealRange, 'shards'>,
+  /** Of the peer's shards those of a block that may have what this node has not, as far as files tell. */
+  async #unlikeFiles(
+    peer: Peer,
+    { namespace, startNs }: BlockRange,
     signal: AbortSignal,
-  ): Promise<ReadonlyMap<number, ShardDigest>> {
-    const shards = [...new Set(peers.flatMap((peer) => peer.shards))];
-    const { engine } = this.#deps.local;
-    const found = await digestBlocks(engine, namespace, { startNs, endNs, shards, signal });
-    return new Map(found.map((one) => [one.shard, one]));
+  ): Promise<readonly number[]> {
+    const { shards } = peer;
+    const question = { kind: 'sealed', namespace, startNs: String(startNs), shards } as const;
+    const answer = Buffer.from(await this.#ask(peer, question, signal)).toString();
+    const theirs = new Map(JSON.parse(answer) as [number, string][]);
+    const mine = this.#deps.local.replica.sealedBlock(namespace, startNs, shards);
+    return shards.filter((shard) => {
+      const digest = theirs.get(shard);
+      return digest !== '' && (digest === undefined || digest !== mine.get(shard));
+    });
   }
 
-  async #theirDigests(
+  async #digests(
     peer: Peer,
-    { namespace, startNs, endNs }: Omit<HealRange, 'shards'>,
+    { namespace, startNs, endNs, shards }: HealRange,
     signal: AbortSignal,
   ): Promise<ShardDigest[]> {
-    const range = { startNs: String(startNs), endNs: String(endNs), shards: peer.shards };
+    const range = { startNs: String(startNs), endNs: String(endNs), shards };
     return decodeDigests(await this.#ask(peer, { kind: 'digests', namespace, ...range }, signal));
   }
 

@@ -52,6 +52,11 @@ export async function* answer(
       yield encodeDigests(await digestBlocks(engine, namespace, { ...range, signal }));
       return;
     }
+    case 'sealed': {
+      const { namespace, startNs, shards } = question;
+      yield json([...local.replica.sealedBlock(namespace, BigInt(startNs), shards)]);
+      return;
+    }
     case 'deletions':
       yield encodeDeletions(local.ledger.all);
       return;

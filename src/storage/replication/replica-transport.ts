@@ -55,6 +55,12 @@ export type ReplicaQuestion =
       readonly endNs: string;
       readonly shards: readonly number[];
     }
+  | {
+      readonly kind: 'sealed';
+      readonly namespace: string;
+      readonly startNs: string;
+      readonly shards: readonly number[];
+    }
   | { readonly kind: 'blocks'; readonly namespace: string }
   | { readonly kind: 'deletions' };
 

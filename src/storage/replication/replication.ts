@@ -44,6 +44,7 @@ export interface ReplicationOptions {
   readonly repairIntervalMs: number;
   readonly repairSettledMs?: number;
   readonly repairShare?: number;
+  readonly repairReadAllRounds?: number;
 }
 
 export interface ReplicationStatus {
@@ -59,6 +60,8 @@ export interface ReplicationStatus {
 const FOLDER = 'replication';
 const SETTLED_MS = 60_000;
 const REPAIR_SHARE = 0.2;
+/** A day, with rounds of an hour. */
+const READ_ALL_ROUNDS = 24;
 
 /** A node's part in a system of replicas. */
 export class Replication {
@@ -103,6 +106,7 @@ export class Replication {
         intervalMs: options.repairIntervalMs,
         settledMs: options.repairSettledMs ?? SETTLED_MS,
         share: options.repairShare ?? REPAIR_SHARE,
+        readAllRounds: options.repairReadAllRounds ?? READ_ALL_ROUNDS,
         timeoutMs,
       },
     );
