@@ -1,7 +1,8 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { crc32 } from 'node:zlib';
-import { isAbort, messageOf, VarveError } from '../../core/errors.ts';
-import { admit, JSON_TYPE, send, type Door } from '../http/exchange.ts';
+import { VarveError } from '../../core/errors.ts';
+import { send, type Door } from '../http/exchange.ts';
+import { answerJson, answerNode } from '../http/node-answer.ts';
 import { ReadGate } from '../http/read-gate.ts';
 import type { RequestBodies } from '../http/request-body.ts';
 import { dataFrame, endFrame, errorFrame } from './answer-frames.ts';
@@ -51,26 +52,20 @@ export class ReplicaHttp {
   }
 
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    try {
-      admit(request, this.#deps.door);
-      if (request.method !== 'POST') throw new VarveError('METHOD_NOT_ALLOWED', `${PREFIX} takes POST only`);
+    const { door, onBug } = this.#deps;
+    const asked = { request, response, path: PREFIX, door, onBug, lastWords: errorFrame };
+    await answerNode(asked, async () => {
       switch (request.url) {
         case `${PREFIX}write`:
-          await this.#write(request, response);
-          return;
+          return await this.#write(request, response);
         case `${PREFIX}delete`:
-          await this.#delete(request, response);
-          return;
+          return await this.#delete(request, response);
         case `${PREFIX}ask`:
-          await this.#ask(request, response);
-          return;
+          return await this.#ask(request, response);
         default:
           throw new VarveError('NOT_FOUND', `there is no ${request.url?.slice(0, 100)} here`);
       }
-    } catch (error) {
-      request.resume();
-      this.#refuse(request, response, this.#known(error));
-    }
+    });
   }
 
   async #write(request: IncomingMessage, response: ServerResponse): Promise<void> {
@@ -130,35 +125,4 @@ export class ReplicaHttp {
   #text(request: IncomingMessage): Promise<Buffer> {
     return this.#deps.bodies.readText(request);
   }
-
-  #refuse(request: IncomingMessage, response: ServerResponse, error: VarveError): void {
-    if (response.destroyed) return;
-    if (response.headersSent) {
-      response.end(errorFrame(error));
-      return;
-    }
-    const text = JSON.stringify(error);
-    response.writeHead(error.httpStatus, {
-      'content-type': JSON_TYPE,
-      'content-length': Buffer.byteLength(text),
-      // A body that nobody reads would be taken for the next request.
-      ...(request.complete ? {} : { connection: 'close' }),
-    });
-    response.end(text);
-  }
-
-  #known(error: unknown): VarveError {
-    if (error instanceof VarveError) return error;
-    if (isAbort(error)) return new VarveError('CANCELLED', 'the request was cancelled');
-    if (error instanceof SyntaxError)
-      return new VarveError('INVALID_ARGUMENT', `another node's request cannot be read: ${error.message}`);
-    this.#deps.onBug(error);
-    return new VarveError('INTERNAL', `this request met a bug: ${messageOf(error)}`);
-  }
-}
-
-function answerJson(response: ServerResponse, value: unknown): void {
-  const text = JSON.stringify(value);
-  response.writeHead(200, { 'content-type': JSON_TYPE, 'content-length': Buffer.byteLength(text) });
-  response.end(text);
 }
