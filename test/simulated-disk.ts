@@ -6,6 +6,7 @@ import {
   type FileSystem,
   type FolderEntry,
   type OpenMode,
+  type SyncedPaths,
 } from '../src/core/file-system.ts';
 import { SeededRandom } from './seeded-random.ts';
 
@@ -209,6 +210,19 @@ export class SimulatedDisk implements FileSystem {
         (change, index) => !isHere(change) && !(index < bound && gone.has(change.path)),
       );
     });
+  }
+
+  /** One after the other, in any order. */
+  async syncAll({ files, folders }: SyncedPaths): Promise<void> {
+    const works = [
+      ...files.map((path) => async () => {
+        const node = this.#names.get(path);
+        if (!node || node === FOLDER) throw failure('ENOENT', path);
+        await this.#syncFile('sync', path, node);
+      }),
+      ...folders.map((path) => async () => await this.syncFolder(path)),
+    ];
+    while (works.length > 0) await works.splice(this.#random.below(works.length), 1)[0]?.();
   }
 
   async stat(path: string): Promise<FileStat | undefined> {

@@ -114,6 +114,18 @@ export function testFileSystem(name: string, make: () => Promise<{ fs: FileSyste
       expect(await codeOf(file.write(0, Buffer.from('x')))).not.toBe('none');
     });
 
+    test('many files are synced together, and few as well; one that is not there is told', async () => {
+      for (const count of [2, 40]) {
+        await fs.makeFolder(at(`of-${count}`));
+        const files = Array.from({ length: count }, (_, i) => at(`of-${count}`, `f${i}`));
+        for (const path of files) await put(path, path);
+        await fs.syncAll({ files, folders: [at(`of-${count}`), folder] });
+        for (const path of files) expect(await textOf(path)).toBe(path);
+      }
+      await fs.syncAll({ files: [], folders: [] });
+      expect(await codeOf(fs.syncAll({ files: [at('none')], folders: [] }))).toBe('ENOENT');
+    });
+
     test('rename replaces; an open file stays what it was', async () => {
       await put(at('old'), 'old');
       await put(at('new'), 'new');

@@ -49,6 +49,19 @@ describe('SimulatedDisk at a crash', () => {
     expect([...after].some((text) => text !== undefined && text !== '' && text !== 'unsynced')).toBe(true);
   });
 
+  test('what was synced together is all there', async () => {
+    const disk = new SimulatedDisk();
+    await disk.makeFolder('/a');
+    const files = ['/f', '/a/g', '/a/h'];
+    for (const path of files) await write(disk, path, path);
+    const lost = SEEDS.some((seed) => !disk.powerLoss(seed).files().has('/a/g'));
+    expect(lost).toBe(true);
+    await disk.syncAll({ files, folders: ['/', '/a'] });
+    for (const seed of SEEDS) {
+      for (const path of files) expect(await textOf(disk.powerLoss(seed), path)).toBe(path);
+    }
+  });
+
   test('a synced file whose folder was not synced may have no name', async () => {
     const disk = new SimulatedDisk();
     await using file = await disk.open('/f', 'create');

@@ -31,6 +31,12 @@ export interface FileSystem {
   makeFolder(path: string): Promise<void>;
   /** Makes the names in this folder durable as they are now. */
   syncFolder(path: string): Promise<void>;
+  /**
+   * As `sync` of each of these files and `syncFolder` of each of these folders, in the time that the platform needs for
+   * all of them together: for many small files far less than one by one. In no order: what has to be durable before
+   * something else comes in a call before it. All of them exist, and nobody writes to them meanwhile.
+   */
+  syncAll(paths: SyncedPaths): Promise<void>;
   /** Undefined when there is nothing of that name. */
   stat(path: string): Promise<FileStat | undefined>;
   /** What an ordinary user could still write below `path`. */
@@ -44,6 +50,11 @@ export interface FileSystem {
  * - `replace`: a new file, or the existing one emptied
  */
 export type OpenMode = 'read' | 'update' | 'create' | 'replace';
+
+export interface SyncedPaths {
+  readonly files: readonly string[];
+  readonly folders: readonly string[];
+}
 
 export interface FolderEntry {
   readonly name: string;
@@ -160,12 +171,17 @@ export async function makeFolders(fs: FileSystem, base: string, names: readonly 
   for (const name of names) {
     const parent = folder;
     folder = join(parent, name);
-    await fs.makeFolder(folder).catch((error: unknown) => {
-      if (!hasCode(error, 'EEXIST')) throw error;
-    });
+    await makeFolderIfMissing(fs, folder);
     await fs.syncFolder(parent);
   }
   return folder;
+}
+
+/** Its name is not durable yet. */
+export async function makeFolderIfMissing(fs: FileSystem, folder: string): Promise<void> {
+  await fs.makeFolder(folder).catch((error: unknown) => {
+    if (!hasCode(error, 'EEXIST')) throw error;
+  });
 }
 
 /**

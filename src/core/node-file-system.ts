@@ -1,5 +1,6 @@
 import { closeSync, openSync, readSync, writeSync } from 'node:fs';
 import { mkdir, open, readdir, rename, rmdir, stat, statfs, unlink, type FileHandle } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import {
   hasCode,
@@ -10,12 +11,19 @@ import {
   type FileSystem,
   type FolderEntry,
   type OpenMode,
+  type SyncedPaths,
 } from './file-system.ts';
+import { syncVolumes } from './sync-volumes.ts';
+import { Turns } from './turns.ts';
 
 const FLAGS: Readonly<Record<OpenMode, string>> = { read: 'r', update: 'r+', create: 'wx+', replace: 'w+' };
 
 /** How long small files are read before other work gets its turn. */
 const SLICE_MS = 5;
+
+/** From so many on, the whole file system is synced at once: each sync by itself may wait for the disk. */
+const SYNCED_AS_VOLUME = 24;
+const SYNCED_AT_ONCE = 16;
 
 /** The file system of this machine. Files are made with mode 0600, folders with 0700. */
 export class NodeFileSystem implements FileSystem {
@@ -64,12 +72,19 @@ export class NodeFileSystem implements FileSystem {
   }
 
   async syncFolder(path: string): Promise<void> {
-    const folder = await open(path, 'r');
-    try {
-      await folder.sync();
-    } finally {
-      await folder.close();
+    await syncPath(path);
+  }
+
+  async syncAll({ files, folders }: SyncedPaths): Promise<void> {
+    const paths = [...files, ...folders];
+    if (
+      paths.length >= SYNCED_AS_VOLUME &&
+      (await syncVolumes(new Set([...files.map(dirname), ...folders])))
+    ) {
+      return;
     }
+    const turns = new Turns(SYNCED_AT_ONCE);
+    await settleAll(paths.map((path) => turns.run(() => syncPath(path))));
   }
 
   async stat(path: string): Promise<FileStat | undefined> {
@@ -150,6 +165,22 @@ class NodeFile implements File {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
+}
+
+/** Of a file, or of the names in a folder. */
+async function syncPath(path: string): Promise<void> {
+  const handle = await open(path, 'r');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+/** Resolves when none is under way any more. @throws the first failure */
+async function settleAll(works: readonly Promise<unknown>[]): Promise<void> {
+  await Promise.allSettled(works);
+  await Promise.all(works);
 }
 
 function kindOf(entry: { isFile(): boolean; isDirectory(): boolean }): FolderEntry['kind'] {

@@ -2,7 +2,9 @@ import { expect, test, vi } from 'vitest';
 import { seedCount, SeededRandom } from '../../../test/seeded-random.ts';
 import { SimulatedDisk } from '../../../test/simulated-disk.ts';
 import { listShards, nextVolume, quarantineFileset } from './fileset-folder.ts';
-import { idOf, randomSeries, readAll, ROOT, write, type Series } from './fileset.suite.ts';
+import { idOf, latin1, randomSeries, readAll, ROOT, write, type Series } from './fileset.suite.ts';
+import { FilesetWriter } from './fileset-writer.ts';
+import { GroupSeal } from './group-seal.ts';
 import type { FilesetInfo } from './info-file.ts';
 import { recoverFilesets, type RecoveredFilesets } from './recover-filesets.ts';
 import { removeFileset } from './remove-fileset.ts';
@@ -83,6 +85,43 @@ test('a crash while a fileset is written leaves all of it or nothing; once ackno
     }
   }
   expect(wholeBeforeEnd).toBeGreaterThan(0);
+});
+
+test('a crash while several are sealed together leaves each of them whole or not there; once acknowledged, all', async () => {
+  let some = 0;
+  for (let seed = 0; seed < SEEDS / 6; seed++) {
+    const disk = await diskWithRoot(seed);
+    const random = new SeededRandom(seed);
+    const ids = [idOf(), idOf({ shard: 9 }), idOf({ blockStartNs: 77n })];
+    const contents = new Map(ids.map((id) => [`${id.shard}/${id.blockStartNs}`, randomSeries(random, 10)]));
+    const work = async (): Promise<void> => {
+      const group = new GroupSeal(disk, ROOT);
+      const sealing: Promise<void>[] = [];
+      for (const id of ids) {
+        const writer = await FilesetWriter.create(
+          { fs: disk },
+          { root: ROOT, id, kind: 'flush', blockSizeNs: 100n, createdAtNs: 1n },
+        );
+        const series = contents.get(`${id.shard}/${id.blockStartNs}`) ?? [];
+        for (const [name, payload] of series) await writer.add(latin1(name), latin1(payload));
+        const info = await writer.write();
+        sealing.push(group.seal(info).then(() => writer.sealed()));
+      }
+      await Promise.all(sealing);
+    };
+    for (const instant of await crashEverywhere(disk, seed, work)) {
+      const { filesets, damaged } = await recover(instant.disk);
+      expect(damaged, instant.what).toEqual([]);
+      if (instant.done) expect(filesets, instant.what).toHaveLength(ids.length);
+      else if (filesets.length > 0 && filesets.length < ids.length) some++;
+      for (const info of filesets) {
+        const expected = contents.get(`${info.shard}/${info.blockStartNs}`);
+        expect(await contentOf(instant.disk, info), instant.what).toEqual(expected);
+        expect(await verifyFileset({ fs: instant.disk }, ROOT, info), instant.what).toEqual([]);
+      }
+    }
+  }
+  expect(some).toBeGreaterThan(0);
 });
 
 test('a crash while the next volume is written leaves the old one or the new one', async () => {

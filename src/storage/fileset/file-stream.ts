@@ -37,21 +37,17 @@ export class FileStream {
     }
   }
 
-  /** All of it is durable, but for its name. */
+  /** All of it is written, which is not yet durable; takes no more. */
   async finish(): Promise<FileSum> {
     await this.#flush();
     await this.#pending;
-    await this.#file.sync();
+    await this.#file.close();
     return { sizeBytes: this.#startOffset, checksum: this.#checksum };
   }
 
   /** Ends without a promise as to what is in the file. */
   async abandon(): Promise<void> {
     await this.#pending.catch(() => {});
-    await this.#file.close();
-  }
-
-  async close(): Promise<void> {
     await this.#file.close();
   }
 

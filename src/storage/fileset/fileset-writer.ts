@@ -1,22 +1,14 @@
 import { crc32 } from 'node:zlib';
 import { assert, VarveError } from '../../core/errors.ts';
-import { makeFolders, writeFileAtomically, type FileSystem } from '../../core/file-system.ts';
+import { makeFolders, type FileSystem } from '../../core/file-system.ts';
 import { CanonicalDigest } from './canonical-digest.ts';
-import { contentChecksum, encodeFileHeader, FILE_HEADER_BYTES } from './checked-file.ts';
-import { encodeCheckpoint, encodeDigestFile, type FileSum } from './digest-file.ts';
+import { encodeFileHeader, FILE_HEADER_BYTES } from './checked-file.ts';
 import { FileStream } from './file-stream.ts';
-import {
-  describeFileset,
-  filesetPath,
-  MAX_UINT32,
-  shardFolder,
-  shardFolderNames,
-  type FileKind,
-  type FilesetId,
-} from './fileset-id.ts';
+import { describeFileset, filesetPath, MAX_UINT32, shardFolderNames, type FilesetId } from './fileset-id.ts';
 import { encodeDirectory, MAX_ID_BYTES, PageBuilder, type PagePlace } from './index-pages.ts';
 import { removeFileset } from './remove-fileset.ts';
-import { encodeInfo, type FilesetInfo, type FilesetKind } from './info-file.ts';
+import type { FilesetInfo, FilesetKind } from './info-file.ts';
+import { sealFilesets, writeSmallFiles } from './seal-filesets.ts';
 
 export interface FilesetOptions {
   /** The folder of all namespaces; exists. */
@@ -47,7 +39,7 @@ export class FilesetWriter {
   readonly #pages: PagePlace[] = [];
   #entryCount = 0;
   #lastId: Buffer | undefined;
-  #state: 'open' | 'done' = 'open';
+  #state: 'open' | 'written' | 'done' = 'open';
 
   private constructor(fs: FileSystem, options: FilesetOptions, streams: Streams) {
     this.#fs = fs;
@@ -111,6 +103,14 @@ export class FilesetWriter {
 
   /** Makes it durable and complete. After a failure it is not there, and the writer is to be aborted. */
   async finish(annotation: Uint8Array = new Uint8Array()): Promise<FilesetInfo> {
+    const info = await this.write(annotation);
+    await sealFilesets(this.#fs, this.#options.root, [info]);
+    this.sealed();
+    return info;
+  }
+
+  /** Everything is written, and waits to be sealed by the caller, who then says so with `sealed`. */
+  async write(annotation: Uint8Array = new Uint8Array()): Promise<FilesetInfo> {
     assert(this.#state === 'open', 'a fileset is finished once');
     if (!this.#builder.isEmpty) await this.#endPage();
     const { data, index } = this.#streams;
@@ -130,20 +130,16 @@ export class FilesetWriter {
       digest: this.#digest.digest(),
       annotation: Buffer.from(annotation),
     };
-    const infoBytes = encodeInfo(info);
-    const [dataSum, indexSum, infoSum] = await settled([
-      data.finish(),
-      index.finish(),
-      this.#writeSmall('info', infoBytes),
-    ]);
-    const digestBytes = encodeDigestFile({ data: dataSum, index: indexSum, info: infoSum });
-    const { checksum } = await this.#writeSmall('digest', digestBytes);
-    await this.#fs.syncFolder(shardFolder(root, id));
-    await writeFileAtomically(this.#fs, filesetPath(root, id, 'checkpoint'), encodeCheckpoint(checksum));
-    this.#state = 'done';
-    await data.close();
-    await index.close();
+    const sums = { data: await data.finish(), index: await index.finish() };
+    await writeSmallFiles(this.#fs, root, info, sums);
+    this.#state = 'written';
     return info;
+  }
+
+  /** It is there for good: nothing takes it back. */
+  sealed(): void {
+    assert(this.#state === 'written', 'a fileset is sealed when it is written');
+    this.#state = 'done';
   }
 
   /** Takes back what was written, unless it is finished. Idempotent. */
@@ -177,22 +173,4 @@ export class FilesetWriter {
     this.#pages.push({ offset, sizeBytes: bytes.length, firstId });
     await index.append(bytes);
   }
-
-  async #writeSmall(kind: FileKind, bytes: Buffer): Promise<FileSum> {
-    await using file = await this.#fs.open(
-      filesetPath(this.#options.root, this.#options.id, kind),
-      'replace',
-    );
-    await file.write(0, bytes);
-    await file.sync();
-    return { sizeBytes: bytes.length, checksum: contentChecksum(bytes) };
-  }
-}
-
-/** All of them, or the first failure when none is under way any more. */
-async function settled<T extends readonly Promise<unknown>[]>(
-  promises: readonly [...T],
-): Promise<{ [K in keyof T]: Awaited<T[K]> }> {
-  await Promise.allSettled(promises);
-  return await Promise.all(promises);
 }

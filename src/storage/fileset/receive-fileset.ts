@@ -1,11 +1,12 @@
+import { join } from 'node:path';
 import { assert } from '../../core/errors.ts';
-import { makeFolders, writeFileAtomically, type FileSystem } from '../../core/file-system.ts';
-import { contentChecksum } from './checked-file.ts';
-import { encodeCheckpoint, encodeDigestFile, type FileSum } from './digest-file.ts';
+import { makeFolderIfMissing, type FileSystem } from '../../core/file-system.ts';
+import type { FileSum } from './digest-file.ts';
 import { FileStream } from './file-stream.ts';
-import { filesetPath, shardFolder, shardFolderNames, type FileKind, type FilesetId } from './fileset-id.ts';
-import { encodeInfo, type FilesetInfo } from './info-file.ts';
+import { filesetPath, shardFolderNames, type FilesetId } from './fileset-id.ts';
+import type { FilesetInfo } from './info-file.ts';
 import { removeFileset } from './remove-fileset.ts';
+import { sealFilesets, writeSmallFiles } from './seal-filesets.ts';
 
 /** The files that are copied; the others are made from what is known of them. */
 export const COPIED_KINDS = ['data', 'index'] as const;
@@ -24,14 +25,14 @@ export interface ReceivedFileset {
 
 /**
  * Writes a fileset that is copied from another node, byte by byte. It may be copied in parts, at different times and
- * from different nodes that have the same. It exists, whole and durable, from the moment that `finish` resolves, and
- * before only as what an interrupted writer leaves.
+ * from different nodes that have the same. It exists, whole and durable, from the moment that it is sealed, and before
+ * only as what an interrupted writer leaves.
  */
 export class FilesetReceiver {
   readonly what: ReceivedFileset;
   readonly #fs: FileSystem;
   readonly #streams = new Map<CopiedKind, FileStream>();
-  #state: 'open' | 'done' = 'open';
+  #state: 'open' | 'written' | 'done' = 'open';
 
   constructor(fs: FileSystem, what: ReceivedFileset) {
     this.#fs = fs;
@@ -57,62 +58,58 @@ export class FilesetReceiver {
   }
 
   /**
-   * Undefined when what came is not what was said: then nothing of it is left.
+   * It is there, whole and durable. Undefined when what came is not what was said: then nothing of it is left.
    * @throws what the disk throws
    */
   async finish(): Promise<FilesetInfo | undefined> {
+    const info = await this.write();
+    if (!info) return undefined;
+    await sealFilesets(this.#fs, this.what.root, [info]);
+    this.sealed();
+    return info;
+  }
+
+  /** The same, but for that it is durable: it waits to be sealed by the caller, who then says so with `sealed`. */
+  async write(): Promise<FilesetInfo | undefined> {
     const { root, id, info, sums } = this.what;
-    const own: FilesetInfo = { ...info, ...id, kind: 'flush' };
-    const infoBytes = encodeInfo(own);
-    const infoSum: FileSum = { sizeBytes: infoBytes.length, checksum: contentChecksum(infoBytes) };
-    const digestBytes = encodeDigestFile({ ...sums, info: infoSum });
-    const streams = await Promise.all(
-      COPIED_KINDS.map(async (kind) => this.#streams.get(kind) ?? (await this.#open(kind))),
-    );
-    // A disk makes several files durable at once in little more time than one.
-    const work = [
-      ...streams.map((stream) => stream.finish()),
-      this.#writeSmall('info', infoBytes),
-      this.#writeSmall('digest', digestBytes),
-    ];
-    await Promise.allSettled(work);
-    const written = await Promise.all(work);
-    const isWhole = COPIED_KINDS.every((kind, place) => {
-      const { sizeBytes, checksum } = sums[kind];
-      return written[place]?.sizeBytes === sizeBytes && written[place].checksum === checksum;
-    });
-    if (!isWhole) {
+    for (const kind of COPIED_KINDS) {
+      const stream = this.#streams.get(kind) ?? (await this.#open(kind));
+      const { sizeBytes, checksum } = await stream.finish();
+      if (sizeBytes === sums[kind].sizeBytes && checksum === sums[kind].checksum) continue;
       await this.abort();
       return undefined;
     }
-    await this.#fs.syncFolder(shardFolder(root, id));
-    const checkpoint = encodeCheckpoint(contentChecksum(digestBytes));
-    await writeFileAtomically(this.#fs, filesetPath(root, id, 'checkpoint'), checkpoint);
-    this.#state = 'done';
-    for (const stream of this.#streams.values()) await stream.close();
+    const own: FilesetInfo = { ...info, ...id, kind: 'flush' };
+    await writeSmallFiles(this.#fs, root, own, sums);
+    this.#state = 'written';
     return own;
   }
 
-  /** Takes back what there is, unless it is finished. Idempotent. */
+  /** It is there for good: nothing takes it back. */
+  sealed(): void {
+    assert(this.#state === 'written', 'a fileset is sealed when it is written');
+    this.#state = 'done';
+  }
+
+  /** Takes back what there is, unless it is sealed. Idempotent. */
   async abort(): Promise<void> {
     if (this.#state === 'done') return;
     this.#state = 'done';
     for (const stream of this.#streams.values()) await stream.abandon();
+    if (this.#streams.size === 0) return;
     await removeFileset(this.#fs, this.what.root, this.what.id);
   }
 
   async #open(kind: CopiedKind): Promise<FileStream> {
     const { root, id } = this.what;
-    await makeFolders(this.#fs, root, shardFolderNames(id));
+    let folder = root;
+    for (const name of shardFolderNames(id)) {
+      folder = join(folder, name);
+      // Its name becomes durable with the fileset.
+      await makeFolderIfMissing(this.#fs, folder);
+    }
     const stream = new FileStream(await this.#fs.open(filesetPath(root, id, kind), 'replace'));
     this.#streams.set(kind, stream);
     return stream;
-  }
-
-  async #writeSmall(kind: FileKind, bytes: Buffer): Promise<FileSum> {
-    await using file = await this.#fs.open(filesetPath(this.what.root, this.what.id, kind), 'replace');
-    await file.write(0, bytes);
-    await file.sync();
-    return { sizeBytes: bytes.length, checksum: contentChecksum(bytes) };
   }
 }
