@@ -85,6 +85,26 @@ test('what a replica missed is brought to it when it is back, in order, also ove
   await expect.poll(() => cluster.node('a').live.status()?.hints[0]?.bytes).toBe(0);
 });
 
+test('a node that stops brings what it acknowledged to slow replicas, or keeps it for them', async () => {
+  cluster = await TestCluster.open();
+  const t = nowNs();
+  cluster.delayMs = (_, to) => (to === 'c' ? 200 : 0);
+  await write('a', up('x', t, 1));
+  await cluster.node('a').stop();
+  expect(await read(local('c'))).toEqual(['x 1']);
+  // Longer than it waits.
+  await cluster.node('a').start();
+  cluster.delayMs = (_, to) => (to === 'c' ? 5000 : 0);
+  await write('a', up('x', t + 1_000_000n, 2));
+  await cluster.node('a').stop();
+  cluster.node('c').kill();
+  await cluster.node('c').start();
+  cluster.delayMs = () => 0;
+  await cluster.node('a').start();
+  await expect.poll(() => read(local('c')), { timeout: 5000 }).toEqual(['x 1', 'x 2']);
+  expect(cluster.node('a').live.status()?.hints[0]?.replayed).toBe(1);
+});
+
 test('a correction is not undone by a hint of what it corrected', async () => {
   cluster = await TestCluster.open();
   const t = nowNs();

@@ -127,7 +127,9 @@ class Run {
         .flatMap(({ live }) => live.status()?.hints ?? [])
         .reduce((sum, { bytes }) => sum + bytes, 0);
     await expect.poll(left, { timeout: 20_000 }).toBe(0);
-    // Who heals last may have what those before have not, and what was slow may come after all.
+    // What was slow comes after all.
+    await expect.poll(() => this.#cluster.underWay, { timeout: 20_000 }).toBe(0);
+    // Who heals last may have what those before have not.
     const contents = async (): Promise<[string, Map<string, number>][]> => {
       for (const { live } of this.#cluster.nodes) await live.repair.round(signal);
       const all: [string, Map<string, number>][] = [];

@@ -89,6 +89,10 @@ export class Hints {
       else signal.addEventListener('abort', () => resolve(), { once: true });
     });
     await Promise.all(this.#loops);
+  }
+
+  /** What was added is on its way to the disk no more; what is added later is lost. */
+  async close(): Promise<void> {
     for (const { queue } of this.#targets.values()) await queue.then((one) => one.close()).catch(() => {});
   }
 

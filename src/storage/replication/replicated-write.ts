@@ -48,6 +48,9 @@ export class ReplicatedWrite {
   readonly #options: ReplicatedWriteOptions;
   readonly #splitter: BodySplitter;
   readonly #underWay = new Map<string, number>();
+  /** Gives up one that is under way. */
+  readonly #sends = new Set<(why: VarveError) => void>();
+  #onIdle: () => void = () => {};
   readonly #figures = { writes: 0, failed: 0, missed: 0 };
 
   constructor(deps: ReplicatedWriteDeps, options: ReplicatedWriteOptions) {
@@ -111,7 +114,7 @@ export class ReplicatedWrite {
     const { level } = this.#options;
     this.#figures.writes++;
     const deps: SpreadDeps = {
-      send: (to, errand) => this.#send(to, errand),
+      send: (to, errand) => this.#tracked(this.#send(to, errand)),
       hint: ({ id }, missed) => {
         this.#figures.missed++;
         hint(id, missed);
@@ -124,6 +127,36 @@ export class ReplicatedWrite {
       this.#figures.failed++;
       throw error;
     }
+  }
+
+  /**
+   * What was acknowledged may still be on its way to other replicas: resolves when each has it, or it is hinted. Those
+   * that have not answered after `graceMs` are given up.
+   */
+  async end(graceMs: number): Promise<void> {
+    if (this.#sends.size === 0) return;
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, graceMs);
+      this.#onIdle = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+    const late = new VarveError('DEADLINE_EXCEEDED', 'the node that took the write stops');
+    for (const giveUp of this.#sends) giveUp(late);
+    // They are hinted by those who wait for them.
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+
+  #tracked(send: Promise<WriteOutcome>): Promise<WriteOutcome> {
+    return new Promise((resolve, reject) => {
+      const end = (): void => {
+        this.#sends.delete(reject);
+        if (this.#sends.size === 0) this.#onIdle();
+      };
+      this.#sends.add(reject);
+      send.then(resolve, reject).finally(end);
+    });
   }
 
   async #send(to: ReplicaAddress, errand: Errand): Promise<WriteOutcome> {

@@ -59,6 +59,8 @@ export interface ReplicationStatus {
 
 const FOLDER = 'replication';
 const SETTLED_MS = 60_000;
+/** Of a node that stops, for replicas that are slow. */
+const END_GRACE_MS = 1000;
 const REPAIR_SHARE = 0.2;
 /** A day, with rounds of an hour. */
 const READ_ALL_ROUNDS = 24;
@@ -136,9 +138,11 @@ export class Replication {
     return new Replication(deps, options, { local, hints, health });
   }
 
-  /** Replays hints and repairs, until the signal. */
+  /** Replays hints and repairs, until the signal; then what was taken is brought to its end: it takes nothing any more. */
   async run(signal: AbortSignal): Promise<void> {
     await Promise.all([this.#hints.run(signal), this.repair.run(signal)]);
+    await this.#write.end(END_GRACE_MS);
+    await this.#hints.close();
   }
 
   /** Undefined: the node is alone. */

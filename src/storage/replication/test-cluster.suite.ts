@@ -93,6 +93,8 @@ export class TestCluster implements AsyncDisposable {
   readonly cut = new Set<string>();
   /** Of one message. */
   delayMs: (from: string, to: string) => number = () => 0;
+  /** Messages that have not arrived, or are being answered. */
+  underWay = 0;
   /** Lost after they were carried out: nobody hears of it. */
   loses: (from: string, to: string) => boolean = () => false;
 
@@ -128,6 +130,15 @@ export class TestCluster implements AsyncDisposable {
 
   /** What `work` does at the other node, unless the link is cut before or after it. */
   async pass<T>(from: string, to: string, work: (node: TestNode) => Promise<T>): Promise<T> {
+    this.underWay++;
+    try {
+      return await this.#pass(from, to, work);
+    } finally {
+      this.underWay--;
+    }
+  }
+
+  async #pass<T>(from: string, to: string, work: (node: TestNode) => Promise<T>): Promise<T> {
     const check = (): TestNode => {
       const node = this.node(to);
       if (this.cut.has(`${from}>${to}`) || !node.isUp) throw unreachable(to);
@@ -281,6 +292,16 @@ export class TestNode {
     this.#stop.abort(new Error('killed'));
     // What is left of it works on a disk that nobody looks at any more.
     this.#ended.push(this.#running.then(() => engine[Symbol.asyncDispose]()).catch(() => {}));
+  }
+
+  /** As by SIGTERM: what it has taken is brought to its end. */
+  async stop(): Promise<void> {
+    const { engine } = this;
+    this.#stop.abort(new Error('stopped'));
+    await this.#running;
+    this.engine = undefined;
+    this.replication = undefined;
+    await engine?.[Symbol.asyncDispose]();
   }
 
   async end(): Promise<void> {
