@@ -240,19 +240,25 @@ export class StorageService {
       );
       this.#directory = directory;
       this.#reason = undefined;
-      const jobs = [this.#announce(engine, signal), directory.run(signal), untilAborted(signal)];
+      const stopped = untilAborted(signal).then(() => this.#close());
+      const jobs = [this.#announce(engine, signal), directory.run(signal), stopped];
       if (placement) jobs.push(placement.run(signal));
       if (replication) jobs.push(replication.run(signal));
       await Promise.all(jobs);
     } finally {
-      this.#reason = 'the storage engine is closing';
-      this.#engine = undefined;
+      this.#close();
       this.#directory = undefined;
       this.#placement = undefined;
       this.#replication = undefined;
       this.#peers = undefined;
       this.#control = undefined;
     }
+  }
+
+  /** Clients are sent away; what they were promised goes on. */
+  #close(): void {
+    this.#reason = 'the storage engine is closing';
+    this.#engine = undefined;
   }
 
   /** Loaded where there is one: an engine that stands alone starts without. */
