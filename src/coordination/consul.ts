@@ -4,6 +4,8 @@ import { ConsulKv } from './consul-kv.ts';
 import { ConsulLocks } from './consul-lock.ts';
 import { ConsulRegistration, readServices } from './consul-services.ts';
 import { ConsulSession } from './consul-session.ts';
+import type { SessionLife } from './renewed-session.ts';
+import { checkedTimes } from './session-times.ts';
 import { follow, WATCH_WAIT_MS } from './consul-watch.ts';
 import type {
   Comparison,
@@ -17,6 +19,7 @@ import type {
   LockOptions,
   Operation,
   Registration,
+  ResumedLock,
   Service,
   ServiceCheck,
   ServiceInstance,
@@ -27,8 +30,22 @@ import type {
   Value,
   WriteOptions,
 } from './coordinator.ts';
-import { formatDurationMs } from './duration.ts';
-import { checkPrefix } from './key.ts';
+import { formatDurationMs, parseDurationMs } from './duration.ts';
+import { checkKey, checkPrefix } from './key.ts';
+
+/** As renewals answer it. */
+interface SessionJson {
+  readonly TTL: string;
+  /** Nanoseconds. */
+  readonly LockDelay: number;
+}
+
+const NS_PER_MS = 1e6;
+
+/** Consul answers anything else with an error of its own. */
+function isSessionId(text: string): boolean {
+  return /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(text);
+}
 
 /** The contract over Consul 1.10's HTTP API, which the embedded coordinator serves as well. */
 export class ConsulCoordinator implements Coordinator {
@@ -55,13 +72,10 @@ export class ConsulCoordinator implements Coordinator {
   }
 
   async session(options: SessionOptions): Promise<Session> {
-    const { minTtlMs, maxTtlMs, maxLockDelayMs } = this.bounds;
-    const { ttlMs, name, lockDelayMs = this.bounds.lockDelayMs } = options;
-    within('a session TTL', ttlMs, [minTtlMs, maxTtlMs]);
-    within('a lock delay', lockDelayMs, [0, maxLockDelayMs]);
+    const { ttlMs, lockDelayMs } = checkedTimes(this.bounds, options);
     const createdMs = this.#deps.clock.monotonicMs();
     const body = JSON.stringify({
-      Name: name,
+      Name: options.name,
       TTL: formatDurationMs(ttlMs),
       LockDelay: formatDurationMs(lockDelayMs),
       Behavior: 'release',
@@ -70,14 +84,11 @@ export class ConsulCoordinator implements Coordinator {
     });
     const answer = await this.#http.request('PUT', '/v1/session/create', { body });
     const { ID: id } = this.#http.parse<{ readonly ID: string }>(answer);
-    const onEnd = (session: Session): void => void this.#open.delete(session);
-    const parts = { http: this.#http, kv: this.#kv, id, ttlMs, createdMs, onEnd };
-    const session = new ConsulSession(parts, this.#deps);
-    this.#open.add(session);
-    return session;
+    return this.#opened({ id, ttlMs, createdMs });
   }
 
   async endSession(sessionId: string): Promise<void> {
+    if (!isSessionId(sessionId)) return;
     for (const { key, holder, version } of await this.#kv.list('')) {
       if (holder !== sessionId) continue;
       await this.#kv.send([
@@ -85,7 +96,31 @@ export class ConsulCoordinator implements Coordinator {
         { Verb: 'unlock', Key: key, Session: sessionId },
       ]);
     }
-    await this.#http.request('PUT', `/v1/session/destroy/${encodeURIComponent(sessionId)}`);
+    await this.#http.request('PUT', `/v1/session/destroy/${sessionId}`);
+  }
+
+  async resumeLock(
+    key: string,
+    sessionId: string,
+    options: SessionOptions,
+  ): Promise<ResumedLock | undefined> {
+    checkKey(key);
+    const { ttlMs, lockDelayMs } = checkedTimes(this.bounds, options);
+    const createdMs = this.#deps.clock.monotonicMs();
+    if (!isSessionId(sessionId)) return undefined;
+    const answer = await this.#http.request('PUT', `/v1/session/renew/${sessionId}`, { accept: [404] });
+    const [renewed] = answer.status === 404 ? [] : this.#http.parse<readonly SessionJson[]>(answer);
+    const same =
+      renewed !== undefined &&
+      parseDurationMs(renewed.TTL) === ttlMs &&
+      renewed.LockDelay === lockDelayMs * NS_PER_MS;
+    const entry = same ? await this.#kv.get(key) : undefined;
+    if (entry?.holder !== sessionId) {
+      await this.endSession(sessionId);
+      return undefined;
+    }
+    const session = this.#opened({ id: sessionId, ttlMs, createdMs });
+    return { session, lock: this.#locks.resumed(key, session, entry.version) };
   }
 
   async lock(key: string, session: Session, options: LockOptions): Promise<Lock> {
@@ -160,13 +195,15 @@ export class ConsulCoordinator implements Coordinator {
     return { kind: this.kind, leader: leader === '' ? undefined : leader, version };
   }
 
+  #opened(life: Omit<SessionLife, 'onEnd'>): ConsulSession {
+    const onEnd = (ended: Session): void => void this.#open.delete(ended);
+    const session = new ConsulSession({ http: this.#http, kv: this.#kv, ...life, onEnd }, this.#deps);
+    this.#open.add(session);
+    return session;
+  }
+
   /** Closes its sessions and deregisters its services. */
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all([...this.#open].map((resource) => resource[Symbol.asyncDispose]()));
   }
-}
-
-function within(what: string, ms: number, [min, max]: readonly [number, number]): void {
-  if (ms >= min && ms <= max) return;
-  throw new VarveError('INVALID_ARGUMENT', `${what} of ${ms} ms is not between ${min} and ${max} ms`);
 }

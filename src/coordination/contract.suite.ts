@@ -321,6 +321,61 @@ export function testCoordinator(name: string, factory: () => Promise<Coordinator
         await after.endSession(left.id);
       });
 
+      test('a node that comes back in time carries on with the lock that it left, under the same token', async () => {
+        const [{ proxy, coordinator: before }, after, key] = [await proxied(), client(), `${folder()}lock`];
+        const times = { ttlMs, lockDelayMs: 0 };
+        const left = await before.session({ ...times, name: 'before' });
+        const { token } = await before.lock(key, left, { owner: 'node' });
+        const rival = await after.lock(key, await longSession(after), { owner: 'rival', waitMs: 0 }).then(
+          () => 'granted',
+          () => 'refused',
+        );
+        expect(rival).toBe('refused');
+        proxy.silent = true;
+        const resumed = await after.resumeLock(key, left.id, { ...times, name: 'after' });
+        if (!resumed) throw new Error('the lock was not carried on with');
+        const { session, lock } = resumed;
+        expect([session.id, lock.token]).toEqual([left.id, token]);
+        let granted = false;
+        const waiting = client()
+          .lock(key, await longSession(after), { owner: 'rival' })
+          .then((next) => {
+            granted = true;
+            return next;
+          });
+        // The one who left it cannot renew it any more.
+        await systemClock.sleep(2.5 * ttlMs);
+        expect([granted, session.lost.aborted, left.lost.aborted]).toEqual([false, false, true]);
+        expect((await after.txn([held(lock)], [])).committed).toBe(true);
+        await expect(after.lock(key, session, { owner: 'twice' })).rejects.toMatchObject({
+          code: 'INVALID_ARGUMENT',
+        });
+        await lock.release();
+        expect((await waiting).token).toBeGreaterThan(token);
+      });
+
+      test('what cannot be carried on with is ended, and its locks are free', async () => {
+        const [c, key] = [client(), `${folder()}lock`];
+        const times = { ttlMs: longTtlMs, lockDelayMs: 0, name: 'before' };
+        for (const changed of [{ ttlMs: longTtlMs + 1000 }, { lockDelayMs: 5000 }]) {
+          const left = await c.session(times);
+          await c.lock(key, left, { owner: 'before' });
+          expect(await c.resumeLock(key, left.id, { ...times, ...changed })).toBeUndefined();
+          const next = await c.lock(key, await longSession(c), { owner: 'next', waitMs: 5000 });
+          // One that is over.
+          expect(await c.resumeLock(key, left.id, times)).toBeUndefined();
+          expect((await c.txn([held(next)], [])).committed).toBe(true);
+          // One that holds another lock.
+          const third = await c.session(times);
+          await c.lock(`${key}-2`, third, { owner: 'third' });
+          expect(await c.resumeLock(key, third.id, times)).toBeUndefined();
+          await expect(third.renew()).rejects.toMatchObject({ code: 'SESSION_LOST' });
+          const other = await c.lock(`${key}-2`, await longSession(c), { owner: 'next', waitMs: 5000 });
+          await Promise.all([next.release(), other.release()]);
+        }
+        expect(await c.resumeLock(key, 'no-such-session', times)).toBeUndefined();
+      });
+
       test('times outside of the bounds are refused', async () => {
         const c = client();
         const error = { code: 'INVALID_ARGUMENT' };

@@ -39,6 +39,14 @@ export interface Coordinator extends AsyncDisposable {
   endSession(sessionId: string): Promise<void>;
 
   /**
+   * Carries on with the lock of `key` that an earlier run of this same node holds, under the token that it was
+   * granted with: nobody else had it in between. Undefined when that session is over, does not hold it, or was
+   * opened with other times; what is left of it is then ended, as by `endSession`. Only for a session whose
+   * process is known to be dead.
+   */
+  resumeLock(key: string, sessionId: string, options: SessionOptions): Promise<ResumedLock | undefined>;
+
+  /**
    * Takes the lock of `key`, waiting for others to give it up. No order among those who wait.
    * @throws LOCK_TIMEOUT when `waitMs` passed; the message names the holder
    * @throws SESSION_LOST when the session ended before the lock was granted
@@ -199,6 +207,11 @@ export interface Lock extends AsyncDisposable {
    * the coordinator cannot be reached this resolves all the same, and the session repeats it until it is done.
    */
   release(): Promise<void>;
+}
+
+export interface ResumedLock {
+  readonly session: Session;
+  readonly lock: Lock;
 }
 
 /** The comparison that only the holder of `lock` passes, and only until it is released or lost. */

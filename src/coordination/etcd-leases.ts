@@ -47,6 +47,11 @@ export function firstLeaseOf(id: string): bigint {
   return BigInt(`0x${id}`) * NUMBERS;
 }
 
+/** Of the leases that `lease` is one of. */
+export function generationOf(lease: bigint): number {
+  return Number((lease % NUMBERS) >> 1n);
+}
+
 export function leasesOf(id: string, generation: number, hasGuard: boolean): SessionLeases {
   const lock = firstLeaseOf(id) + (BigInt(generation) % (1n << GENERATION_BITS)) * 2n;
   return { lock, guard: hasGuard ? lock + 1n : undefined };

@@ -1,8 +1,16 @@
+import { z } from 'zod';
 import type { CoordinatorDeps, Session, Version } from './coordinator.ts';
 import type { EtcdHttp, EtcdRequest } from './etcd-http.ts';
 import { sessionKeys } from './etcd-keys.ts';
 import { type EtcdKv, putOf } from './etcd-kv.ts';
-import { type EtcdLeases, isSessionId, leasesOf, newSessionId, type SessionLeases } from './etcd-leases.ts';
+import {
+  type EtcdLeases,
+  generationOf,
+  isSessionId,
+  leasesOf,
+  newSessionId,
+  type SessionLeases,
+} from './etcd-leases.ts';
 import type { EtcdLockKeys } from './etcd-lock-keys.ts';
 import { RenewedSession, type SessionLife } from './renewed-session.ts';
 
@@ -19,10 +27,27 @@ interface SessionParts extends SessionTools, SessionLife {
   readonly lockDelayMs: number;
   /** Of the leader, as a majority confirmed before the leases were granted. */
   readonly term: bigint;
+  /** Of an earlier process with the same session: of no use any more. */
+  readonly stale?: SessionLeases;
 }
 
 /** What a renewal may take of the TTL; others begin meanwhile. */
 const RENEW_PART = 2 / 3;
+
+/**
+ * How far the leases of a process that carries on are ahead of those that it finds: the one before it may have
+ * granted some on the way, about twelve in a TTL, and a request of its may still arrive.
+ */
+const GENERATIONS_AHEAD = 64;
+
+/** Attached to a session's key, for people and for those who carry on. */
+const sessionText = z.object({
+  name: z.string(),
+  /** As it was granted, and as it was asked for. */
+  ttlMs: z.number(),
+  askedMs: z.number(),
+  lockDelayMs: z.number(),
+});
 
 /** Creates the leases of a session, and the keys that tell what they are. */
 export async function openSession(
@@ -47,7 +72,8 @@ export async function openSession(
     const why = `etcd grants sessions no less than ${ttlMs} ms: 1.5 of its election timeouts`;
     deps.log.warn({ askedMs, ttlMs }, why);
   }
-  const text = JSON.stringify({ name, ttlMs, lockDelayMs });
+  const told: z.infer<typeof sessionText> = { name, ttlMs, askedMs, lockDelayMs };
+  const text = JSON.stringify(told);
   const success = [putOf(keys.lock, text, leases.lock)];
   if (leases.guard !== undefined) {
     await granter.grant(leases.guard, ttlMs + lockDelayMs);
@@ -55,6 +81,73 @@ export async function openSession(
   }
   await http.request('/v3/kv/txn', { success });
   return new EtcdSession({ ...tools, id, leases, ttlMs, lockDelayMs, createdMs, term, onEnd }, deps);
+}
+
+/**
+ * Carries on with the session of a process that is dead, when it has these times and holds the lock of `key`. Its
+ * keys are moved to leases which that process never had: whatever it asked for last, and may still arrive, concerns
+ * others.
+ */
+export async function resumeSession(
+  tools: SessionTools,
+  deps: CoordinatorDeps,
+  former: {
+    readonly id: string;
+    readonly key: string;
+    readonly ttlMs: number;
+    readonly lockDelayMs: number;
+    readonly onEnd: (session: Session) => void;
+  },
+): Promise<{ readonly session: EtcdSession; readonly token: Version } | undefined> {
+  const { kv, granter, locks } = tools;
+  const { id, key, ttlMs: askedMs, lockDelayMs, onEnd } = former;
+  if (!isSessionId(id)) return undefined;
+  const keys = sessionKeys(id);
+  const { term, rows } = await kv.read({ key: keys.lock });
+  const [row] = rows;
+  const told = row && toldBy(row.value);
+  if (!row || told?.askedMs !== askedMs || told.lockDelayMs !== lockDelayMs) return undefined;
+  const { ttlMs } = told;
+  const hasGuard = lockDelayMs > 0;
+  const generation = generationOf(row.lease);
+  const leases = leasesOf(id, generation + GENERATIONS_AHEAD, hasGuard);
+  const createdMs = deps.clock.monotonicMs();
+  await grantBoth(granter, leases, { ttlMs, lockDelayMs });
+  await locks.move([key], leases, {});
+  const [moved] = (await kv.read({ key: keys.lock })).rows;
+  const token = moved?.lease === leases.lock ? await locks.tokenOf(key, id) : undefined;
+  const stale = leasesOf(id, generation, hasGuard);
+  if (token === undefined) {
+    await revokeAll(granter, [stale, leases]);
+    return undefined;
+  }
+  const life = { id, ttlMs, createdMs, onEnd };
+  return { session: new EtcdSession({ ...tools, ...life, leases, lockDelayMs, term, stale }, deps), token };
+}
+
+function toldBy(value: Buffer): z.infer<typeof sessionText> | undefined {
+  try {
+    return sessionText.safeParse(JSON.parse(value.toString('utf8'))).data;
+  } catch {
+    return undefined; // Somebody has written over it.
+  }
+}
+
+async function grantBoth(
+  granter: EtcdLeases,
+  { lock, guard }: SessionLeases,
+  { ttlMs, lockDelayMs, ...request }: { readonly ttlMs: number; readonly lockDelayMs: number } & EtcdRequest,
+): Promise<void> {
+  await Promise.all([
+    granter.grant(lock, ttlMs, request),
+    guard === undefined ? 0 : granter.grant(guard, ttlMs + lockDelayMs, request),
+  ]);
+}
+
+/** The guards last: they must not go before the locks. */
+async function revokeAll(granter: EtcdLeases, leases: readonly SessionLeases[]): Promise<void> {
+  for (const { lock } of leases) await granter.revoke(lock);
+  for (const { guard } of leases) if (guard !== undefined) await granter.revoke(guard);
 }
 
 /** Ends a session by its id, and with it releases its locks; does nothing for what is no session of etcd. */
@@ -87,9 +180,9 @@ export class EtcdSession extends RenewedSession {
   #term: bigint;
   #leases: SessionLeases;
   /** Of the leases granted last, even if the keys were perhaps not moved to them. */
-  #generation = 0;
+  #generation: number;
   /** Leases that are of no use any more. */
-  #stale: SessionLeases[] = [];
+  #stale: SessionLeases[];
   /** Counts the beginnings and the ends of moves. */
   #moves = 0;
   #moving: Promise<unknown> = Promise.resolve();
@@ -100,6 +193,8 @@ export class EtcdSession extends RenewedSession {
     this.#parts = parts;
     this.#term = parts.term;
     this.#leases = parts.leases;
+    this.#generation = generationOf(parts.leases.lock);
+    this.#stale = parts.stale ? [parts.stale] : [];
   }
 
   /**
@@ -117,11 +212,7 @@ export class EtcdSession extends RenewedSession {
   }
 
   protected async endInStore(): Promise<void> {
-    const { granter } = this.#parts;
-    const all = [...this.#stale, this.#leases];
-    for (const { lock } of all) await granter.revoke(lock);
-    // The guards last: they must not go before the locks.
-    for (const { guard } of all) if (guard !== undefined) await granter.revoke(guard);
+    await revokeAll(this.#parts.granter, [...this.#stale, this.#leases]);
   }
 
   protected async unlock(key: string, token?: Version): Promise<void> {
@@ -157,10 +248,7 @@ export class EtcdSession extends RenewedSession {
     // Of no use either, unless the keys come to be theirs.
     this.#stale.push(leases);
     const moving = (async () => {
-      await Promise.all([
-        granter.grant(leases.lock, this.ttlMs, options),
-        leases.guard === undefined ? 0 : granter.grant(leases.guard, this.ttlMs + lockDelayMs, options),
-      ]);
+      await grantBoth(granter, leases, { ...options, ttlMs: this.ttlMs, lockDelayMs });
       await locks.move(this.lockKeys, leases, options);
     })();
     this.#moving = moving.catch(() => {});
@@ -182,8 +270,7 @@ export class EtcdSession extends RenewedSession {
       // Of later ones it is not known whether the keys are theirs.
       if (leases.lock >= this.#leases.lock) continue;
       try {
-        await granter.revoke(leases.lock);
-        if (leases.guard !== undefined) await granter.revoke(leases.guard);
+        await revokeAll(granter, [leases]);
         this.#stale = this.#stale.filter((other) => other !== leases);
       } catch (error) {
         this.deps.log.warn({ error }, `session ${this.id} could not end a lease it no longer needs`);

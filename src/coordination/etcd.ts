@@ -10,6 +10,7 @@ import type {
   LockOptions,
   Operation,
   Registration,
+  ResumedLock,
   Service,
   ServiceCheck,
   ServiceInstance,
@@ -28,8 +29,10 @@ import { EtcdLocks } from './etcd-lock.ts';
 import { EtcdLockKeys } from './etcd-lock-keys.ts';
 import { EtcdRegistration } from './etcd-registration.ts';
 import { instancesOf } from './etcd-services.ts';
-import { endSession, EtcdSession, openSession, type SessionTools } from './etcd-session.ts';
+import { endSession, EtcdSession, openSession, resumeSession, type SessionTools } from './etcd-session.ts';
 import { follow } from './etcd-watch.ts';
+import { checkKey } from './key.ts';
+import { checkedTimes } from './session-times.ts';
 
 /** The contract over etcd 3.4's API, as its JSON gateway serves it. */
 export class EtcdCoordinator implements Coordinator {
@@ -42,6 +45,7 @@ export class EtcdCoordinator implements Coordinator {
   readonly #lockKeys: EtcdLockKeys;
   readonly #locks: EtcdLocks;
   readonly #open = new Set<Session | Registration>();
+  readonly #onEnd = (ended: Session): void => void this.#open.delete(ended);
 
   /** Opens no connection. */
   constructor(bounds: CoordinatorBounds, endpoint: EtcdEndpoint, deps: CoordinatorDeps) {
@@ -55,18 +59,36 @@ export class EtcdCoordinator implements Coordinator {
   }
 
   async session(options: SessionOptions): Promise<Session> {
-    const { minTtlMs, maxTtlMs, maxLockDelayMs } = this.bounds;
-    const { ttlMs, name, lockDelayMs = this.bounds.lockDelayMs } = options;
-    within('a session TTL', ttlMs, [minTtlMs, maxTtlMs]);
-    within('a lock delay', lockDelayMs, [0, maxLockDelayMs]);
-    const onEnd = (ended: Session): void => void this.#open.delete(ended);
-    const session = await openSession(this.#sessionTools(), this.#deps, { ttlMs, name, lockDelayMs, onEnd });
+    const times = checkedTimes(this.bounds, options);
+    const session = await openSession(this.#sessionTools(), this.#deps, {
+      ...times,
+      name: options.name,
+      onEnd: this.#onEnd,
+    });
     this.#open.add(session);
     return session;
   }
 
   endSession(sessionId: string): Promise<void> {
     return endSession(this.#sessionTools(), sessionId);
+  }
+
+  async resumeLock(
+    key: string,
+    sessionId: string,
+    options: SessionOptions,
+  ): Promise<ResumedLock | undefined> {
+    checkKey(key);
+    const former = { ...checkedTimes(this.bounds, options), id: sessionId, key };
+    const tools = this.#sessionTools();
+    const resumed = await resumeSession(tools, this.#deps, { ...former, onEnd: this.#onEnd });
+    if (!resumed) {
+      await this.endSession(sessionId);
+      return undefined;
+    }
+    const { session, token } = resumed;
+    this.#open.add(session);
+    return { session, lock: this.#locks.resumed(key, session, token) };
   }
 
   async lock(key: string, session: Session, options: LockOptions): Promise<Lock> {
@@ -161,9 +183,4 @@ export class EtcdCoordinator implements Coordinator {
   async *#watchEntries(followed: Parameters<typeof follow>[3]): AsyncGenerator<readonly Entry[], void, void> {
     for await (const rows of follow(this.#kv, this.#http, this.#deps, followed)) yield rows.map(entryOf);
   }
-}
-
-function within(what: string, ms: number, [min, max]: readonly [number, number]): void {
-  if (ms >= min && ms <= max) return;
-  throw new VarveError('INVALID_ARGUMENT', `${what} of ${ms} ms is not between ${min} and ${max} ms`);
 }

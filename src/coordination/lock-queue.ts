@@ -60,6 +60,12 @@ export abstract class LockQueue<S extends RenewedSession> {
     }
   }
 
+  /** The lock of `key` that an earlier process with this session was granted. */
+  resumed(key: string, session: S, token: Version): Lock {
+    session.claimKey(key);
+    return new HeldLock(key, session, { token, inDoubt: false });
+  }
+
   protected leftMs(wait: LockWait<S>): number {
     return wait.untilMs - this.deps.clock.monotonicMs();
   }
