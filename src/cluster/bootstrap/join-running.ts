@@ -5,7 +5,7 @@ import type { StepWork } from '../../run/step.ts';
 import type { MasterRecord, MemberRecord } from '../group-keys.ts';
 import { ensureGapSlot } from '../master/gap-slot.ts';
 import { followsFromNow } from '../master/group-view.ts';
-import { readProgress } from '../master/progress.ts';
+import { readOrigins } from '../master/progress.ts';
 import { reignOf } from '../master/reign.ts';
 import type { ServerAddress } from '../mesh/group-servers.ts';
 import { checkLimits } from '../mesh/limits.ts';
@@ -281,7 +281,7 @@ async function keepForGaps(context: GroupContext, { members }: JoinPlan, databas
   const own = { node: context.options.node, database };
   const others = members.map(({ node }) => node);
   await context.onSelf(database, (connection) =>
-    ensureGapSlot(connection, own, () => readProgress(connection, own, others)),
+    ensureGapSlot(connection, database, () => readOrigins(connection, own, others)),
   );
 }
 

@@ -1,11 +1,12 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { systemClock } from '../../core/clock.ts';
 import type { Connection } from '../../postgres/connection.ts';
+import { payDebt } from './filling.ts';
 import { fillGap } from './gap-fill.ts';
 import { advanceGapSlot, ensureGapSlot, isPast, markGap, type GapMark } from './gap-slot.ts';
 import { formatLsn, parseLsn, type Lsn } from './lsn.ts';
 import { TestMesh, type MeshNode } from './mesh.suite.ts';
-import { confirmedBy, readProgress } from './progress.ts';
+import { confirmedBy, readOrigins, readProgress } from './progress.ts';
 
 let mesh: TestMesh;
 let x: MeshNode;
@@ -44,8 +45,8 @@ const TABLES = `
 
 async function ensure(node: MeshNode): Promise<boolean> {
   return mesh.group.servers.withConnection(node.direct, DATABASE, (connection) =>
-    ensureGapSlot(connection, { node: node.node, database: DATABASE }, () =>
-      readProgress(connection, { node: node.node, database: DATABASE }, NODES),
+    ensureGapSlot(connection, DATABASE, () =>
+      readOrigins(connection, { node: node.node, database: DATABASE }, NODES),
     ),
   );
 }
@@ -204,9 +205,9 @@ test('what is given up is what all members have, and a gap before it is refused'
   await mesh.mesh.barrier(x.direct, [y.direct], { database: DATABASE, timeoutMs: 5_000 });
 
   const mark = await on<GapMark>(y, (connection) =>
-    markGap(connection, 'n2', () => readProgress(connection, { node: 'n2', database: DATABASE }, NODES)),
+    markGap(connection, () => readOrigins(connection, { node: 'n2', database: DATABASE }, NODES)),
   );
-  expect(mark.progress.get('n1')).toBe(await progress(y, x));
+  expect(mark.origins.get('n1')?.lsn).toBe(await progress(y, x));
   expect(await past(mark, x)).toBe(true);
   expect(await past(mark, z)).toBe(false);
 
@@ -246,6 +247,70 @@ test('a slot that PostgreSQL gave up is made anew, and covers nothing that was b
   });
   await mesh.mesh.enable(mesh.link(x, z, DATABASE));
 });
+
+test('of a database in which nothing happens the former master knows that nothing is missing', async () => {
+  await mesh.mesh.barrier(x.direct, [y.direct, z.direct], { database: DATABASE, timeoutMs: 5_000 });
+  // What other databases write moves the WAL along, and idle subscribers confirm it.
+  await mesh.sql(x, 'postgres', 'create table public.moved (x int); drop table public.moved');
+  const mark = await on<GapMark>(x, (connection) =>
+    markGap(connection, () => readOrigins(connection, { node: 'n1', database: DATABASE }, NODES)),
+  );
+  const confirmed = (): Promise<Lsn | undefined> =>
+    on(x, (connection) => confirmedBy(connection, { node: 'n3', database: DATABASE }));
+  await until(async () => ((await confirmed()) ?? 0n) >= mark.lsn);
+  await on(x, (connection) => advanceGapSlot(connection, DATABASE, mark));
+  expect(await progress(z, x)).toBeLessThan(mark.lsn);
+  await mesh.mesh.disable(mesh.link(x, z, DATABASE));
+  const [at] = await mesh.sql<{ lsn: string }>(
+    x,
+    DATABASE,
+    `select pg_switch_wal(), pg_current_wal_flush_lsn()::text as lsn`,
+  );
+  const upTo = parseLsn(at?.lsn ?? '');
+  const route = { database: DATABASE, origin: 'n1', from: x.direct, to: z.direct, upTo };
+  const applied = await fillGap({ clock: systemClock, servers: mesh.group.servers }, route);
+  expect(applied).toEqual({ transactions: 0, rows: 0, missing: 0 });
+  expect(await progress(z, x)).toBe(upTo);
+  await mesh.mesh.enable(mesh.link(x, z, DATABASE));
+});
+
+test('one database that nobody can give does not keep the others from being paid', async () => {
+  const debt = {
+    reign: '1',
+    origin: 'n1',
+    upTo: new Map([
+      ['no-such-database', 1n],
+      [DATABASE, 0n],
+    ]),
+  };
+  await mesh.mesh.disable(mesh.link(x, z, DATABASE));
+  await mesh.sql(x, DATABASE, `insert into public.rows values (8500, 'owed')`);
+  await mesh.mesh.barrier(x.direct, [y.direct], { database: DATABASE, timeoutMs: 5_000 });
+  const upTo = await progress(y, x);
+  debt.upTo.set(DATABASE, upTo);
+  const deps = { clock: systemClock, servers: mesh.group.servers, log: silent };
+  expect(await payDebt(deps, z.direct, debt, [y.direct])).toMatchObject({
+    kind: 'later',
+    databases: ['no-such-database'],
+  });
+  expect(await progress(z, x)).toBe(upTo);
+  await mesh.mesh.enable(mesh.link(x, z, DATABASE));
+});
+
+test('changes of a node that comes again under its name are kept by a slot of their own', async () => {
+  expect(await ensure(y)).toBe(false);
+  await mesh.mesh.drop(mesh.link(x, y, DATABASE));
+  await mesh.mesh.connect(mesh.link(x, y, DATABASE), {
+    enabled: true,
+    copyData: false,
+    foundSlot: 'renew',
+  });
+  // With the floor of its earlier life it would promise what it does not have.
+  expect(await ensure(y)).toBe(true);
+  expect(await ensure(y)).toBe(false);
+});
+
+const silent = { info: () => {}, warn: () => {}, error: () => {} };
 
 function on<T>(node: MeshNode, work: (connection: Connection) => Promise<T>): Promise<T> {
   return mesh.group.servers.withConnection(node.direct, DATABASE, work);

@@ -4,12 +4,13 @@ import { Connection, PLAIN_SESSION } from '../../postgres/connection.ts';
 import { SqlState, sqlStateOf } from '../../postgres/sqlstate.ts';
 import { edgeNames, PUBLICATION } from '../mesh/edge.ts';
 import type { GroupServers, ServerAddress } from '../mesh/group-servers.ts';
-import { readSubscriptions, type Subscription } from '../mesh/subscription.ts';
+import { originName, readSubscriptions, type Subscription } from '../mesh/subscription.ts';
 import { GapApplier, type Applied } from './gap-apply.ts';
 import { GapFilter, type Gap } from './gap-filter.ts';
-import { gapSlotName, readGapFloors } from './gap-slot.ts';
-import { formatLsn, parseLsn, type Lsn } from './lsn.ts';
+import { gapSlotName, OWN_CHANGES, readGapFloors } from './gap-slot.ts';
+import { formatLsn, maxLsn, NO_LSN, parseLsn, type Lsn } from './lsn.ts';
 import { decodePgoutput } from './pgoutput.ts';
+import { confirmedBy } from './progress.ts';
 
 /** Changes of `origin` that `to` lacks, and `from` has. */
 export interface GapRoute {
@@ -57,19 +58,20 @@ export async function fillGap(deps: GapFillDeps, route: GapRoute): Promise<Appli
   const { database, origin, from, to, upTo } = route;
   await using target = await open(deps, servers.endpoint(to, database));
   const subscription = await subscriptionOn(target, { from: origin, to: to.node, database });
-  const after = subscription.progress === null ? 0n : parseLsn(subscription.progress);
-  if (after >= upTo) return { transactions: 0, rows: 0, missing: 0 };
+  const applied = subscription.progress === null ? NO_LSN : parseLsn(subscription.progress);
+  if (applied >= upTo) return { transactions: 0, rows: 0, missing: 0 };
   await using source = await open(deps, servers.endpoint(from, database));
+  const after = await reachedBy(source, route, applied);
   const gap: Gap = { origin: await coveredBy(source, route, after), after, upTo };
-  const originName = `pg_${subscription.oid}`;
-  const applier = await patiently(deps, () => GapApplier.begin(target, originName));
-  await stream(deps, source, { database, gap, applier });
+  const name = originName(subscription.oid);
+  const applier = await patiently(deps, () => GapApplier.begin(target, name));
+  if (after < upTo) await stream(deps, source, { database, gap, applier });
   await target.query(`select pg_catalog.pg_replication_origin_session_reset()`);
   // Where `upTo` is no transaction's end, nothing of that database lies between.
   await target.query(
     `select pg_catalog.pg_replication_origin_advance($1, $2::pg_lsn)
       where pg_catalog.pg_replication_origin_progress($1, true) is distinct from $2::pg_lsn`,
-    [originName, formatLsn(upTo)],
+    [name, formatLsn(upTo)],
   );
   return applier.applied;
 }
@@ -107,12 +109,31 @@ async function stream(
 }
 
 /**
+ * Up to where in the WAL of the origin `to` has all that concerns the database. The progress of a subscription is
+ * where the last transaction ended: of a database in which nothing happens, that is long ago, or never. The origin
+ * itself knows better what was confirmed since.
+ */
+async function reachedBy(
+  source: Connection,
+  { database, origin, from, to }: GapRoute,
+  applied: Lsn,
+): Promise<Lsn> {
+  if (from.node !== origin) return applied;
+  return maxLsn([applied, (await confirmedBy(source, { node: to.node, database })) ?? NO_LSN]);
+}
+
+/**
  * The name under which `source` knows the origin; undefined for its own changes.
  * @throws GAP_NOT_COVERED
  */
 async function coveredBy(source: Connection, route: GapRoute, after: Lsn): Promise<string | undefined> {
   const { database, origin, from, to, upTo } = route;
-  const floor = (await readGapFloors(source, database))?.get(origin);
+  const floors = await readGapFloors(source, database);
+  const own = from.node === origin;
+  const subscription = own
+    ? undefined
+    : await subscriptionOn(source, { from: origin, to: from.node, database });
+  const floor = floors?.get(subscription ? originName(subscription.oid) : OWN_CHANGES);
   const lacking = (why: string): VarveError =>
     new VarveError('GAP_NOT_COVERED', `${from.node} cannot fill ${to.node}’s gap in ${database}`, {
       detail: `Changes of ${origin} from ${formatLsn(after)} to ${formatLsn(upTo)} are wanted; ${why}.`,
@@ -120,16 +141,16 @@ async function coveredBy(source: Connection, route: GapRoute, after: Lsn): Promi
     });
   if (floor === undefined) throw lacking('it keeps no slot for that, or PostgreSQL gave it up');
   if (floor > after) throw lacking(`it has given up what was before ${formatLsn(floor)}`);
-  if (from.node === origin) {
+  if (!subscription) {
     const { lsn } = await source.one<{ lsn: string }>(
       `select pg_catalog.pg_current_wal_flush_lsn()::text as lsn`,
     );
     if (parseLsn(lsn) < upTo) throw lacking(`it is at ${lsn}`);
     return undefined;
   }
-  const { oid, progress } = await subscriptionOn(source, { from: origin, to: from.node, database });
+  const { oid, progress } = subscription;
   if (progress === null || parseLsn(progress) < upTo) throw lacking(`it is at ${progress ?? 'the start'}`);
-  return `pg_${oid}`;
+  return originName(oid);
 }
 
 async function subscriptionOn(

@@ -2,7 +2,7 @@ import { messageOf } from '../../core/errors.ts';
 import type { CoordinatorLog } from '../../coordination/coordinator.ts';
 import type { GroupServers, ServerAddress } from '../mesh/group-servers.ts';
 import { advanceGapSlot, ensureGapSlot, isPast, markGap, type GapMark } from './gap-slot.ts';
-import { confirmedBy, readProgress } from './progress.ts';
+import { confirmedBy, readOrigins, readProgress } from './progress.ts';
 
 export interface GapUpkeepDeps {
   readonly log: CoordinatorLog;
@@ -43,15 +43,15 @@ export class GapUpkeep {
     const own = { node: this.#self.node, database };
     const others = peers.map(({ node }) => node);
     await servers.withConnection(this.#self, database, async (connection) => {
-      const progress = () => readProgress(connection, own, others);
-      if (await ensureGapSlot(connection, own, progress)) {
+      const origins = () => readOrigins(connection, own, others);
+      if (await ensureGapSlot(connection, database, origins)) {
         this.#marks.delete(database);
         log.info({ database }, 'the slot for gaps is made');
       }
       const mark = this.#marks.get(database);
       if (mark && !(await this.#allPast(database, mark, peers))) return;
       if (mark) await advanceGapSlot(connection, database, mark);
-      this.#marks.set(database, await markGap(connection, own.node, progress));
+      this.#marks.set(database, await markGap(connection, origins));
     });
   }
 

@@ -2,7 +2,7 @@ import { SqlState, sqlStateOf } from '../../postgres/sqlstate.ts';
 import { GROUP_SCHEMA, PUBLICATION } from '../mesh/edge.ts';
 import type { GroupServers, ServerAddress } from '../mesh/group-servers.ts';
 import { GapFilter } from './gap-filter.ts';
-import { gapSlotName, readGapFloors } from './gap-slot.ts';
+import { gapSlotName, OWN_CHANGES, readGapFloors } from './gap-slot.ts';
 import type { Lsn } from './lsn.ts';
 import { decodePgoutput } from './pgoutput.ts';
 
@@ -32,7 +32,7 @@ export async function lostCommits(
 ): Promise<LostCommits> {
   return servers.withConnection(server, database, async (connection) => {
     // What is before a floor is on every member.
-    const floor = (await readGapFloors(connection, database))?.get(server.node);
+    const floor = (await readGapFloors(connection, database))?.get(OWN_CHANGES);
     if (floor === undefined) return 'unknown';
     const { rows } = await connection
       .query<{ data: Buffer }>(

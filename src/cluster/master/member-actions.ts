@@ -39,7 +39,7 @@ export interface Situation {
 /** Things found out by acting, which the next plan takes into account. */
 export interface Findings {
   readonly cleared: Set<string>;
-  previousSpent: boolean;
+  readonly previousSpent: Set<string>;
   trouble: string | undefined;
 }
 
@@ -51,8 +51,7 @@ const RULE_SETTLE_MS = 1_500;
 /** Does what was planned, one action at a time. */
 export class MemberActions {
   readonly #deps: MemberActionsDeps;
-  readonly findings: Findings = { cleared: new Set(), previousSpent: false, trouble: undefined };
-  #spentReign: string | undefined;
+  readonly findings: Findings = { cleared: new Set(), previousSpent: new Set(), trouble: undefined };
   /** On the monotonic clock: since when clients may not write here, in a switch-over. */
   closedAtMs: number | undefined;
 
@@ -129,7 +128,7 @@ export class MemberActions {
       },
       situation,
     );
-    this.findings.previousSpent = false;
+    this.findings.previousSpent.clear();
   }
 
   /** From here on this node takes nothing of anybody, and no client can write on it. */
@@ -205,11 +204,16 @@ export class MemberActions {
         continue;
       }
       const isCandidate = record?.node === this.#self.node;
-      if (isCandidate && action.fromPrevious && this.#spentReign !== record.reign) {
+      const { previousSpent } = this.findings;
+      const spent = outcome.databases.filter((database) => !previousSpent.has(database));
+      const ofPrevious = action.fromPrevious && debt.origin === record?.previous?.node;
+      if (isCandidate && ofPrevious && spent.length > 0) {
         // What only it has was never acknowledged, unless no quorum was asked for.
-        this.#spentReign = record.reign;
-        this.findings.previousSpent = true;
-        log.warn({ previous: debt.origin }, 'the former master could not give what only it has');
+        for (const database of spent) previousSpent.add(database);
+        log.warn(
+          { previous: debt.origin, databases: spent },
+          'the former master could not give what only it has',
+        );
         return;
       }
       if (outcome.kind === 'never' && !isCandidate) return this.#rejoin(outcome.reason);

@@ -37,7 +37,7 @@ interface ModelNode {
   /** Commits up to here whose clients were sent away: nobody can tell them anything any more. */
   abandoned: number;
   readonly cleared: Set<string>;
-  spent: boolean;
+  readonly spent: Set<string>;
 }
 
 const DATABASE = 'd';
@@ -88,7 +88,7 @@ export class ModelGroup {
           rejoin: false,
           abandoned: 0,
           cleared: new Set(),
-          spent: false,
+          spent: new Set(),
         } satisfies ModelNode,
       ]),
     );
@@ -313,7 +313,7 @@ export class ModelGroup {
         (other.name === origin ? other.log.length : (other.applied.get(origin) ?? 0)) >= upTo,
     );
     if (!source) {
-      if (this.#fences.get(this.#record?.reign ?? '')?.has(origin)) node.spent = true;
+      if (this.#fences.get(this.#record?.reign ?? '')?.has(origin)) node.spent.add(DATABASE);
       return false;
     }
     node.applied.set(origin, Math.max(upTo, node.applied.get(origin) ?? 0));
@@ -363,7 +363,7 @@ export class ModelGroup {
     node.session = true;
     node.lock = undefined;
     node.cleared.clear();
-    node.spent = false;
+    node.spent.clear();
   }
 
   /** The coordinator gives the lock up; its holder may not know for a while. */

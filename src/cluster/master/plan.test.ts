@@ -62,7 +62,7 @@ function decide(more: Partial<Observed>): Plan {
       paused: false,
       local: local(),
       previousAnswers: false,
-      previousSpent: false,
+      previousSpent: new Set(),
       cleared: new Set(),
       frozen: new Set(),
       ...more,
@@ -269,7 +269,7 @@ describe('what a member does', () => {
       {
         record: claimed('n2'),
         lock: '7',
-        previousSpent: true,
+        previousSpent: new Set(['varve']),
         fences: new Map([
           fence('n2', 100n),
           fence('n3', 100n),
@@ -279,6 +279,23 @@ describe('what a member does', () => {
       },
       'promoting',
       { do: 'promote', fill: at(100n) },
+      true,
+    ],
+    [
+      'what cannot be asked of one database is asked of the others all the same',
+      {
+        record: claimed('n2'),
+        lock: '7',
+        previousSpent: new Set(['rdpg']),
+        fences: new Map([
+          fence('n2', 100n),
+          fence('n3', 100n),
+          fence('n1', 0n, { progress: {}, own: { varve: '0/C8', rdpg: '0/C8' } }),
+        ]),
+        local: local({ progress: new Map([['n1', at(100n)]]) }),
+      },
+      'catching-up',
+      { do: 'fill', debts: [{ reign: '7', origin: 'n1', upTo: at(200n) }] },
       true,
     ],
     [

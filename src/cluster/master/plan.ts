@@ -23,8 +23,8 @@ export interface Observed {
   readonly local: LocalView;
   /** The former master's server takes connections: its node may fence itself in a moment. */
   readonly previousAnswers: boolean;
-  /** The former master could not be asked for what nobody else has of its changes. */
-  readonly previousSpent: boolean;
+  /** Databases in which the former master could not be asked for what nobody else has of its changes. */
+  readonly previousSpent: ReadonlySet<string>;
   /** Reigns for which it was found that this node, master before, committed nothing that was lost. */
   readonly cleared: ReadonlySet<string>;
   /** From whom this node takes nothing for the time being, because another joins by its copy. */
@@ -189,7 +189,7 @@ function asCandidate(o: Observed, record: MasterRecord, { options, nowMs }: Hold
     owed.push({ reign: record.term, origin: previous.node, upTo: wanted });
   }
   if (owed.length > 0) {
-    const fromPrevious = previous !== null && o.fences.has(previous.node) && !o.previousSpent;
+    const fromPrevious = previous !== null && o.fences.has(previous.node);
     return { ...base, state: 'catching-up', action: { do: 'fill', debts: owed, fromPrevious } };
   }
   const fill = previous
@@ -222,10 +222,9 @@ function waitsFor(
 function wantedOf(o: Observed, previous: string): Positions {
   const others = [...o.fences.values()].filter(({ node }) => node !== previous);
   const wanted = new Map(mostAdvanced(others));
-  if (!o.previousSpent) {
-    for (const [database, lsn] of positionsOf(o.fences.get(previous)?.own)) {
-      wanted.set(database, maxLsn([wanted.get(database) ?? NO_LSN, lsn]));
-    }
+  for (const [database, lsn] of positionsOf(o.fences.get(previous)?.own)) {
+    if (o.previousSpent.has(database)) continue;
+    wanted.set(database, maxLsn([wanted.get(database) ?? NO_LSN, lsn]));
   }
   return wanted;
 }

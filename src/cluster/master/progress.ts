@@ -1,8 +1,8 @@
 import type { Connection } from '../../postgres/connection.ts';
 import { edgeNames, slotName } from '../mesh/edge.ts';
 import { readSlots } from '../mesh/slots.ts';
-import { readSubscriptions, type Subscription } from '../mesh/subscription.ts';
-import type { PeerProgress, Progress } from './gap-slot.ts';
+import { originName, readSubscriptions, type Subscription } from '../mesh/subscription.ts';
+import type { Origins, PeerProgress, Progress } from './gap-slot.ts';
 import { NO_LSN, parseLsn } from './lsn.ts';
 
 /** A member's replicated database. */
@@ -27,15 +27,28 @@ export async function subscriptionsFrom(
 }
 
 /** How far the changes of each of `others` are applied here; flushed, so that a crash does not take it back. */
+export async function readOrigins(
+  connection: Connection,
+  member: MemberDatabase,
+  others: readonly string[],
+): Promise<Origins> {
+  const found = await subscriptionsFrom(connection, member, others);
+  return new Map(
+    [...found].map(([from, { oid, progress }]) => [
+      from,
+      { origin: originName(oid), lsn: progress === null ? NO_LSN : parseLsn(progress) },
+    ]),
+  );
+}
+
+/** The same, for a look from outside, where origins have other names. */
 export async function readProgress(
   connection: Connection,
   member: MemberDatabase,
   others: readonly string[],
 ): Promise<Progress> {
-  const found = await subscriptionsFrom(connection, member, others);
-  return new Map(
-    [...found].map(([from, { progress }]) => [from, progress === null ? NO_LSN : parseLsn(progress)]),
-  );
+  const origins = await readOrigins(connection, member, others);
+  return new Map([...origins].map(([node, { lsn }]) => [node, lsn]));
 }
 
 /** What `member` has confirmed of the server's own changes that `connection` is to; undefined without a slot. */

@@ -32,6 +32,11 @@ const POLL_MS = 10;
 /** A worker that has not noticed by then that it is disabled is ended. */
 const PATIENCE_MS = 200;
 
+/** Under which PostgreSQL keeps how far a subscription has come. */
+export function originName(subscriptionOid: string): string {
+  return `pg_${subscriptionOid}`;
+}
+
 /** On the subscriber's database. */
 export async function readSubscription(
   connection: Connection,
