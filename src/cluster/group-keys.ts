@@ -384,5 +384,9 @@ export const groupRequest = z.object({
   /** Who works on it. */
   worker: z.string().optional(),
   detail: z.string().optional(),
+  /** It is carried on with to its end, because something of it cannot be taken back. */
+  irrevocable: z.boolean().optional(),
+  /** Somebody wants it to be given up. */
+  cancel: z.object({ by: z.string(), at: time }).optional(),
 });
 export type GroupRequest = z.infer<typeof groupRequest>;

@@ -144,11 +144,23 @@ export const CLUSTER_ERROR_CODES = {
     manual:
       'The group has no write master at the moment, so its control database cannot be written. It elects one by itself when enough members are alive. Repeat it then; `varve cluster status` says what the group waits for.',
   },
+  GROUP_REQUEST_CANCELLED: {
+    sqlstate: '57014',
+    http: 409,
+    manual:
+      'What was asked of the group (a member that leaves, is replaced or made anew, a switch-over) was given up because somebody said `varve cluster cancel`. Nothing of it is left.',
+  },
+  GROUP_REQUEST_TOO_LATE: {
+    sqlstate: '55000',
+    http: 409,
+    manual:
+      'What was asked of the group cannot be cancelled any more: it is over, or it has come to a point from which it can only go on, as when content has been dropped. Nothing was changed. `varve cluster requests` shows how it goes.',
+  },
   BACKUP_NOT_FOUND: {
     sqlstate: '58P01',
     http: 404,
     manual:
-      'There is no file of that backup. A backup lies on the member that took it, and one that is older than its retention rule is removed. `varve cluster backup list` shows those of all members that answer, each with its member.',
+      'There is no file of that backup. A backup lies on the member that took it, and one that is older than its retention rule is removed. `varve cluster backup list` shows those of all members that answer, each with its member. Of namespaces: the folder is none of backups, or has no backup of that name; `varve backup list FOLDER` shows those that it has.',
   },
   // src/node: a group, from outside
   NOT_IN_GROUP: {

@@ -116,5 +116,8 @@ test.each([
   ['what is done is done', 'n1', { kind: 'leave', node: 'n3', state: 'done' }, false],
 ] as const)('requests: %s', (_, node, request, expected) => {
   const whole = { id: 'x', arguments: {}, by: 'test', at: '2026-01-01T00:00:00Z', state: 'asked' as const };
-  expect(isMine(node, { ...whole, ...request }, new Set(['n1', 'n2', 'n3']))).toBe(expected);
+  const alive = new Set(['n0', 'n1', 'n2', 'n3']);
+  // n0 joins.
+  const members = new Set(['n1', 'n2', 'n3', 'n4']);
+  expect(isMine(node, { ...whole, ...request }, { alive, members })).toBe(expected);
 });

@@ -3,6 +3,7 @@ import { held } from '../../coordination/coordinator.ts';
 import { quoteIdent } from '../../postgres/sql.ts';
 import type { StepWork } from '../../run/step.ts';
 import { gapSlotName } from '../master/gap-slot.ts';
+import { askSwitchover } from '../master/requests.ts';
 import { GROUP_SCHEMA, PUBLICATION } from '../mesh/edge.ts';
 import type { MemberRecord } from '../group-keys.ts';
 import { addressOf, type GroupContext } from './context.ts';
@@ -12,12 +13,26 @@ import { markForJoining } from './joiner-databases.ts';
 import { membersOf, readRoster } from './members.ts';
 import { met, waitsFor, waitUntil } from './wait.ts';
 
+/** Work that somebody has asked for, and may cancel. */
+export interface AskedWork extends StepWork {
+  /** Before what cannot be taken back. @throws GROUP_REQUEST_CANCELLED */
+  readonly commit?: (() => Promise<void>) | undefined;
+}
+
 /**
  * A member leaves for good; carried out by any member, also when the leaving one is dead. Its content stays with it.
  * What it made has reached the others before, if it lives. May be repeated after a crash at any point.
  * @throws INVALID_ARGUMENT for the write master, or a node that is no member
  */
-export async function leaveGroup(context: GroupContext, node: string, work: StepWork): Promise<void> {
+export async function leaveGroup(
+  context: GroupContext,
+  node: string,
+  work: AskedWork,
+  options: {
+    /** What answers where it was is another server by now. */
+    readonly isGone?: boolean;
+  } = {},
+): Promise<void> {
   await context.takeLock(work.signal);
   try {
     // A join that died may have frozen edges of the one who leaves.
@@ -25,8 +40,9 @@ export async function leaveGroup(context: GroupContext, node: string, work: Step
     const record = await memberToRemove(context, node);
     if (!record) return;
     const others = membersOf(await readRoster(context.keys)).filter((member) => member.node !== node);
-    const alive = await answers(context, record);
+    const alive = options.isGone !== true && (await answers(context, record));
     if (alive && record.state === 'member') await handOver(context, record, others, work);
+    await work.commit?.();
     await setState(context, { ...record, state: 'leaving' });
     await forgetEverywhere(context, record, others);
     if (alive) await detach(context, record);
@@ -39,13 +55,14 @@ export async function leaveGroup(context: GroupContext, node: string, work: Step
 
 /**
  * Another node takes a member's place: it has been started and joins by itself, here its predecessor is made to leave,
- * after it is in where the predecessor still lives, else before.
- * @throws INVALID_ARGUMENT for the write master, or a successor that nobody has started
+ * after it is in where the predecessor still lives, else before. A write master hands over first. Under the same name
+ * only a member that is gone is replaced: by a node with a folder of its own.
+ * @throws INVALID_ARGUMENT for a successor that nobody has started, or a member that lives to be replaced by itself
  */
 export async function replaceMember(
   context: GroupContext,
   { former, successor }: { readonly former: string; readonly successor: string },
-  work: StepWork,
+  work: AskedWork,
 ): Promise<void> {
   const { keys, deps, options } = context;
   const wait = { what: `the join of ${successor}`, timeoutMs: options.waitTimeoutMs };
@@ -55,16 +72,46 @@ export async function replaceMember(
       if (record?.value.state === 'member') return met;
       return waitsFor(record ? `${successor} (${record.value.state})` : `${successor}, to be started`);
     });
-  const record = await memberToRemove(context, former);
-  const alive = record !== undefined && (await answers(context, record));
+  const record = (await keys.members.at(former).read())?.value;
+  const isSame = former === successor;
+  if (isSame && (await readRoster(keys)).alive.has(former)) {
+    throw new VarveError('INVALID_ARGUMENT', `${former} lives, and cannot be replaced by itself`, {
+      hint: `To have its content made anew: varve cluster reinit ${former}. Nothing was changed.`,
+    });
+  }
+  const alive = !isSame && record !== undefined && (await answers(context, record));
   if (alive && !(await keys.members.at(successor).read())) {
     throw new VarveError('INVALID_ARGUMENT', `group ${keys.cluster} knows no node ${successor}`, {
       hint: `Start ${successor} with the group's configuration: it joins by itself. Then repeat. Nothing was changed.`,
     });
   }
   if (alive) await isIn();
-  await leaveGroup(context, former, work);
+  await anotherMaster(context, { former, successor, alive }, work);
+  await leaveGroup(context, former, work, { isGone: isSame });
   if (!alive) await isIn();
+}
+
+/** In place of one who is to leave: its successor, or whoever is fit. One that is dead is followed by itself. */
+async function anotherMaster(
+  { keys, deps, options }: GroupContext,
+  replaced: { readonly former: string; readonly successor: string; readonly alive: boolean },
+  work: AskedWork,
+): Promise<void> {
+  const { former, successor, alive } = replaced;
+  const isMaster = async (): Promise<boolean> => (await keys.master.read())?.value.node === former;
+  if (!(await isMaster())) return;
+  if (alive) {
+    const by = `replace ${former} ${successor}`;
+    work.report({ detail: `${former} hands over` });
+    await askSwitchover({ clock: deps.clock, keys }, { to: successor, by }).catch(async (error: unknown) => {
+      if (!(error instanceof VarveError) || error.code !== 'SWITCHOVER_REFUSED') throw error;
+      await askSwitchover({ clock: deps.clock, keys }, { by });
+    });
+  }
+  const wait = { what: 'another write master', timeoutMs: options.waitTimeoutMs };
+  await waitUntil(deps.clock, work, wait, async () =>
+    (await isMaster()) ? waitsFor(`another write master than ${former}`) : met,
+  );
 }
 
 /**
@@ -72,7 +119,7 @@ export async function replaceMember(
  * dies behind its first write, the next start of the node carries on, or whoever asks again.
  * @throws INVALID_ARGUMENT for the write master
  */
-export async function reinitialise(context: GroupContext, work: StepWork): Promise<void> {
+export async function reinitialise(context: GroupContext, work: AskedWork): Promise<void> {
   const { keys, options, mesh } = context;
   work.report({ waitingFor: 'the bootstrap lock' });
   await context.takeLock(work.signal);
@@ -89,6 +136,7 @@ export async function reinitialise(context: GroupContext, work: StepWork): Promi
         hint: 'Nothing was changed. Restore from a backup instead.',
       });
     }
+    await work.commit?.();
     // The mark says that it was asked for; a crash behind it carries on at the next start.
     await markForJoining(context, group.value.uuid, record.databases);
     await setState(context, { ...record, state: 'joining', reason: 'reinitialised on request' });

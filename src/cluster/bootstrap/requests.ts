@@ -1,14 +1,16 @@
 import { randomUUID } from 'node:crypto';
 import { messageOf, VarveError } from '../../core/errors.ts';
 import type { StepWork } from '../../run/step.ts';
-import type { GroupKeys, GroupRequest, Versioned } from '../group-keys.ts';
+import { cancelled } from '../cancel-request.ts';
+import type { Document, GroupKeys, GroupRequest, Versioned } from '../group-keys.ts';
 import type { GroupContext } from './context.ts';
 import { thawAbandonedJoin } from './freeze.ts';
-import { leaveGroup, reinitialise, replaceMember } from './leave.ts';
-import { readRoster } from './members.ts';
+import { leaveGroup, reinitialise, replaceMember, type AskedWork } from './leave.ts';
+import { membersOf, readRoster } from './members.ts';
 import { tendEdges } from './refresh-edges.ts';
 
 const EDGES_EVERY_MS = 10_000;
+const KEPT_MS = 24 * 3_600_000;
 
 /** What is asked of a group's members as a whole. */
 export type MembershipRequest =
@@ -46,24 +48,41 @@ export async function tendMembership(context: GroupContext, work: StepWork): Pro
     context.edgesTendedMs = nowMs;
     await tendEdges(context, work.signal);
   }
-  const [requests, { alive }] = await Promise.all([context.keys.requests.list(), readRoster(context.keys)]);
+  const [requests, roster] = await Promise.all([context.keys.requests.list(), readRoster(context.keys)]);
+  const members = new Set(membersOf(roster).map(({ node }) => node));
   for (const request of requests.values()) {
-    if (!isMine(context.options.node, request.value, alive)) continue;
+    if (await forgetOld(context, request)) continue;
+    if (!isMine(context.options.node, request.value, { alive: roster.alive, members })) continue;
     await carryOut(context, request, work);
   }
 }
 
+/** What is over is kept for a day, for those who ask how it went. */
+async function forgetOld({ keys, deps }: GroupContext, request: Versioned<GroupRequest>): Promise<boolean> {
+  const { id, state, at } = request.value;
+  const isOver = state === 'done' || state === 'failed';
+  if (!isOver || deps.clock.nowMs() - Date.parse(at) < KEPT_MS) return false;
+  const document = keys.requests.at(id);
+  await keys.coordinator.txn([document.unchanged(request)], [document.remove()]);
+  return true;
+}
+
 /**
  * Pure: whether this node works on it. A node's content is dropped by itself only; everything else is done by the
- * first of those who live. A worker that died is followed by another.
+ * first of the members who live: one that joins may be waiting for just that. A worker that died is followed by
+ * another.
  */
-export function isMine(node: string, request: GroupRequest, alive: ReadonlySet<string>): boolean {
+export function isMine(
+  node: string,
+  request: GroupRequest,
+  { alive, members }: { readonly alive: ReadonlySet<string>; readonly members: ReadonlySet<string> },
+): boolean {
   if (request.kind === 'switchover') return false;
   if (request.state === 'done' || request.state === 'failed') return false;
   const { worker = '' } = request;
   if (request.state === 'running' && worker !== node && alive.has(worker)) return false;
   if (request.kind === 'reinit') return request.node === node;
-  const [first] = [...alive].filter((name) => name !== request.node).toSorted();
+  const [first] = [...alive].filter((name) => name !== request.node && members.has(name)).toSorted();
   return first === node;
 }
 
@@ -78,9 +97,15 @@ async function carryOut(
   const answer = async (change: Partial<GroupRequest>): Promise<void> => {
     await document.update((seen) => seen && { ...seen, ...change });
   };
+  const over = new AbortController();
+  const stop = new AbortController();
+  const watching = untilCancelled(document, AbortSignal.any([work.signal, over.signal])).then((by) => {
+    if (by !== undefined) stop.abort(cancelled(by));
+  });
   try {
     await perform(context, value, {
-      signal: work.signal,
+      signal: AbortSignal.any([work.signal, stop.signal]),
+      commit: () => commit(document),
       report: (progress) => {
         work.report(progress);
         const detail = progress.waitingFor ?? progress.detail;
@@ -90,13 +115,37 @@ async function carryOut(
     await answer({ state: 'done', detail: '' });
   } catch (error) {
     if (work.signal.aborted) throw error;
-    const detail =
-      error instanceof VarveError ? [error.message, error.detail, error.hint] : [messageOf(error)];
+    const why = stop.signal.aborted ? (stop.signal.reason as unknown) : error;
+    const detail = why instanceof VarveError ? [why.message, why.detail, why.hint] : [messageOf(why)];
     await answer({ state: 'failed', detail: detail.filter((line) => line !== undefined).join('\n') });
+  } finally {
+    over.abort();
+    await watching;
   }
 }
 
-async function perform(context: GroupContext, request: GroupRequest, work: StepWork): Promise<void> {
+/** Who wants it given up; undefined when `signal` fires before anybody does. */
+async function untilCancelled(
+  document: Document<GroupRequest>,
+  signal: AbortSignal,
+): Promise<string | undefined> {
+  try {
+    for await (const seen of document.watch(signal)) if (seen?.value.cancel) return seen.value.cancel.by;
+  } catch {
+    // It is looked at again before what cannot be taken back.
+  }
+  return undefined;
+}
+
+/** @throws GROUP_REQUEST_CANCELLED */
+async function commit(document: Document<GroupRequest>): Promise<void> {
+  const now = await document.update((seen) =>
+    seen && !seen.cancel && seen.irrevocable !== true ? { ...seen, irrevocable: true } : undefined,
+  );
+  if (now?.irrevocable !== true) throw cancelled(now?.cancel?.by ?? 'somebody who removed the request');
+}
+
+async function perform(context: GroupContext, request: GroupRequest, work: AskedWork): Promise<void> {
   const { node = '' } = request;
   switch (request.kind) {
     case 'leave':

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import type { Clock } from '../../core/clock.ts';
 import { VarveError } from '../../core/errors.ts';
 import { held, type Lock } from '../../coordination/coordinator.ts';
+import { cancelled } from '../cancel-request.ts';
 import type { GroupKeys } from '../group-keys.ts';
 import type { GroupServers, ServerAddress } from '../mesh/group-servers.ts';
 import type { GroupView } from './group-view.ts';
@@ -13,6 +14,8 @@ export interface RequestDeps {
 }
 
 export interface SwitchoverRequest {
+  /** One of its own where it is left out. */
+  readonly id?: string;
   /** Whoever is best, where it is left out. */
   readonly to?: string;
   readonly by: string;
@@ -31,7 +34,7 @@ export async function askSwitchover(
   { clock, keys }: RequestDeps,
   request: SwitchoverRequest,
 ): Promise<string> {
-  const id = `s${randomUUID().replaceAll('-', '')}`;
+  const id = request.id ?? `switchover-${randomUUID().slice(0, 8)}`;
   const document = keys.requests.at(id);
   await document.create({
     id,
@@ -47,6 +50,7 @@ export async function askSwitchover(
   for (;;) {
     const answer = (await document.read())?.value;
     if (answer?.state === 'done') return answer.detail ?? '';
+    if (answer?.cancel) throw cancelled(answer.cancel.by);
     if (answer?.state === 'failed') {
       throw new VarveError('SWITCHOVER_REFUSED', answer.detail ?? 'the switch-over failed');
     }
