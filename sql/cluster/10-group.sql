@@ -32,6 +32,9 @@ create table if not exists varve_group.ddl_queue (
 );
 -- Who owned what it touched, for members on which REASSIGN OWNED was not seen. [{"type", "identity", "owner"}, …]
 alter table varve_group.ddl_queue add column if not exists owners jsonb not null default '[]';
+-- What it dropped, without what is part of something else: by that the queue is made shorter. Null where it was not
+-- told. [{"type", "identity"}, …]
+alter table varve_group.ddl_queue add column if not exists dropped jsonb;
 create sequence if not exists varve_group.ddl_queue_id_seq;
 
 -- A row whose arrival elsewhere shows that everything before it has arrived.

@@ -140,8 +140,9 @@ begin
 end
 $$;
 
-create or replace function varve_group._enqueue(tag text, statement text, missing jsonb, owners jsonb default null)
-returns void
+drop function if exists varve_group._enqueue(text, text, jsonb, jsonb);
+create or replace function varve_group._enqueue(
+  tag text, statement text, missing jsonb, owners jsonb default null, dropped jsonb default null) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -150,14 +151,14 @@ declare
 begin
   perform varve_group._lock_ddl();
   select q.roles into last from varve_group.ddl_queue q where q.roles is not null order by q.id desc limit 1;
-  insert into varve_group.ddl_queue (id, node, role, tag, statement, settings, missing, roles, owners)
+  insert into varve_group.ddl_queue (id, node, role, tag, statement, settings, missing, roles, owners, dropped)
     select nextval('varve_group.ddl_queue_id_seq'), l.node, current_setting('varve_group.caller'), _enqueue.tag,
       _enqueue.statement,
       (select coalesce(jsonb_object_agg(s.name, current_setting(s.name, true)), '{}')
           || jsonb_build_object('search_path', current_setting('varve_group.caller_path'))
         from unnest(varve_group._setting_names()) s(name) where current_setting(s.name, true) is not null),
       coalesce(_enqueue.missing, '[]'), case when present is distinct from last then present end,
-      coalesce(_enqueue.owners, '[]')
+      coalesce(_enqueue.owners, '[]'), _enqueue.dropped
     from varve_group.local l;
 end
 $$;
@@ -284,6 +285,19 @@ begin
 end
 $$;
 
+-- In sql_drop: what is dropped, but for what is part of a table and goes with it.
+create or replace function varve_group._dropped_objects() returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  with dropped as (select o.object_type as type, o.object_identity as identity from pg_event_trigger_dropped_objects() o)
+  select coalesce(jsonb_agg(jsonb_build_object('type', d.type, 'identity', d.identity)), '[]') from dropped d
+  where d.type not in ('table column', 'table constraint', 'default value', 'index', 'trigger', 'rule', 'policy',
+      'toast table', 'publication relation')
+    -- Of its rows, and arrays of them.
+    and not (d.type = 'type' and exists (select from dropped r
+      where r.type <> 'type' and d.identity in (r.identity, r.identity || '[]')))
+$$;
+
 -- Whether what was dropped was temporary: 'temporary' or 'kept'; '' when nothing was dropped.
 create or replace function varve_group._on_drop() returns event_trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -297,7 +311,8 @@ begin
   if temporary > 0 and temporary < originals and varve_group._is_queued(tg_tag) then
     perform varve_group._refuse(tg_tag, 'It drops temporary and other objects at once.', 'Drop them by two statements.');
   end if;
-  perform set_config('varve_group.dropped', case when temporary > 0 then 'temporary' else 'kept' end, true);
+  perform set_config('varve_group.dropped', case when temporary > 0 then 'temporary' else 'kept' end, true),
+    set_config('varve_group.dropped_objects', varve_group._dropped_objects()::text, true);
 end
 $$;
 
@@ -345,6 +360,7 @@ as $$
 declare
   context text;
   dropped text := coalesce(current_setting('varve_group.dropped', true), '');
+  dropped_objects jsonb := coalesce(nullif(current_setting('varve_group.dropped_objects', true), ''), '[]');
   objects oid[];
   addresses jsonb;
   of_extension boolean;
@@ -353,7 +369,7 @@ declare
   found_text record;
 begin
   get diagnostics context = pg_context;
-  perform set_config('varve_group.dropped', '', true);
+  perform set_config('varve_group.dropped', '', true), set_config('varve_group.dropped_objects', '', true);
   select bool_and(c.in_extension), count(*) filter (where not c.in_extension
         and not (coalesce(c.schema_name, '') = 'pg_temp' or coalesce(c.object_identity, '') ~ '\ypg_temp\.')),
       array_agg(c.objid) filter (where c.classid = 'pg_class'::regclass),
@@ -385,7 +401,8 @@ begin
     return;
   elsif tg_tag in ('CREATE TABLE AS', 'SELECT INTO') then
     -- Queued before its rows are written again.
-    perform varve_group._enqueue(tg_tag, varve_group._table_definition(objects[1]), null);
+    perform varve_group._enqueue(tg_tag, varve_group._table_definition(objects[1]), null,
+      varve_group._owners(addresses), '[]');
     perform varve_group._publish_rows(objects[1]);
     return;
   end if;
@@ -402,7 +419,8 @@ begin
     found_text.statement := varve_group._with_version(found_text.statement, extension);
   end if;
   perform varve_group._enqueue(tg_tag, varve_group._portable(found_text.statement, tg_tag),
-    case when tg_tag = 'ALTER TABLE' then varve_group._missing_values(objects) end, varve_group._owners(addresses));
+    case when tg_tag = 'ALTER TABLE' then varve_group._missing_values(objects) end, varve_group._owners(addresses),
+    dropped_objects);
   perform varve_group.adopt_tables();
 end
 $$;

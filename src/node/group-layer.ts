@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Hono } from 'hono';
-import { CONTROL_DATABASE, GroupContext } from '../cluster/bootstrap/context.ts';
+import { addressOf, CONTROL_DATABASE, GroupContext } from '../cluster/bootstrap/context.ts';
 import { groupBootstrapSteps } from '../cluster/bootstrap/group-steps.ts';
 import { controlSchemaPart, groupSchemaPart } from '../cluster/bootstrap/parts.ts';
 import { repeatBootstrap } from '../cluster/bootstrap/repeat.ts';
@@ -28,6 +28,7 @@ import { groupJobs, type GroupJobs } from './group-jobs.ts';
 import { readGroupSecrets, type GroupSecrets } from './group-secrets.ts';
 import type { GroupSettings } from './group-settings.ts';
 import { openGroupServices } from './group-proxies.ts';
+import { leaseFile } from './lease-file.ts';
 import type { Log } from './log.ts';
 import type { RunningPostgres } from './postgres-service.ts';
 
@@ -111,7 +112,7 @@ export class GroupLayer implements AsyncDisposable {
         coordinator,
         servers,
         restart: deps.restartPostgres,
-        memory: sessionMemory(join(options.folder, 'master.session')),
+        memory: leaseFile(join(options.folder, 'master.session')),
       },
       {
         cluster: group.cluster,
@@ -194,6 +195,7 @@ export class GroupLayer implements AsyncDisposable {
   async bootstrap(signal: AbortSignal): Promise<void> {
     const { clock, events } = this.#deps;
     const steps = this.#steps();
+    if (await this.#member.carryOn()) void this.#take();
     await repeatBootstrap(this.#context, signal, () =>
       runSteps(
         { clock, events },
@@ -370,10 +372,12 @@ export class GroupLayer implements AsyncDisposable {
     const { members } = this.services;
     const active = masterState === 'active' ? members.find(({ node }) => node === master) : undefined;
     const own = members.find(({ node }) => node === this.#options.node);
+    const present = members.filter(({ state }) => state === 'member');
     return {
-      master: active && { node: active.node, host: active.host, port: active.port },
+      master: active && addressOf(active),
       databases: own?.state === 'member' ? own.databases : [],
-      members: members.filter(({ state }) => state === 'member').map(({ node }) => node),
+      members: present.map(({ node }) => node),
+      others: present.filter(({ node }) => node !== this.#options.node).map(addressOf),
     };
   }
 }
@@ -385,6 +389,7 @@ export interface GroupView {
   /** Replicated ones, of this member. */
   readonly databases: readonly string[];
   readonly members: readonly string[];
+  readonly others: readonly ServerAddress[];
 }
 
 export function shapeOf({ cluster, kind, size }: GroupSettings): GroupShape {
@@ -407,15 +412,4 @@ async function ownUuid(folder: string): Promise<string> {
   const made = randomUUID();
   await writeFileAtomic(file, `${made}\n`);
   return made;
-}
-
-/** So that a node that comes back need not wait for its own former lease. */
-function sessionMemory(file: string) {
-  return {
-    load: async (): Promise<string | undefined> => {
-      const text = (await readFile(file, 'utf8').catch(() => '')).trim();
-      return text === '' ? undefined : text;
-    },
-    save: (sessionId: string): Promise<void> => writeFileAtomic(file, `${sessionId}\n`),
-  };
 }

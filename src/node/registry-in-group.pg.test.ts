@@ -85,13 +85,17 @@ describe('the registry of data nodes in a group', () => {
       const upkeep = new StructureUpkeep(
         {
           clock: systemClock,
-          log: { warn: (facts) => console.error(facts) },
+          log: { info: () => {}, warn: (facts) => console.error(facts) },
           servers: {
             withConnection: (server, _database, work) =>
               work(group.members.find((member) => member.node === server.node)?.connection as Connection),
           },
         },
-        { self: at(node), view: () => ({ master: at('n1'), databases: ['app'] }), intervalMs: 1000 },
+        {
+          self: at(node),
+          view: () => ({ master: at('n1'), databases: ['app'], others: [] }),
+          intervalMs: 1000,
+        },
       );
       await upkeep.round();
     }

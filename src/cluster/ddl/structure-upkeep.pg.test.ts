@@ -13,7 +13,7 @@ test('a statement that fails on a member is seen there, with its error, and goes
   const upkeep = new StructureUpkeep(
     {
       clock: systemClock,
-      log: { warn: (facts) => said.push(facts) },
+      log: { info: () => {}, warn: (facts) => said.push(facts) },
       servers: {
         withConnection: ({ node }, _database, work) =>
           work(group.members.find((member) => member.node === node)?.connection as Connection),
@@ -21,7 +21,7 @@ test('a statement that fails on a member is seen there, with its error, and goes
     },
     {
       self: at('n2'),
-      view: () => ({ master: at('n1'), databases: ['app'] }),
+      view: () => ({ master: at('n1'), databases: ['app'], others: [at('n1')] }),
       intervalMs: 1000,
       readerPatienceMs: 200,
     },

@@ -2,25 +2,32 @@ import type { Clock } from '../../core/clock.ts';
 import { messageOf } from '../../core/errors.ts';
 import type { Connection } from '../../postgres/connection.ts';
 import type { GroupServers, ServerAddress } from '../mesh/group-servers.ts';
+import { compactQueue, lastCarriedOut } from './compact-queue.ts';
 import { copyGlobals } from './copy-globals.ts';
 
 /** What of the group's databases is not in the stream of changes, on one member; and what holds the stream up. */
 export interface StructureUpkeepDeps {
   readonly clock: Clock;
-  readonly log: { warn(facts: object, message: string): void };
+  readonly log: { info(facts: object, message: string): void; warn(facts: object, message: string): void };
   readonly servers: Pick<GroupServers, 'withConnection'>;
 }
 
 export interface StructureUpkeepOptions {
   readonly self: ServerAddress;
-  /** As of now: the write master, when clients are let in there, and the replicated databases. */
-  readonly view: () => { readonly master: ServerAddress | undefined; readonly databases: readonly string[] };
+  /** As of now: the write master, when clients are let in there, the replicated databases, and the other members. */
+  readonly view: () => {
+    readonly master: ServerAddress | undefined;
+    readonly databases: readonly string[];
+    readonly others: readonly ServerAddress[];
+  };
   readonly intervalMs: number;
   /**
    * For so long readers on this member may hold up a change of the structure; then they are ended, as on a
    * standby (`max_standby_streaming_delay`). 30 s.
    */
   readonly readerPatienceMs?: number | undefined;
+  /** How often the write master looks whether the queue of DDL can be made shorter. 10 minutes. */
+  readonly compactEveryMs?: number | undefined;
 }
 
 /** For `status`. */
@@ -45,6 +52,8 @@ export interface PendingDdl {
 /** A statement that has been on its way for so long is tried, to learn what it fails with. */
 const PATIENCE_MS = 3_000;
 const READER_PATIENCE_MS = 30_000;
+const COMPACT_EVERY_MS = 600_000;
+const HELD_MS = 10_000;
 const STATEMENT_SHOWN = 500;
 
 /**
@@ -56,6 +65,8 @@ export class StructureUpkeep {
   readonly #deps: StructureUpkeepDeps;
   readonly #options: StructureUpkeepOptions;
   readonly #known = new Map<string, DatabaseStructure>();
+  /** By database: when the queue was looked at last, and up to where. */
+  readonly #compacted = new Map<string, { readonly atMs: number; readonly upTo: bigint }>();
 
   constructor(deps: StructureUpkeepDeps, options: StructureUpkeepOptions) {
     this.#deps = deps;
@@ -77,7 +88,7 @@ export class StructureUpkeep {
 
   /** One round; what fails is told by `status` and, when it is new, by the log. */
   async round(signal?: AbortSignal): Promise<void> {
-    const { master, databases } = this.#options.view();
+    const { master, databases, others } = this.#options.view();
     for (const name of this.#known.keys()) if (!databases.includes(name)) this.#known.delete(name);
     // One behind the other: roles belong to the server, and two sessions that change one get in each other's way.
     for (const database of databases) {
@@ -86,6 +97,7 @@ export class StructureUpkeep {
         database,
         problems: [messageOf(error)],
       }));
+      if (master?.node === this.#options.self.node) await this.#compact(database, others, signal);
       if (signal?.aborted) return;
       this.#known.set(database, found);
       this.#tell(before, found);
@@ -126,6 +138,40 @@ export class StructureUpkeep {
     await askForIdentity(master, here);
     const pending = await pendingDdl(master, here, this.#deps.clock.nowMs());
     return { database, problems, pending };
+  }
+
+  /** Never throws: a member that is away has its statements when it comes back, and the queue waits for it. */
+  async #compact(
+    database: string,
+    others: readonly ServerAddress[],
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    const { servers, clock, log } = this.#deps;
+    const { self, compactEveryMs = COMPACT_EVERY_MS } = this.#options;
+    const before = this.#compacted.get(database);
+    const atMs = clock.monotonicMs();
+    if (before && atMs - before.atMs < compactEveryMs) return;
+    try {
+      const reached = await Promise.all(
+        [self, ...others].map((member) => servers.withConnection(member, database, lastCarriedOut, signal)),
+      );
+      const upTo = reached.reduce((least, id) => (id < least ? id : least));
+      this.#compacted.set(database, { atMs, upTo });
+      if (upTo === before?.upTo) return;
+      const done = await servers.withConnection(
+        self,
+        database,
+        (connection) => compactQueue(connection, upTo),
+        signal,
+      );
+      // DDL is held: soon, rather than at once.
+      if (!done) this.#compacted.set(database, { atMs: atMs - compactEveryMs + HELD_MS, upTo: -1n });
+      else if (done.removed > 0) log.info({ database, ...done }, 'the queue of DDL was made shorter');
+    } catch (error) {
+      if (signal?.aborted) return;
+      this.#compacted.set(database, { atMs, upTo: before?.upTo ?? -1n });
+      log.info({ database, error: messageOf(error) }, 'the queue of DDL is made shorter later');
+    }
   }
 
   async #endBlockers(database: string, here: Connection): Promise<void> {
@@ -195,15 +241,12 @@ async function pendingDdl(
   here: Connection,
   nowMs: number,
 ): Promise<PendingDdl | undefined> {
-  const { last } = await here.one<{ last: string }>(
-    `select greatest(pg_catalog.max(q.id), (select replayed from varve_group.local), 0)::text as last
-       from varve_group.ddl_queue q`,
-  );
+  const last = await lastCarriedOut(here);
   const first = await master.maybeOne<Omit<PendingDdl, 'error'> & { entry: object }>(
     `select pg_catalog.count(*) over ()::int as count, id::text as id, tag,
        pg_catalog.left(statement, ${STATEMENT_SHOWN}) as statement, at, pg_catalog.to_jsonb(q) as entry
        from varve_group.ddl_queue q where id > $1 order by id limit 1`,
-    [last],
+    [last.toString()],
   );
   if (!first) return undefined;
   const { entry, ...pending } = first;

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { systemClock } from '../../core/clock.ts';
 import type { MeshNode } from './mesh.suite.ts';
-import { nothingLost, rejoined, TestGroup, WriteLoad } from './member.suite.ts';
+import { nothingLost, rejoined, TestGroup, TTL_MS, WriteLoad } from './member.suite.ts';
 
 let group: TestGroup;
 let load: WriteLoad;
@@ -11,6 +12,11 @@ beforeAll(async () => {
 });
 
 afterAll(() => group[Symbol.asyncDispose]());
+
+async function termAndReigns(): Promise<readonly [string | undefined, number]> {
+  const [record, reigns] = await Promise.all([group.keys.master.read(), group.keys.reigns.list()]);
+  return [record?.value.term, reigns.size];
+}
 
 function begin(): void {
   load = new WriteLoad(group, { clients: 4, firstId: nextId });
@@ -114,6 +120,40 @@ describe('a group of three', () => {
     for (const node of group.mesh.nodes) {
       expect(await group.mesh.sql(node, 'varve', 'select 1 from public.rows where id = -77')).toEqual([]);
     }
+  });
+
+  test('the master’s daemon alone is killed and comes back: it goes on in the same term, and no client notices', async () => {
+    begin();
+    const master = await group.master();
+    await load.more(50);
+    await using client = await group.mesh.client(master, 'varve');
+    const [term, reigns] = await termAndReigns();
+    await group.killDaemon(master);
+    await client.query(`insert into public.rows values (-88, 'without a daemon')`);
+    expect(await group.resumeDaemon(master)).toBe(true);
+    // Beyond the end of a lease that nobody renews.
+    await systemClock.sleep(2.5 * TTL_MS);
+    await group.until('the master', () => group.daemon(master).status().state === 'active');
+    await load.more(50, master);
+    expect(await termAndReigns()).toEqual([term, reigns]);
+    // The session of before: it was not ended.
+    await client.query(`insert into public.rows values (-89, 'goes on')`);
+    await nothingLost(group, load);
+  });
+
+  test('a daemon that finds its server started anew does not go on with the lease of before', async () => {
+    begin();
+    const master = await group.master();
+    await load.more(50);
+    const [term] = await termAndReigns();
+    await group.killDaemon(master);
+    await group.restartServer(master);
+    expect(await group.resumeDaemon(master)).toBe(false);
+    await group.until('a new term', async () => (await termAndReigns())[0] !== term);
+    // Whoever is fastest; the same one, too.
+    if ((await group.master()) !== master) await rejoined(group, master);
+    await load.more(50);
+    await nothingLost(group, load);
   });
 
   test('fail-overs one after the other, each time of whoever is master', async () => {

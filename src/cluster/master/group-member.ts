@@ -8,7 +8,7 @@ import { Mesh } from '../mesh/mesh.ts';
 import { GapUpkeep } from './gap-upkeep.ts';
 import { lastFollowed, readView, type GroupView } from './group-view.ts';
 import { LocalServer } from './local-server.ts';
-import { MasterLock, type SessionMemory } from './master-lock.ts';
+import { MasterLock, type LeaseMemory } from './master-lock.ts';
 import { MemberActions } from './member-actions.ts';
 import { observeLocal, SILENT, serverSpeaks } from './observe.ts';
 import { plan, type Action, type LocalView, type Observed, type Plan } from './plan.ts';
@@ -16,7 +16,7 @@ import type { QuorumOptions } from './quorum.ts';
 import { awaitQuorum } from './quorum-wait.ts';
 import { reignOf } from './reign.ts';
 import { SettingsFollower } from './settings-follower.ts';
-import { askSwitchover, serveSwitchover, setPaused } from './requests.ts';
+import { askSwitchover, serveSwitchover, setPaused, type SwitchoverRequest } from './requests.ts';
 import type { MemberState } from './states.ts';
 
 export interface GroupMemberDeps {
@@ -29,7 +29,7 @@ export interface GroupMemberDeps {
   readonly restart?: (() => Promise<void>) | undefined;
   /** Called when this member's state or the write master changes: for services, proxies, watches. */
   readonly onChange?: ((status: GroupMemberStatus) => void) | undefined;
-  readonly memory?: SessionMemory | undefined;
+  readonly memory?: LeaseMemory | undefined;
   /** Told of each action before it is done; for tests that stop a member at one. */
   readonly beforeAction?: ((action: Action['do']) => Promise<void>) | undefined;
 }
@@ -114,7 +114,7 @@ export class GroupMember {
       { address, clientDatabases: now(clientDatabases), quorumDatabases: now(quorumDatabases) },
     );
     this.#lock = new MasterLock(
-      { clock, log, coordinator, memory: deps.memory, onChange: () => this.#poke() },
+      { ...deps, readServer: () => this.#local.life(), onChange: () => this.#poke() },
       {
         key: this.#keys.masterLock,
         node: address.node,
@@ -136,6 +136,15 @@ export class GroupMember {
     this.#upkeep = new GapUpkeep({ log, servers }, address);
     this.#settings = new SettingsFollower({ ...deps, keys: this.#keys }, address);
     this.#answeredAtMs = clock.monotonicMs();
+  }
+
+  /**
+   * Before `run`, of a node whose daemon was killed: when it was write master, and still is by its lease, it goes on
+   * in the same term, and no client notices. True then: `run` is to follow at once. Otherwise others need not wait
+   * for the end of that lease. Never throws.
+   */
+  carryOn(): Promise<boolean> {
+    return this.#lock.resume();
   }
 
   /** Until `signal`; then clients are kept out and the lock is free, so that another takes over at once. */
@@ -173,11 +182,7 @@ export class GroupMember {
    * @throws SWITCHOVER_REFUSED when nobody can take over, or did not
    * @throws DEADLINE_EXCEEDED when no master answers
    */
-  async switchover(request: {
-    readonly to?: string;
-    readonly by: string;
-    readonly timeoutMs?: number;
-  }): Promise<string> {
+  async switchover(request: SwitchoverRequest): Promise<string> {
     return askSwitchover({ clock: this.#deps.clock, keys: this.#keys }, request);
   }
 
@@ -400,6 +405,7 @@ export class GroupMember {
           if (!signal.aborted) log.warn({ error: messageOf(error) }, 'settings are tried again');
         });
       await this.#publish().catch(() => {});
+      await this.#lock.remember();
     }
   }
 

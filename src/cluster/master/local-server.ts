@@ -22,6 +22,7 @@ export interface LocalServerOptions {
 }
 
 const POLL_MS = 10;
+const LIFE_TIMEOUT_MS = 3_000;
 const RELOAD_TIMEOUT_MS = 5_000;
 const END_TIMEOUT_MS = 10_000;
 /** A login under way may have read the former default; it shows up by then. */
@@ -144,6 +145,19 @@ export class LocalServer {
         }),
       ),
     );
+  }
+
+  /** Which server it is, and since when it runs: another text after each start, and of another data folder. */
+  async life(): Promise<string> {
+    const { life } = await this.#admin((connection) =>
+      connection.one<{ life: string }>(
+        `select system_identifier || ' since ' || pg_catalog.extract('epoch', pg_catalog.pg_postmaster_start_time()) as life
+           from pg_catalog.pg_control_system()`,
+        [],
+        { timeoutMs: LIFE_TIMEOUT_MS },
+      ),
+    );
+    return life;
   }
 
   async flushedLsn(): Promise<Lsn> {

@@ -22,6 +22,7 @@ import { GroupKeys, type MemberRecord } from '../group-keys.ts';
 import { GroupServers } from '../mesh/group-servers.ts';
 import { groupSettingsFor } from '../mesh/limits.ts';
 import { GroupMember, type GroupMemberOptions } from './group-member.ts';
+import type { Lease } from './master-lock.ts';
 import type { Action } from './plan.ts';
 import { GROUP_UUID, SCHEMA, TestMesh, type MeshNode } from './mesh.suite.ts';
 
@@ -35,6 +36,17 @@ interface Daemon {
   readonly done: Promise<void>;
   readonly coordinator: Coordinator;
   readonly servers: GroupServers;
+  readonly isKilled: { value: boolean };
+  /** Of one that was killed. */
+  readonly link?: TcpProxy;
+}
+
+async function end({ stop, done, servers, coordinator, link }: Daemon): Promise<void> {
+  stop.abort();
+  await done;
+  await servers[Symbol.asyncDispose]();
+  await coordinator[Symbol.asyncDispose]();
+  await link?.[Symbol.asyncDispose]();
 }
 
 /** A group of members in this process, on real servers, with a link to the coordinator each. */
@@ -50,6 +62,9 @@ export class TestGroup implements AsyncDisposable {
   /** Before each action of each daemon. */
   onAction: (node: MeshNode, action: Action['do']) => Promise<void> = () => Promise.resolve();
   readonly #daemons = new Map<string, Daemon>();
+  readonly #killed: Daemon[] = [];
+  /** What each node's folder would have. */
+  readonly #leases = new Map<string, Lease>();
   readonly #restarted: OwnServer[] = [];
   readonly #options: Partial<GroupMemberOptions>;
 
@@ -104,6 +119,34 @@ export class TestGroup implements AsyncDisposable {
 
   /** The one of this test process; `run`s until it is stopped. */
   startDaemon(node: MeshNode): GroupMember {
+    const daemon = this.#makeDaemon(node);
+    this.#daemons.set(node.node, { ...daemon, done: daemon.member.run(daemon.stop.signal) });
+    return daemon.member;
+  }
+
+  /**
+   * The daemon alone is gone, as after SIGKILL: nothing that it sends arrives, and it does nothing. (One of this
+   * process cannot be ended without a word.)
+   */
+  async killDaemon(node: MeshNode): Promise<void> {
+    const [daemon, link] = [this.#daemons.get(node.node), this.toCoordinator.get(node.node)];
+    if (!daemon || !link) throw new Error(`the daemon of ${node.node} does not run`);
+    this.#daemons.delete(node.node);
+    this.#killed.push({ ...daemon, link });
+    daemon.isKilled.value = true;
+    link.silent = true;
+    this.toCoordinator.set(node.node, await TcpProxy.start(this.#coordinator.server.url));
+  }
+
+  /** As a node's next process does. Whether it goes on with the lease of the one before. */
+  async resumeDaemon(node: MeshNode): Promise<boolean> {
+    const daemon = this.#makeDaemon(node);
+    const resumed = await daemon.member.carryOn();
+    this.#daemons.set(node.node, { ...daemon, done: daemon.member.run(daemon.stop.signal) });
+    return resumed;
+  }
+
+  #makeDaemon(node: MeshNode): Omit<Daemon, 'done'> {
     const link = this.toCoordinator.get(node.node);
     const coordinator = openCoordinator(
       { kind: 'embedded', url: link?.url ?? '', timeoutMs: 1_000 },
@@ -112,6 +155,7 @@ export class TestGroup implements AsyncDisposable {
     const { password } = this.mesh.group;
     const stop = new AbortController();
     const stopped = aborted(stop.signal);
+    const isKilled = { value: false };
     const servers = new GroupServers({ user: 'rdpg', password });
     const member = new GroupMember(
       {
@@ -123,7 +167,15 @@ export class TestGroup implements AsyncDisposable {
           this.restarts.push(node.node);
           await this.restartServer(node);
         },
-        beforeAction: (action) => Promise.race([this.onAction(node, action), stopped]),
+        memory: {
+          load: () => Promise.resolve(this.#leases.get(node.node)),
+          save: async (lease) => {
+            if (isKilled.value) await stopped;
+            else this.#leases.set(node.node, lease);
+          },
+        },
+        beforeAction: (action) =>
+          isKilled.value ? stopped : Promise.race([this.onAction(node, action), stopped]),
       },
       {
         cluster: 'test',
@@ -136,19 +188,14 @@ export class TestGroup implements AsyncDisposable {
         ...this.#options,
       },
     );
-    const done = member.run(stop.signal);
-    this.#daemons.set(node.node, { member, stop, done, coordinator, servers });
-    return member;
+    return { member, stop, coordinator, servers, isKilled };
   }
 
   async stopDaemon(node: MeshNode): Promise<void> {
     const daemon = this.#daemons.get(node.node);
     if (!daemon) return;
     this.#daemons.delete(node.node);
-    daemon.stop.abort();
-    await daemon.done;
-    await daemon.servers[Symbol.asyncDispose]();
-    await daemon.coordinator[Symbol.asyncDispose]();
+    await end(daemon);
   }
 
   /** The node as a whole is gone: server and daemon, without a word. */
@@ -325,6 +372,7 @@ export class TestGroup implements AsyncDisposable {
     }
     const links = [...this.toCoordinator.values()];
     await disposeInTurn([
+      this.#killed.map((daemon) => () => end(daemon)),
       this.mesh.nodes.map((node) => () => this.stopDaemon(node)),
       [this.#client, this.#coordinator.server, ...links].map((one) => () => one[Symbol.asyncDispose]()),
       this.#restarted.map((server) => () => server.stop()),
