@@ -31,7 +31,8 @@ export function shardMap(namespace, shards, maps) {
   const ids = shards.map(({ id }) => id);
   const rows = nodes.flatMap((node) => {
     const bands = bandsOf(node).map((band) => ({ title: moment(band.start), cells: bandCells(ids, band) }));
-    if (bands.length === 0) bands.push({ title: 'now', cells: stateCells(namespace, node, shards) });
+    if (bands.length === 0 || isBeingFilled(namespace, node, shards))
+      bands.unshift({ title: 'now', cells: stateCells(namespace, node, shards) });
     return bands.map(({ title, cells }, index) => {
       const heads = [];
       if (index === 0)
@@ -59,11 +60,21 @@ function bandCells(ids, { sources }) {
   return ids.map((id) => cell(id, bySource.get(id)));
 }
 
+function instanceOn(namespace, node, { instances }) {
+  return instances.find((one) => one.node === node && one.namespace === namespace);
+}
+
+function isBeingFilled(namespace, node, shards) {
+  return shards.some((shard) => instanceOn(namespace, node, shard)?.progress !== undefined);
+}
+
 function stateCells(namespace, node, shards) {
-  return shards.map(({ id, instances }) => {
-    const instance = instances.find((one) => one.node === node && one.namespace === namespace);
+  return shards.map((shard) => {
+    const { id } = shard;
+    const instance = instanceOn(namespace, node, shard);
     if (!instance) return cell(id, undefined);
-    const { state, source } = instance;
+    const { state, source, progress } = instance;
+    if (progress) return cell(id, state, `${progress.doneBlocks} of ${progress.blocks} blocks`);
     if (state !== 'bootstrapped') return cell(id, state);
     return source?.includes('+') ? cell(id, 'mixed', source) : cell(id, source ?? 'uninitialized');
   });

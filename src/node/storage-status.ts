@@ -1,3 +1,4 @@
+import type { ShardProgress } from '../storage/bootstrap/bootstrap-source.ts';
 import type {
   BootstrapRunStatus,
   EngineStatus,
@@ -50,6 +51,8 @@ export interface StoredNamespace {
     readonly id: number;
     readonly state: ShardState;
     readonly source: string | null;
+    /** How far others have filled it; left out while nobody does. */
+    readonly progress?: ShardProgress;
   }[];
 }
 
@@ -142,10 +145,11 @@ function storedNamespace(
     filesetBytes: namespace.filesetBytes,
     quarantined: namespace.quarantined,
     problem: problems.get(options.name) ?? null,
-    shards: shards.map(({ shard, state, sources: own = [] }) => ({
+    shards: shards.map(({ shard, state, sources: own = [], progress }) => ({
       id: shard,
       state,
       source: state !== 'bootstrapped' ? null : own.length > 0 ? own.join('+') : source,
+      ...(progress ? { progress } : {}),
     })),
   };
 }
@@ -233,6 +237,7 @@ export interface SystemShard {
     readonly namespace: string;
     readonly state: ShardState;
     readonly source: string | null;
+    readonly progress?: ShardProgress;
   }[];
 }
 
@@ -275,9 +280,9 @@ export function systemNamespaces(nodes: readonly NodeStorage[]): SystemNamespace
 export function systemShards(nodes: readonly NodeStorage[]): SystemShard[] {
   const byId = new Map<number, SystemShard['instances'][number][]>();
   for (const { node, namespace } of stored(nodes)) {
-    for (const { id, state, source } of namespace.shards) {
+    for (const { id, ...shard } of namespace.shards) {
       const instances = byId.get(id) ?? [];
-      instances.push({ node, namespace: namespace.name, state, source });
+      instances.push({ node, namespace: namespace.name, ...shard });
       byId.set(id, instances);
     }
   }

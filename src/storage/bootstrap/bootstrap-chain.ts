@@ -5,7 +5,9 @@ import {
   type BootstrapNamespace,
   type BootstrapPass,
   type BootstrapRequest,
+  type BootstrapResult,
   type BootstrapSource,
+  type Unfulfilled,
 } from './bootstrap-source.ts';
 import type { SourceFill } from './fill-book.ts';
 import type { ShardTimeRanges } from './shard-time-ranges.ts';
@@ -24,6 +26,13 @@ export interface ChainResult {
   readonly reasons: readonly UnfulfilledStatus[];
 }
 
+export interface ChainOutcome {
+  /** By namespace. */
+  readonly left: ReadonlyMap<string, ChainResult>;
+  /** Shards that are for the next round: nothing is said of them. */
+  readonly deferred: ReadonlySet<number>;
+}
+
 export interface ChainDeps {
   readonly monotonicMs: () => number;
   readonly onBegin?: (source: string, pass: BootstrapPass) => void;
@@ -33,7 +42,8 @@ export interface ChainDeps {
 
 /**
  * Asks the sources one after the other, each for what those before it have left. Every source is asked, even when
- * nothing is left. Returns, by namespace, what nobody could fulfil.
+ * nothing is left. Returns, by namespace, what nobody could fulfil. What one of them defers, the others are not asked
+ * for any more.
  * @throws what a source throws: it ends the bootstrap
  */
 export async function runChain(
@@ -41,7 +51,8 @@ export async function runChain(
   sources: readonly BootstrapSource[],
   requests: ReadonlyMap<string, ChainRequest>,
   context: BootstrapContext,
-): Promise<ReadonlyMap<string, ChainResult>> {
+): Promise<ChainOutcome> {
+  const deferred = new Set<number>();
   const left = new Map<string, ChainResult>(
     [...requests].map(([name, { data, index }]) => [name, { data, index, reasons: [] }]),
   );
@@ -52,32 +63,23 @@ export async function runChain(
     const due = await dueOf(source, requests, { left, context });
     const results = await source.read(due, context);
     const tookMs = deps.monotonicMs() - startedMs;
-    for (const [name, asked] of due) {
-      const before = left.get(name);
-      const result = results.get(name);
-      if (!before) continue;
-      const failedData =
-        result?.data ?? unfulfilled(name, asked.data, 'notAvailable', `${source.name} said nothing`);
-      const failedIndex =
-        result?.index ?? unfulfilled(name, asked.index, 'notAvailable', `${source.name} said nothing`);
-      const fulfilled = asked.data.subtract(failedData.ranges);
-      const data = before.data.subtract(fulfilled);
-      const index = before.index.subtract(asked.index.subtract(failedIndex.ranges));
-      left.set(name, {
-        data,
-        index,
-        reasons: stillOpen(
-          [...before.reasons, ...failedData.reasons, ...failedIndex.reasons],
-          data.add(index),
-        ),
-      });
+    for (const { deferred: put = [] } of results.values()) for (const shard of put) deferred.add(shard);
+    for (const [name, promised] of due) {
+      const wanted = left.get(name) ?? promised;
+      const before = withoutDeferred(wanted, deferred);
+      const asked = { ...promised, ...withoutDeferred(promised, deferred) };
+      const result = results.get(name) ?? silent(source, name, asked);
+      const fulfilled = asked.data.subtract(result.data.ranges);
+      left.set(name, remaining(before, asked, result));
       deps.onFill?.({
         source: source.name,
         pass: context.pass,
+        round: context.pace?.round ?? 0,
         namespace: name,
         requested: before.data,
         fulfilled,
-        reasons: [...failedData.reasons, ...failedIndex.reasons],
+        reasons: [...result.data.reasons, ...result.index.reasons],
+        deferred,
         why: (shard) => source.why(shard, context),
       });
       const { blockSizeNs } = asked.namespace.options;
@@ -85,9 +87,9 @@ export async function runChain(
         source: source.name,
         pass: context.pass,
         namespace: name,
-        requestedBlocks: before.data.blockCount(blockSizeNs),
+        requestedBlocks: wanted.data.blockCount(blockSizeNs),
         fulfilledBlocks: fulfilled.blockCount(blockSizeNs),
-        detail: result?.detail ?? '',
+        detail: result.detail,
         tookMs,
       });
     }
@@ -95,7 +97,34 @@ export async function runChain(
   for (const [name, { data, index, reasons }] of left) {
     left.set(name, { data, index, reasons: explained(name, data.add(index), reasons) });
   }
-  return left;
+  return { left, deferred };
+}
+
+function withoutDeferred(
+  { data, index, reasons = [] }: Pick<ChainResult, 'data' | 'index'> & Partial<ChainResult>,
+  deferred: ReadonlySet<number>,
+): ChainResult {
+  if (deferred.size === 0) return { data, index, reasons };
+  const isDue = (shard: number): boolean => !deferred.has(shard);
+  return {
+    data: data.filterShards(isDue),
+    index: index.filterShards(isDue),
+    reasons: reasons.filter(({ shard }) => isDue(shard)),
+  };
+}
+
+function remaining(before: ChainResult, asked: BootstrapRequest, result: BootstrapResult): ChainResult {
+  const data = before.data.subtract(asked.data.subtract(result.data.ranges));
+  const index = before.index.subtract(asked.index.subtract(result.index.ranges));
+  const reasons = [...before.reasons, ...result.data.reasons, ...result.index.reasons];
+  return { data, index, reasons: stillOpen(reasons, data.add(index)) };
+}
+
+/** Of a source that left a namespace out of its answer. */
+function silent(source: BootstrapSource, name: string, { data, index }: BootstrapRequest): BootstrapResult {
+  const failed = (ranges: ShardTimeRanges): Unfulfilled =>
+    unfulfilled(name, ranges, 'notAvailable', `${source.name} said nothing`);
+  return { data: failed(data), index: failed(index), detail: '' };
 }
 
 /** What a source says that it has of what is left. */

@@ -170,7 +170,7 @@ export class BootstrapLoop {
         step = `${name}-${pass}`;
       },
       onSource: (status) => {
-        sources.push(status);
+        note(sources, status);
         step = `${status.source}-${status.pass}`;
         const { fulfilledBlocks: done, requestedBlocks: total, namespace, detail } = status;
         const state = done === 0 ? 'skipped' : 'done';
@@ -216,6 +216,24 @@ export class BootstrapLoop {
     }
     events?.publish({ run: RUN, node, step, state, atMs: clock.nowMs(), ...progress, ...told });
   }
+}
+
+/** What a source did in several rounds of an attempt is told as one. */
+function note(sources: BootstrapSourceStatus[], status: BootstrapSourceStatus): void {
+  const { source, pass, namespace } = status;
+  const place = sources.findIndex(
+    (one) => one.source === source && one.pass === pass && one.namespace === namespace,
+  );
+  const before = sources[place];
+  if (!before) {
+    sources.push(status);
+    return;
+  }
+  const { requestedBlocks } = before;
+  const detail = status.fulfilledBlocks > 0 || before.fulfilledBlocks === 0 ? status.detail : before.detail;
+  const fulfilledBlocks = before.fulfilledBlocks + status.fulfilledBlocks;
+  const tookMs = before.tookMs + status.tookMs;
+  sources[place] = { source, pass, namespace, requestedBlocks, fulfilledBlocks, detail, tookMs };
 }
 
 /** Of the operating system: it may pass. */

@@ -12,6 +12,7 @@ import {
   type BootstrapSource,
 } from './bootstrap-source.ts';
 import { BootstrapLoop } from './bootstrap-loop.ts';
+import { runBootstrapRounds } from './bootstrap-rounds.ts';
 import { ShardTimeRanges } from './shard-time-ranges.ts';
 import { singleNodeTopology, type TopologySnapshot } from './topology-snapshot.ts';
 
@@ -143,6 +144,93 @@ describe('the chain', () => {
     const source = new ScriptedSource('bad', all);
     source.read = () => Promise.reject(new VarveError('SHARD_NOT_READY', 'no'));
     await expect(run([source])).rejects.toMatchObject({ code: 'SHARD_NOT_READY' });
+  });
+});
+
+describe('rounds', () => {
+  /** Defers all but so many shards that it is asked for. */
+  class SlowSource extends ScriptedSource {
+    readonly #count: number;
+
+    constructor(count: number) {
+      super('slow', all);
+      this.#count = count;
+    }
+
+    override async read(
+      requests: ReadonlyMap<string, BootstrapRequest>,
+      context: BootstrapContext,
+    ): Promise<ReadonlyMap<string, BootstrapResult>> {
+      const results = await super.read(requests, context);
+      if (context.pass === 'memory') return results;
+      return new Map(
+        [...results].map(([name, result]) => [
+          name,
+          { ...result, deferred: requests.get(name)?.data.shards.slice(this.#count) ?? [] },
+        ]),
+      );
+    }
+  }
+
+  async function inRounds(sources: readonly BootstrapSource[]): Promise<{
+    readonly result: ProcessResult;
+    readonly handedOver: (readonly number[])[];
+  }> {
+    const handedOver: (readonly number[])[] = [];
+    const { signal } = new AbortController();
+    const result = await runBootstrapRounds(
+      { monotonicMs: () => 0, nowNs: () => NOW_NS, onSource: () => {}, report: () => {} },
+      { sources, topology: TOPOLOGY, namespaces: [NAMESPACE], signal },
+      {
+        roundMs: 0,
+        handOver: async ([one]) => {
+          handedOver.push(one?.shards ?? []);
+        },
+      },
+    );
+    return { result, handedOver };
+  }
+
+  test('hand over what is filled, and go on with what was deferred, which nobody behind is asked for', async () => {
+    const slow = new SlowSource(1);
+    const last = new ScriptedSource('last', all);
+    const { result, handedOver } = await inRounds([slow, last]);
+    expect(handedOver).toEqual([[0], [1], [2]]);
+    expect(result.unfulfilled.get('default')?.isEmpty).toBe(true);
+    expect(result.reasons).toEqual([]);
+    expect(slow.asked.map(({ pass }) => pass)).toEqual([
+      'persist',
+      'memory',
+      'persist',
+      'memory',
+      'persist',
+      'memory',
+    ]);
+    const shardsOf = (data: string): string => (data.match(/\d+: /g) ?? []).join('');
+    expect(slow.asked.map(({ data }) => shardsOf(data))).toEqual([
+      '0: 1: 2: ',
+      '0: ',
+      '1: 2: ',
+      '1: ',
+      '2: ',
+      '2: ',
+    ]);
+    expect(last.asked.map(({ data }) => shardsOf(data)).join('')).toBe('');
+  });
+
+  test('what is unfulfilled in any of them is unfulfilled in the end', async () => {
+    const slow = new SlowSource(2);
+    const broken = new ScriptedSource('broken', only(1), only(1));
+    const { result, handedOver } = await inRounds([
+      broken,
+      Object.assign(slow, {
+        availableData: async (_: unknown, ranges: ShardTimeRanges) => only(0, 2)(ranges),
+      }),
+    ]);
+    // Shard 1 was never deferred: it is handed over with the first ones, unfulfilled.
+    expect(handedOver).toEqual([[0, 1, 2]]);
+    expect(result.unfulfilled.get('default')?.shards).toEqual([1]);
+    expect(new Set(result.reasons.map(({ reason }) => reason))).toEqual(new Set(['corruptFile']));
   });
 });
 

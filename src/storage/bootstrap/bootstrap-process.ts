@@ -4,6 +4,7 @@ import {
   unfulfilled,
   type BootstrapContext,
   type BootstrapNamespace,
+  type BootstrapPace,
   type BootstrapPass,
   type BootstrapSource,
 } from './bootstrap-source.ts';
@@ -14,6 +15,7 @@ import type { TopologySnapshot } from './topology-snapshot.ts';
 export interface ProcessDeps extends ChainDeps {
   readonly nowNs: () => bigint;
   readonly report: BootstrapContext['report'];
+  readonly onShard?: BootstrapContext['onShard'];
 }
 
 export interface ProcessInput {
@@ -23,6 +25,7 @@ export interface ProcessInput {
   readonly namespaces: readonly BootstrapNamespace[];
   readonly signal: AbortSignal;
   readonly superseded?: AbortSignal;
+  readonly pace?: BootstrapPace;
   /** Shards that lack nothing whatever they are in the placement, because they were whole before; none unless given. */
   readonly isWhole?: (namespace: string, shard: number) => boolean;
 }
@@ -31,32 +34,37 @@ export interface ProcessResult {
   /** By namespace: what nobody could fulfil, of data or index. */
   readonly unfulfilled: ReadonlyMap<string, ShardTimeRanges>;
   readonly reasons: readonly UnfulfilledStatus[];
+  /** Shards of which nothing is said: they are for the next round; none unless given. */
+  readonly deferred?: ReadonlySet<number>;
 }
 
 const PASSES: readonly BootstrapPass[] = ['persist', 'memory'];
 
 /**
- * One attempt: first the blocks that take no more writes, then those that do, each through the whole chain. The
+ * One round of an attempt: first the blocks that take no more writes, then those that do, each through the whole chain. The
  * ranges follow from the instant at which it begins.
  * @throws what a source throws
  */
 export async function runBootstrapProcess(deps: ProcessDeps, input: ProcessInput): Promise<ProcessResult> {
-  const { sources, topology, namespaces, signal, superseded } = input;
+  const { sources, topology, namespaces, signal, superseded, pace } = input;
   const atNs = deps.nowNs();
   const open = new Map<string, ShardTimeRanges>();
+  const deferred = new Set<number>();
   const reasons: UnfulfilledStatus[] = [];
   const leave = (name: string, ranges: ShardTimeRanges): void => {
     open.set(name, (open.get(name) ?? ShardTimeRanges.EMPTY).add(ranges));
   };
   for (const pass of PASSES) {
-    for (const { name, ranges } of pass === 'memory' ? advanced(deps, input, atNs) : []) {
+    for (const { name, ranges: all } of pass === 'memory' ? advanced(deps, input, atNs) : []) {
+      const ranges = all.filterShards((shard) => !deferred.has(shard));
       leave(name, ranges);
       reasons.push(...unfulfilled(name, ranges, 'rangeAdvanced', 'a new block began meanwhile').reasons);
     }
     const requests = new Map<string, ChainRequest>(
       namespaces.map((namespace) => {
         const range = targetRanges(atNs, namespace.options)[pass];
-        const data = ShardTimeRanges.forShards(namespace.shards, range);
+        const due = namespace.shards.filter((shard) => !deferred.has(shard));
+        const data = ShardTimeRanges.forShards(due, range);
         const index = namespace.options.indexEnabled ? data : ShardTimeRanges.EMPTY;
         return [namespace.options.name, { namespace, data, index }];
       }),
@@ -67,15 +75,18 @@ export async function runBootstrapProcess(deps: ProcessDeps, input: ProcessInput
       topology,
       signal,
       report: deps.report,
+      ...(deps.onShard ? { onShard: deps.onShard } : {}),
       ...(superseded ? { superseded } : {}),
+      ...(pace ? { pace } : {}),
     };
-    const results = await runChain(deps, sources, requests, context);
-    for (const [name, result] of results) {
+    const outcome = await runChain(deps, sources, requests, context);
+    for (const [name, result] of outcome.left) {
       leave(name, result.data.add(result.index));
       reasons.push(...result.reasons);
     }
+    for (const shard of outcome.deferred) deferred.add(shard);
   }
-  return { unfulfilled: open, reasons };
+  return { unfulfilled: open, reasons, deferred };
 }
 
 /**

@@ -22,6 +22,10 @@ export interface BootstrapContext {
   readonly signal: AbortSignal;
   /** Fires when the placement has changed since: a source that takes long leaves the rest to the next attempt. */
   readonly superseded?: AbortSignal;
+  /** Of a source that takes long: when it is to leave the other shards to the next round; never unless given. */
+  readonly pace?: BootstrapPace;
+  /** Tells people how far a shard is. */
+  readonly onShard?: (namespace: string, shard: number, progress: ShardProgress) => void;
   /** Tells people what is done just now. */
   report(progress: {
     readonly done?: number;
@@ -29,6 +33,26 @@ export interface BootstrapContext {
     readonly unit?: string;
     readonly detail: string;
   }): void;
+}
+
+/**
+ * An attempt goes over its shards in rounds, so that those that are whole serve before the others are: what a source
+ * has not begun when it is enough, it defers.
+ */
+export interface BootstrapPace {
+  /** From 0. */
+  readonly round: number;
+  isEnough(): boolean;
+  /** Told what the end of a round takes, however little is in it: rounds are made so long that it is a small part. */
+  spent(ms: number): void;
+}
+
+/** Of what others give of a shard, as far as they have said. */
+export interface ShardProgress {
+  readonly doneBlocks: number;
+  readonly blocks: number;
+  readonly doneBytes: number;
+  readonly bytes: number;
 }
 
 export interface BootstrapRequest {
@@ -51,6 +75,8 @@ export interface BootstrapResult {
   readonly index: Unfulfilled;
   /** What was recovered, in words. */
   readonly detail: string;
+  /** Shards that it could fulfil, and has not begun, in any namespace: they are for the next round. */
+  readonly deferred?: readonly number[];
 }
 
 /**

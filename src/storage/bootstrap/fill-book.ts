@@ -7,6 +7,8 @@ import { TimeRanges } from './time-ranges.ts';
 export interface SourceFill {
   readonly source: string;
   readonly pass: BootstrapPass;
+  /** Of the attempt, from 0. */
+  readonly round: number;
   readonly namespace: string;
   readonly atNs: bigint;
   /** What those before had left. */
@@ -14,6 +16,8 @@ export interface SourceFill {
   readonly fulfilled: ShardTimeRanges;
   /** Of what it said it had, and had not after all. */
   readonly reasons: readonly UnfulfilledStatus[];
+  /** Nothing is to be told of these: a later round fills them. */
+  readonly deferred: ReadonlySet<number>;
   /** Why it has nothing of a shard. */
   readonly why: (shard: number) => string;
 }
@@ -48,7 +52,7 @@ export class FillBook {
     return this.#attempts.flatMap(({ attempt, fills }) => {
       const passes = new Map<string, SourceFill[]>();
       for (const fill of fills) {
-        const key = `${fill.namespace}/${fill.pass}`;
+        const key = `${fill.namespace}/${fill.pass}/${fill.round}`;
         passes.set(key, [...(passes.get(key) ?? []), fill]);
       }
       return [...passes.values()].flatMap((chain) => explainChain(attempt, chain, shard));
@@ -76,6 +80,7 @@ export class FillBook {
 
 /** Sources of one pass over one namespace, in their order. */
 function explainChain(attempt: number, chain: readonly SourceFill[], shard: number): ShardFill[] {
+  if (chain.some(({ deferred }) => deferred.has(shard))) return [];
   const found: ShardFill[] = [];
   const others: { source: string; reason: string }[] = [];
   let open = chain[0]?.requested.get(shard) ?? TimeRanges.EMPTY;

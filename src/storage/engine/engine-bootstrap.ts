@@ -2,12 +2,15 @@ import type { Clock } from '../../core/clock.ts';
 import type { FileSystem } from '../../core/file-system.ts';
 import type { RunEvents } from '../../run/events.ts';
 import { BootstrapLoop, type AttemptReport } from '../bootstrap/bootstrap-loop.ts';
-import { runBootstrapProcess, type ProcessDeps, type ProcessResult } from '../bootstrap/bootstrap-process.ts';
+import type { ProcessDeps, ProcessResult } from '../bootstrap/bootstrap-process.ts';
+import { runBootstrapRounds } from '../bootstrap/bootstrap-rounds.ts';
 import type {
   BootstrapContext,
+  BootstrapNamespace,
   BootstrapRequest,
   BootstrapResult,
   BootstrapSource,
+  ShardProgress,
 } from '../bootstrap/bootstrap-source.ts';
 import { CommitLogSource } from '../bootstrap/commit-log-source.ts';
 import { FillBook } from '../bootstrap/fill-book.ts';
@@ -31,6 +34,7 @@ import type {
   BootstrapRunStatus,
   Finding,
   ShardFill,
+  ShardStatus,
 } from './storage-engine.ts';
 
 export interface EngineBootstrapDeps {
@@ -50,6 +54,7 @@ export interface EngineBootstrapDeps {
   /** The placement that is in force; asked once an attempt. */
   readonly topology: () => TopologySnapshot;
   readonly order: BootstrapOrder;
+  readonly roundMs: number;
   /** Of a node that has any; `onMemory` is to be told of shards of which it put anything into the memory. */
   readonly peers?: (onMemory: (shard: number) => void) => PeerBootstrapSource;
   readonly onFinding: (finding: Finding) => void;
@@ -74,6 +79,8 @@ export class EngineBootstrap {
   readonly #insecure = new Set<number>();
   /** `namespace/shard` */
   readonly #waiting = new Set<string>();
+  /** By `namespace/shard`. */
+  readonly #progress = new Map<string, ShardProgress>();
 
   constructor(deps: EngineBootstrapDeps, folder: string) {
     this.#deps = deps;
@@ -125,9 +132,12 @@ export class EngineBootstrap {
     return this.#book.explain(shard);
   }
 
-  /** Which sources a shard was filled from, the last time that it was. */
-  sourcesOf(namespace: string, shard: number): readonly string[] {
-    return this.#book.sourcesOf(namespace, shard);
+  /** Which sources a shard was filled from, the last time that it was, and how far it is while it is filled. */
+  describe(namespace: string, shard: number): Pick<ShardStatus, 'sources' | 'progress'> {
+    return {
+      sources: this.#book.sourcesOf(namespace, shard),
+      progress: this.#progress.get(`${namespace}/${shard}`),
+    };
   }
 
   /** A restart from this node's own disk loses nothing of the shard. */
@@ -184,33 +194,52 @@ export class EngineBootstrap {
     const namespaces = due.map((namespace) => {
       const asked = isOther ? owned : owned.filter((shard) => !namespace.isWhole(shard));
       for (const shard of asked) if (!namespace.isWhole(shard)) namespace.setState(shard, 'bootstrapping');
-      return { namespace, options: namespace.options, shards: asked };
+      return { options: namespace.options, shards: asked };
     });
-    const result = await runBootstrapProcess(this.#processDeps(report), {
-      sources: isOther ? [this.#whole, ...this.#sources] : this.#sources,
-      topology: this.#deps.topology(),
-      namespaces,
-      signal,
-      superseded: report.superseded,
-      isWhole: (name, shard) => registry.find(name)?.isWhole(shard) ?? false,
-    });
+    this.#progress.clear();
+    const result = await runBootstrapRounds(
+      this.#processDeps(report),
+      {
+        sources: isOther ? [this.#whole, ...this.#sources] : this.#sources,
+        topology: this.#deps.topology(),
+        namespaces,
+        signal,
+        superseded: report.superseded,
+        isWhole: (name, shard) => registry.find(name)?.isWhole(shard) ?? false,
+      },
+      {
+        roundMs: this.#deps.roundMs,
+        handOver: (filled, round) => this.#handOver(filled, round, report.superseded),
+      },
+    );
+    if (registry.all.every(({ bootstrapped }) => bootstrapped)) await onDone();
+    return result;
+  }
+
+  /** Shards that are whole serve from here on, and are secure when it resolves. */
+  async #handOver(
+    filled: readonly BootstrapNamespace[],
+    result: ProcessResult,
+    superseded: AbortSignal,
+  ): Promise<void> {
     // Shards that come together become available together, when all of it is in the snapshot.
     if (this.#insecure.size > 0) {
-      for (const one of namespaces) for (const shard of one.shards) this.#insecure.add(shard);
+      for (const { shards } of filled) for (const shard of shards) this.#insecure.add(shard);
     }
-    for (const { namespace, shards: asked } of namespaces) {
-      const open = result.unfulfilled.get(namespace.name);
-      for (const shard of asked) {
-        if (namespace.isWhole(shard)) continue;
+    for (const { options, shards } of filled) {
+      const namespace = this.#deps.registry.find(options.name);
+      const open = result.unfulfilled.get(options.name);
+      for (const shard of namespace ? shards : []) {
+        const key = `${options.name}/${shard}`;
+        this.#progress.delete(key);
+        if (!namespace || namespace.isWhole(shard)) continue;
         const isOpen = open?.get(shard).isEmpty === false;
         namespace.setState(shard, isOpen ? 'notStarted' : 'bootstrapped');
-        if (isOpen && !report.superseded.aborted) this.#waiting.add(`${namespace.name}/${shard}`);
-        else this.#waiting.delete(`${namespace.name}/${shard}`);
+        if (isOpen && !superseded.aborted) this.#waiting.add(key);
+        else this.#waiting.delete(key);
       }
     }
     await this.#secure();
-    if (registry.all.every(({ bootstrapped }) => bootstrapped)) await onDone();
-    return result;
   }
 
   #processDeps(report: AttemptReport): ProcessDeps {
@@ -222,6 +251,7 @@ export class EngineBootstrap {
       onSource: (status) => report.onSource(status),
       onFill: (fill) => this.#book.add(report.attempt, { ...fill, atNs: hybridClock.nowNs() }),
       report: (progress) => report.progress(progress),
+      onShard: (namespace, shard, progress) => this.#progress.set(`${namespace}/${shard}`, progress),
     };
   }
 

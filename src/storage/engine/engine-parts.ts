@@ -7,7 +7,7 @@ import type { AppendToLog } from '../buffer/namespace-buffer.ts';
 import type { Log } from '../commit-log/spare-segments.ts';
 import { KERNEL_FILE, Kernel } from '../kernel/kernel.ts';
 import type { Catalog } from './catalog.ts';
-import { EngineBootstrap, type PeerBootstrapSource } from './engine-bootstrap.ts';
+import { EngineBootstrap, type EngineBootstrapDeps, type PeerBootstrapSource } from './engine-bootstrap.ts';
 import { EngineLog } from './engine-log.ts';
 import { HybridClock } from './hybrid-clock.ts';
 import { NamespaceRegistry } from './namespace-registry.ts';
@@ -53,6 +53,7 @@ export function completeOptions(options: EngineOptions): CompleteOptions {
     tickMs: 10_000,
     keepFreeBytes: 64 * MIB,
     bootstrapOrder: 'default',
+    bootstrapRoundMs: 10_000,
     ...options,
   };
 }
@@ -138,7 +139,7 @@ export class EngineParts {
         shards,
         recovered,
         topology,
-        order: options.bootstrapOrder,
+        ...bootstrapOptions(options),
         ...(peers ? { peers: (onMemory: (shard: number) => void) => peers(this.peerView, onMemory) } : {}),
         secure: () => upkeep.secure(),
         onDone: hooks.onDone,
@@ -146,6 +147,10 @@ export class EngineParts {
       folder,
     );
   }
+}
+
+function bootstrapOptions(options: CompleteOptions): Pick<EngineBootstrapDeps, 'order' | 'roundMs'> {
+  return { order: options.bootstrapOrder, roundMs: options.bootstrapRoundMs };
 }
 
 function codecKernel(wasm: Uint8Array | undefined): Kernel {

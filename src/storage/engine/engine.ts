@@ -121,7 +121,7 @@ export class Engine implements api.PlacedEngine {
       state: this.#state(),
       shardCount: this.#options.shardCount,
       namespaces: this.#registry.all.map((namespace) =>
-        namespace.status((shard) => this.#bootstrap.sourcesOf(namespace.name, shard)),
+        namespace.status((shard) => this.#bootstrap.describe(namespace.name, shard)),
       ),
       bootstrapRuns: [...this.#bootstrap.history],
       memory: { usedBytes, limitBytes, refusing },

@@ -18,6 +18,7 @@ import type {
   NamespaceStatus,
   RejectReason,
   ShardState,
+  ShardStatus,
   WriteOutcome,
 } from './storage-engine.ts';
 import { TombstoneSet } from './tombstones.ts';
@@ -149,7 +150,8 @@ export class Namespace {
     this.cache.expire(nowNs, (key) => stored.has(key));
   }
 
-  status(sourcesOf: (shard: number) => readonly string[] = () => []): NamespaceStatus {
+  /** @param told what the bootstrap knows of a shard */
+  status(told: (shard: number) => Pick<ShardStatus, 'sources' | 'progress'> = () => ({})): NamespaceStatus {
     const { bytes, hits, misses } = this.cache;
     return {
       options: this.#options,
@@ -167,7 +169,7 @@ export class Namespace {
       shards: this.ownership.owned.map((shard) => ({
         shard,
         state: this.stateOf(shard),
-        sources: sourcesOf(shard),
+        ...told(shard),
       })),
     };
   }

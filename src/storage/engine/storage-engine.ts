@@ -1,3 +1,4 @@
+import type { ShardProgress } from '../bootstrap/bootstrap-source.ts';
 import type { TopologySnapshot } from '../bootstrap/topology-snapshot.ts';
 import type { LabelPair } from '../index/labels.ts';
 import type { LabelMatcher } from '../index/matcher.ts';
@@ -123,6 +124,8 @@ export interface EngineOptions {
   readonly keepFreeBytes?: number;
   /** `default` unless given. */
   readonly bootstrapOrder?: BootstrapOrder;
+  /** While others fill shards here, those that are whole serve after so long, before the rest; 10,000 unless given. */
+  readonly bootstrapRoundMs?: number;
 }
 
 export type RemoteWriteVersion = 1 | 2;
@@ -362,12 +365,16 @@ export interface NamespaceStatus {
   readonly tombstones: number;
   readonly cache: { readonly bytes: number; readonly hits: number; readonly misses: number };
   /** This node's, ascending. */
-  readonly shards: readonly {
-    readonly shard: number;
-    readonly state: ShardState;
-    /** Where it was filled from, the last time that it was. */
-    readonly sources?: readonly string[];
-  }[];
+  readonly shards: readonly ShardStatus[];
+}
+
+export interface ShardStatus {
+  readonly shard: number;
+  readonly state: ShardState;
+  /** Where it was filled from, the last time that it was. */
+  readonly sources?: readonly string[];
+  /** Of one that others give just now. */
+  readonly progress?: ShardProgress | undefined;
 }
 
 export interface MemoryStatus {

@@ -1,16 +1,15 @@
-import { dirname } from 'node:path';
-import { makeFolders } from '../../core/file-system.ts';
+import type { Turns } from '../../core/turns.ts';
 import type { BootstrapPass } from '../bootstrap/bootstrap-source.ts';
 import { BlockWriter } from '../engine/block-writer.ts';
-import { DATA_FOLDER } from '../engine/fileset-store.ts';
 import { placeOf } from '../engine/fileset-summary.ts';
 import type { Namespace } from '../engine/namespace.ts';
 import type { PeerView } from '../engine/peer-view.ts';
 import { decodeAt } from '../fileset/fileset-damage.ts';
 import { nextVolume } from '../fileset/fileset-folder.ts';
+import type { FilesetId } from '../fileset/fileset-id.ts';
 import { FilesetWriter } from '../fileset/fileset-writer.ts';
 import { decodeInfo, type FilesetInfo } from '../fileset/info-file.ts';
-import { COPIED_KINDS, FilesetReceiver } from '../fileset/receive-fileset.ts';
+import { COPIED_KINDS, FilesetReceiver, type CopiedKind } from '../fileset/receive-fileset.ts';
 import { openColumns } from './block-content.ts';
 import { mergedSeries } from './merged-series.ts';
 import { PeerFailure, type PeerClient } from './peer-client.ts';
@@ -49,6 +48,12 @@ export interface BlockFetchDeps {
   readonly view: PeerView;
   readonly client: PeerClient;
   readonly memo: FetchMemo;
+  /** So many blocks come at the same time; those that wait for the disk are not among them. */
+  readonly turns: Turns;
+  /** Makes a fileset durable that is written. */
+  readonly seal: (id: FilesetId) => Promise<void>;
+  /** Filesets up to this size come in one answer. */
+  readonly inlineBytes: number;
   readonly signal: AbortSignal;
   readonly onBytes: (bytes: number) => void;
 }
@@ -60,6 +65,12 @@ export interface BlockFetchPlace {
 }
 
 const COPY_BYTES = 2 * 1024 * 1024;
+const NO_BYTES = new Uint8Array();
+
+/** A fileset as a peer describes it; of a small one all that it has. */
+interface DescribedFileset extends Pick<FilesetReceiver['what'], 'info' | 'sums'> {
+  readonly files: Readonly<Record<CopiedKind, Buffer>> | undefined;
+}
 
 /** Brings one block of one shard here. */
 export class BlockFetch {
@@ -89,76 +100,97 @@ export class BlockFetch {
 
   /** All have the same file. Which of them sends it depends on the shard, so that all have their part. */
   async #copy(job: BlockJob): Promise<FetchedBlock> {
-    const { client, memo } = this.#deps;
-    const nodes = turned(job);
+    const { turns, seal, memo } = this.#deps;
     const key = `${this.#namespace.id}/${job.shard}/${job.startNs}`;
-    const receiver = await this.#receiver(key, job, nodes);
-    const from = new Set<string>();
     try {
-      for (const kind of COPIED_KINDS) {
-        for (let place = 0; receiver.missingBytes(kind) > 0;) {
-          const node = nodes[place];
-          if (node === undefined) break;
-          try {
-            await this.#copyFile(receiver, kind, { node, job });
-            from.add(node);
-          } catch (error) {
-            // The next one goes on where it ended.
-            if (!(error instanceof PeerFailure) || ++place === nodes.length) throw error;
-          }
-        }
-      }
-      const info = await receiver.finish();
+      const { receiver, info, from } = await turns.run(() => this.#receive(key, job));
+      await seal(info);
+      receiver.sealed();
       memo.partial.delete(key);
-      const [first = ''] = nodes;
-      if (!info)
-        throw client.distrust([...from][0] ?? first, new Error('a file is not what its checksum says'));
       await this.#put(info);
-      return { kind: 'copied', series: 0, from: [...from] };
+      return { kind: 'copied', series: 0, from };
     } catch (error) {
       // What has come is used by the next attempt, unless the disk is the trouble.
       if (!(error instanceof PeerFailure)) {
+        const receiver = memo.partial.get(key);
         memo.partial.delete(key);
-        await receiver.abort();
+        await receiver?.abort();
       }
       throw error;
     }
   }
 
+  /** All of a fileset, written. */
+  async #receive(
+    key: string,
+    job: BlockJob,
+  ): Promise<{
+    readonly receiver: FilesetReceiver;
+    readonly info: FilesetInfo;
+    readonly from: readonly string[];
+  }> {
+    const { client, memo } = this.#deps;
+    const nodes = turned(job);
+    const receiver = await this.#receiver(key, job, nodes);
+    const from = new Set<string>();
+    for (const kind of COPIED_KINDS) {
+      for (let place = 0; receiver.missingBytes(kind) > 0;) {
+        const node = nodes[place];
+        if (node === undefined) break;
+        try {
+          await this.#copyFile(receiver, kind, { node, job });
+          from.add(node);
+        } catch (error) {
+          // The next one goes on where it ended.
+          if (!(error instanceof PeerFailure) || ++place === nodes.length) throw error;
+        }
+      }
+    }
+    const info = await receiver.write();
+    const [first = ''] = nodes;
+    if (info) return { receiver, info, from: from.size === 0 ? [first] : [...from] };
+    memo.partial.delete(key);
+    throw client.distrust([...from][0] ?? first, new Error('a file is not what its checksum says'));
+  }
+
   async #receiver(key: string, job: BlockJob, nodes: readonly string[]): Promise<FilesetReceiver> {
-    const { memo, view } = this.#deps;
+    const { memo, view, onBytes } = this.#deps;
     const digest = job.offers[0]?.block.fileset?.digest ?? '';
     const known = memo.partial.get(key);
     if (known?.what.info.digest.toString('hex') === digest) return known;
     memo.partial.delete(key);
     await known?.abort();
-    const { info, sums } = await this.#describe(job, nodes, digest);
-    const root = await this.#root();
+    const { info, sums, files } = await this.#describe(job, nodes, digest);
+    const root = this.#namespace.filesets.root;
     const { shard, startNs: blockStartNs } = job;
     const place = { namespace: this.#namespace.name, shard, blockStartNs };
     const id = { ...place, volume: await nextVolume(view.fs, root, place) };
     const receiver = new FilesetReceiver(view.fs, { root, id, info, sums });
     memo.partial.set(key, receiver);
+    for (const kind of files ? COPIED_KINDS : []) {
+      const bytes = files?.[kind] ?? NO_BYTES;
+      onBytes(bytes.length);
+      await receiver.append(kind, bytes);
+    }
     return receiver;
   }
 
-  /** Info and sums, of the first that answers. */
-  async #describe(
-    job: BlockJob,
-    nodes: readonly string[],
-    digest: string,
-  ): Promise<Pick<FilesetReceiver['what'], 'info' | 'sums'>> {
-    const { client, signal } = this.#deps;
+  /** Info and sums, of the first that answers; of a small one also its files. */
+  async #describe(job: BlockJob, nodes: readonly string[], digest: string): Promise<DescribedFileset> {
+    const { client, signal, inlineBytes } = this.#deps;
     for (const [place, node] of nodes.entries()) {
       const id = { namespace: this.#namespace.name, shard: job.shard, blockStartNs: job.startNs };
       const volume = job.offers.find((offer) => offer.node === node)?.block.fileset?.volume ?? 0;
       try {
-        const bytes = await client.call(node, { kind: 'fileset', ...id, volume }, signal);
+        const bytes = await client.call(node, { kind: 'fileset', ...id, volume, inlineBytes }, signal);
         try {
-          const { info: content, sums } = decodeFileset(bytes);
+          const { info: content, sums, files } = decodeFileset(bytes);
           const info = decodeAt(node, 0, () => decodeInfo(node, content, { ...id, volume }));
           if (info.digest.toString('hex') !== digest) throw new Error('its digest is not what it said');
-          return { info, sums };
+          if (files && COPIED_KINDS.some((kind) => files[kind].length !== sums[kind].sizeBytes)) {
+            throw new Error('its files are not as long as it said');
+          }
+          return { info, sums, files };
         } catch (error) {
           throw client.distrust(node, error);
         }
@@ -205,40 +237,65 @@ export class BlockFetch {
   }
 
   async #merge(job: BlockJob): Promise<FetchedBlock> {
-    const { view } = this.#deps;
-    const root = await this.#root();
+    const { turns, seal } = this.#deps;
+    const { files, info, series } = await turns.run(() => this.#writeMerged(job));
+    // Takes back what is not sealed.
+    await using _ = files;
+    if (info) {
+      await seal(info);
+      files.sealed();
+      await this.#put(info);
+    }
+    return { kind: 'merged', series, from: turned(job) };
+  }
+
+  /** All of a fileset, written; without an info when there is nothing. */
+  async #writeMerged(job: BlockJob): Promise<{
+    readonly files: FilesetWriter;
+    readonly info: FilesetInfo | undefined;
+    readonly series: number;
+  }> {
+    const { fs, clock } = this.#deps.view;
+    const { root } = this.#namespace.filesets;
     const { shard, startNs: blockStartNs } = job;
     const place = { namespace: this.#namespace.name, shard, blockStartNs };
-    const id = { ...place, volume: await nextVolume(view.fs, root, place) };
+    const id = { ...place, volume: await nextVolume(fs, root, place) };
     const { blockSizeNs } = this.#namespace.options;
-    const nodes = turned(job);
-    await using files = await FilesetWriter.create(
-      { fs: view.fs },
-      { root, id, kind: 'flush', blockSizeNs, createdAtNs: view.clock.nowNs() },
+    const files = await FilesetWriter.create(
+      { fs },
+      { root, id, kind: 'flush', blockSizeNs, createdAtNs: clock.nowNs() },
     );
-    const writer = new BlockWriter(files);
-    for await (const { id: series, columns } of this.#series(job, nodes)) {
-      await writer.add(series, columns);
-      for (const { version } of columns.overwrites) view.clock.observe(version);
+    try {
+      const writer = new BlockWriter(files);
+      for await (const { id: one, columns } of this.#series(job, turned(job))) {
+        await writer.add(one, columns);
+        for (const { version } of columns.overwrites) clock.observe(version);
+      }
+      const deletedUpTo = job.offers.reduce(
+        (least, { version }) => (version < least ? version : least),
+        MAX_VERSION,
+      );
+      const { series } = writer;
+      const info = series === 0 ? undefined : await files.write(await writer.complete(deletedUpTo));
+      return { files, info, series };
+    } catch (error) {
+      await files.abort();
+      throw error;
     }
-    const deletedUpTo = job.offers.reduce(
-      (least, { version }) => (version < least ? version : least),
-      MAX_VERSION,
-    );
-    if (writer.series > 0) await this.#put(await writer.finish(deletedUpTo));
-    return { kind: 'merged', series: writer.series, from: nodes };
   }
 
   async #intoMemory(job: BlockJob): Promise<FetchedBlock> {
-    const { view } = this.#deps;
+    const { view, turns } = this.#deps;
     const nodes = turned(job);
     let series = 0;
-    for await (const { id, columns } of this.#series(job, nodes)) {
-      const opened = openColumns(view.codec(), columns);
-      this.#namespace.buffer.insert(id, opened);
-      for (const { version } of opened.overwrites) view.clock.observe(version);
-      series++;
-    }
+    await turns.run(async () => {
+      for await (const { id, columns } of this.#series(job, nodes)) {
+        const opened = openColumns(view.codec(), columns);
+        this.#namespace.buffer.insert(id, opened);
+        for (const { version } of opened.overwrites) view.clock.observe(version);
+        series++;
+      }
+    });
     return { kind: 'memory', series, from: nodes };
   }
 
@@ -262,18 +319,12 @@ export class BlockFetch {
     for await (const { id, payload } of reader.series()) cache.put(reader.info, id, payload, this.#atNs);
     await reader.close();
   }
-
-  async #root(): Promise<string> {
-    const { root } = this.#namespace.filesets;
-    await makeFolders(this.#deps.view.fs, dirname(root), [DATA_FOLDER]);
-    return root;
-  }
 }
 
 const MAX_VERSION = (1n << 63n) - 1n;
 
 /** Whether a file of one of them is all that any of them has. */
-function agree(offers: readonly BlockOffer[]): boolean {
+export function agree(offers: readonly BlockOffer[]): boolean {
   const digest = offers[0]?.block.fileset?.digest;
   return (
     digest !== undefined &&

@@ -1,22 +1,23 @@
+import type { Clock } from '../../core/clock.ts';
 import { isAbort, messageOf, VarveError } from '../../core/errors.ts';
 import { hasCode } from '../../core/file-system.ts';
-import { bytesText, durationText } from '../../run/figures.ts';
-import type {
-  BootstrapContext,
-  BootstrapRequest,
-  BootstrapResult,
-  Unfulfilled,
+import type { Turns } from '../../core/turns.ts';
+import {
+  unfulfilled,
+  type BootstrapContext,
+  type BootstrapRequest,
+  type BootstrapResult,
+  type Unfulfilled,
 } from '../bootstrap/bootstrap-source.ts';
-import { unfulfilled } from '../bootstrap/bootstrap-source.ts';
 import { ShardTimeRanges } from '../bootstrap/shard-time-ranges.ts';
 import { TimeRanges } from '../bootstrap/time-ranges.ts';
 import { stateAtOrigin } from '../bootstrap/topology-snapshot.ts';
-import type { Clock } from '../../core/clock.ts';
 import type { Namespace } from '../engine/namespace.ts';
 import type { PeerView } from '../engine/peer-view.ts';
 import { rebuildIndex, uncovered } from '../engine/rebuild-index.ts';
 import type { UnfulfilledReason } from '../engine/storage-engine.ts';
 import { FileDamageError } from '../fileset/fileset-damage.ts';
+import type { FilesetId } from '../fileset/fileset-id.ts';
 import {
   BlockFetch,
   type BlockJob,
@@ -25,6 +26,7 @@ import {
   type FetchMemo,
 } from './block-fetch.ts';
 import { givers, requiredGivers, type BootstrapLevel } from './consistency.ts';
+import type { FetchTally } from './fetch-tally.ts';
 import { PeerFailure, type PeerClient } from './peer-client.ts';
 import { decodeShards, type PeerShard, type PeerShards } from './peer-messages.ts';
 
@@ -33,7 +35,19 @@ export interface FetchDeps {
   readonly clock: Clock;
   readonly client: PeerClient;
   readonly memo: FetchMemo;
+  /** So many blocks come at the same time. */
+  readonly turns: Turns;
+  readonly seal: (id: FilesetId) => Promise<void>;
+  readonly inlineBytes: number;
   readonly onMemory: (shard: number) => void;
+}
+
+export interface FetchRequest {
+  readonly namespace: Namespace;
+  readonly request: BootstrapRequest;
+  readonly context: BootstrapContext;
+  readonly level: BootstrapLevel;
+  readonly tally: FetchTally;
 }
 
 /** What a peer says it has of a shard. */
@@ -50,86 +64,71 @@ interface ShardPlan {
   readonly offers: readonly Offer[];
 }
 
-/** Shards whose blocks are listed, and then fetched, before the next are. */
-const SHARDS_AT_ONCE = 32;
 const ASKED_ANEW = 3;
 
-/** One namespace, in one pass. */
+/** What is fetched of one namespace, in one pass and round. */
 export class NamespaceFetch {
   readonly #deps: FetchDeps;
-  readonly #options: { readonly level: BootstrapLevel; readonly concurrency: number };
-  readonly #namespace: Namespace;
-  readonly #request: BootstrapRequest;
-  readonly #context: BootstrapContext;
+  readonly #what: FetchRequest;
   readonly #left: Unfulfilled[] = [];
-  readonly #notes = new Set<string>();
-  readonly #from = new Set<string>();
-  readonly #counts = {
-    copied: 0,
-    merged: 0,
-    open: 0,
-    series: 0,
-    bytes: 0,
-    knownBytes: 0,
-    blocks: 0,
-    doneBlocks: 0,
-  };
-  readonly #startedMs: number;
+  readonly #deferred = new Set<number>();
 
-  constructor(
-    deps: FetchDeps,
-    options: { readonly level: BootstrapLevel; readonly concurrency: number },
-    what: {
-      readonly namespace: Namespace;
-      readonly request: BootstrapRequest;
-      readonly context: BootstrapContext;
-    },
-  ) {
+  constructor(deps: FetchDeps, what: FetchRequest) {
     this.#deps = deps;
-    this.#options = options;
-    this.#namespace = what.namespace;
-    this.#request = what.request;
-    this.#context = what.context;
-    this.#startedMs = deps.clock.monotonicMs();
+    this.#what = what;
   }
 
-  async run(): Promise<BootstrapResult> {
-    const { shards } = this.#request.data;
-    for (let at = 0; at < shards.length; at += SHARDS_AT_ONCE) {
-      const batch = shards.slice(at, at + SHARDS_AT_ONCE);
-      if (this.#isSuperseded) this.#leave(batch, 'aborted', 'the placement has changed meanwhile');
-      else await this.#fetchShards(batch);
+  get shards(): readonly number[] {
+    return this.#what.request.data.shards;
+  }
+
+  /** Some of the shards that are to be filled have everything already. */
+  get needsNoneOfSome(): boolean {
+    const { data, namespace } = this.#what.request;
+    return data.shards.length < namespace.shards.length;
+  }
+
+  /** What is to be fetched of shards, the newest blocks first; what too few can give is left. */
+  async list(batch: readonly number[]): Promise<BlockJob[]> {
+    const { request, tally } = this.#what;
+    const asked = batch.filter((shard) => !request.data.get(shard).isEmpty);
+    if (asked.length === 0) return [];
+    if (this.isSuperseded) {
+      this.#leave(asked, 'aborted', 'the placement has changed meanwhile');
+      return [];
     }
+    const offers = await this.#ask(asked);
+    const jobs = asked.flatMap((shard) => {
+      const plan = this.#plan(shard, offers);
+      return plan ? this.#jobs(plan) : [];
+    });
+    for (const job of jobs) tally.expect(job.shard, sizeOf(job));
+    tally.listedShards += asked.length;
+    for (const shard of asked) this.#tell(shard);
+    // What was written lately is asked for most.
+    return jobs.sort((a, b) => (a.startNs > b.startNs ? -1 : a.startNs < b.startNs ? 1 : a.shard - b.shard));
+  }
+
+  /** These are not begun. */
+  defer(shards: readonly number[]): void {
+    for (const shard of shards) this.#deferred.add(shard);
+  }
+
+  get isSuperseded(): boolean {
+    const { context, namespace } = this.#what;
+    return context.superseded?.aborted === true || namespace.deleted;
+  }
+
+  /** What came of it; the index of what was fetched is durable then. */
+  async finish(): Promise<BootstrapResult> {
     const data = joined(this.#left);
     const index = await this.#index(data);
-    return { data, index, detail: this.#detail() };
-  }
-
-  get #isSuperseded(): boolean {
-    return this.#context.superseded?.aborted === true || this.#namespace.deleted;
-  }
-
-  async #fetchShards(batch: readonly number[]): Promise<void> {
-    const offers = await this.#ask(batch);
-    const jobs: BlockJob[] = [];
-    for (const shard of batch) {
-      const plan = this.#plan(shard, offers);
-      if (plan) jobs.push(...this.#jobs(plan));
-    }
-    // What was written lately is asked for most.
-    jobs.sort((a, b) => (a.startNs > b.startNs ? -1 : a.startNs < b.startNs ? 1 : a.shard - b.shard));
-    for (const job of jobs) this.#counts.knownBytes += sizeOf(job);
-    this.#counts.blocks += jobs.length;
-    const next = jobs[Symbol.iterator]();
-    const worker = async (): Promise<void> => {
-      for (const job of next) await this.#fetchBlock(job);
-    };
-    await Promise.all(Array.from({ length: this.#options.concurrency }, worker));
+    return { data, index, detail: this.#what.tally.toString(), deferred: [...this.#deferred] };
   }
 
   /** Asks all that could give any of these shards; who does not answer is noted, and left. */
   async #ask(batch: readonly number[]): Promise<Map<number, Offer[]>> {
-    const { topology, signal } = this.#context;
+    const { topology, signal } = this.#what.context;
     const nodes = new Set(batch.flatMap((shard) => givers(topology, shard)));
     const found = new Map<number, Offer[]>(batch.map((shard) => [shard, []]));
     await Promise.all(
@@ -140,7 +139,7 @@ export class NamespaceFetch {
           for (const shard of shards) found.get(shard.shard)?.push({ node, shard, version });
         } catch (error) {
           if (!(error instanceof PeerFailure)) throw error;
-          this.#notes.add(`${error.message} (left behind)`);
+          this.#what.tally.notes.add(`${error.message} (left behind)`);
         }
       }),
     );
@@ -148,8 +147,8 @@ export class NamespaceFetch {
   }
 
   async #askOne(node: string, shards: readonly number[], signal: AbortSignal): Promise<PeerShards> {
-    const span = this.#request.data.span ?? { startNs: 0n, endNs: 0n };
-    const { name: namespace } = this.#namespace;
+    const span = this.#what.request.data.span ?? { startNs: 0n, endNs: 0n };
+    const { name: namespace } = this.#what.namespace;
     const bytes = await this.#deps.client.call(node, { kind: 'shards', namespace, shards, ...span }, signal);
     try {
       return decodeShards(bytes);
@@ -160,10 +159,10 @@ export class NamespaceFetch {
 
   /** Undefined when too few can give it: then it is left, and said why. */
   #plan(shard: number, found: ReadonlyMap<number, readonly Offer[]>): ShardPlan | undefined {
-    const { topology } = this.#context;
+    const { topology } = this.#what.context;
     const answers = found.get(shard) ?? [];
     const offers = answers.filter((offer) => offer.shard.state === 'whole');
-    const required = requiredGivers(this.#options.level, topology, shard);
+    const required = requiredGivers(this.#what.level, topology, shard);
     if (offers.length >= required) return { shard, required, offers };
     const all = givers(topology, shard);
     const own = stateAtOrigin(topology, shard);
@@ -171,7 +170,7 @@ export class NamespaceFetch {
       answers.length === all.length && answers.every((one) => ['whole', 'waiting'].includes(one.shard.state));
     if (othersWait && (own === 'available' || own === 'leaving')) {
       // Nobody else would begin: what all of them have is all that there is.
-      this.#notes.add(`shard ${shard}: the others wait as well, so what is here counts`);
+      this.#what.tally.notes.add(`shard ${shard}: the others wait as well, so what is here counts`);
       return { shard, required: 0, offers };
     }
     const states = all.map((node) => {
@@ -185,8 +184,8 @@ export class NamespaceFetch {
   }
 
   #jobs({ shard, required, offers }: ShardPlan): BlockJob[] {
-    const { blockSizeNs } = this.#namespace.options;
-    const wanted = this.#request.data.get(shard);
+    const { blockSizeNs } = this.#what.namespace.options;
+    const wanted = this.#what.request.data.get(shard);
     const blocks = new Map<bigint, BlockOffer[]>();
     for (const { node, version, shard: has } of offers) {
       for (const block of has.blocks) {
@@ -206,18 +205,20 @@ export class NamespaceFetch {
     }));
   }
 
-  async #fetchBlock(job: BlockJob): Promise<void> {
-    const { signal } = this.#context;
+  /** A block, which is durable or in the memory when it resolves, or left. */
+  async fetch(job: BlockJob): Promise<void> {
+    const { namespace, context } = this.#what;
+    const { signal, pass, atNs } = context;
     let left = job;
     for (let asked = 0; ; asked++) {
-      if (this.#isSuperseded) {
+      if (this.isSuperseded) {
         this.#leaveBlock(job, 'aborted', 'the placement has changed meanwhile');
         return;
       }
       try {
         const fetch = new BlockFetch(
-          { ...this.#deps, signal, onBytes: (bytes) => this.#came(bytes) },
-          { namespace: this.#namespace, pass: this.#context.pass, atNs: this.#context.atNs },
+          { ...this.#deps, signal, onBytes: (bytes) => this.#came(job, bytes) },
+          { namespace, pass, atNs },
         );
         this.#count(await fetch.run(left), left);
         return;
@@ -227,7 +228,7 @@ export class NamespaceFetch {
           const next =
             error.isStale && asked < ASKED_ANEW ? await this.#anew(left) : without(left, error.node);
           if (next) {
-            if (!error.isStale) this.#notes.add(`${error.message} (left behind)`);
+            if (!error.isStale) this.#what.tally.notes.add(`${error.message} (left behind)`);
             left = next;
             continue;
           }
@@ -247,7 +248,7 @@ export class NamespaceFetch {
     let { spare } = job;
     for (const { node } of job.offers) {
       try {
-        const { shards, version } = await this.#askOne(node, [job.shard], this.#context.signal);
+        const { shards, version } = await this.#askOne(node, [job.shard], this.#what.context.signal);
         const block = shards[0]?.blocks.find(({ startNs }) => startNs === job.startNs);
         if (shards[0]?.state !== 'whole') spare--;
         else if (block) offers.push({ node, block, version });
@@ -259,76 +260,56 @@ export class NamespaceFetch {
     return spare < 0 ? undefined : { ...job, offers, spare };
   }
 
-  #count(fetched: FetchedBlock, job: BlockJob): void {
-    const counts = this.#counts;
-    counts.doneBlocks++;
-    counts.series += fetched.series;
-    if (fetched.kind === 'copied') counts.copied++;
-    if (fetched.kind === 'merged') counts.merged++;
-    if (fetched.kind === 'memory') {
-      counts.open++;
-      if (fetched.series > 0) this.#deps.onMemory(job.shard);
-    }
-    for (const node of fetched.from) this.#from.add(node);
-    this.#tell();
+  #count(fetched: FetchedBlock, { shard }: BlockJob): void {
+    if (fetched.kind === 'memory' && fetched.series > 0) this.#deps.onMemory(shard);
+    this.#what.tally.done(shard, fetched);
+    this.#tell(shard);
   }
 
-  #came(bytes: number): void {
-    this.#counts.bytes += bytes;
-    this.#tell();
+  #came({ shard }: BlockJob, bytes: number): void {
+    this.#what.tally.came(shard, bytes);
+    this.#tell(shard);
   }
 
-  #tell(): void {
-    const { bytes, knownBytes, blocks, doneBlocks } = this.#counts;
-    const tookMs = this.#deps.clock.monotonicMs() - this.#startedMs;
-    const rate = tookMs > 0 ? (bytes / tookMs) * 1000 : 0;
-    const leftMs = rate > 0 && knownBytes > bytes ? ((knownBytes - bytes) / rate) * 1000 : 0;
-    const eta = leftMs > 0 ? `, about ${durationText(leftMs)} left` : '';
-    this.#context.report({
-      done: doneBlocks,
-      total: blocks,
+  /** How far a shard is, and all that is asked for. */
+  #tell(shard: number): void {
+    const { tally, context, namespace } = this.#what;
+    context.onShard?.(namespace.name, shard, tally.ofShard(shard));
+    context.report({
+      done: tally.doneBlocks,
+      total: tally.blocks,
       unit: 'blocks',
-      detail: `${this.#namespace.name}: ${bytesText(bytes)} from peers, ${bytesText(rate)}/s${eta}`,
+      detail: `${namespace.name}: ${tally.rateText(this.#deps.clock.monotonicMs())}`,
     });
   }
 
   /** Of what was written: read back from it. */
   async #index(data: Unfulfilled): Promise<Unfulfilled> {
-    const { index: wanted } = this.#request;
+    const { index: wanted } = this.#what.request;
     const missing = data.ranges.intersect(wanted);
     const reasons = data.reasons.filter(({ shard }) => !missing.get(shard).isEmpty);
-    if (this.#context.pass === 'memory' || wanted.isEmpty || this.#namespace.deleted) {
+    if (this.#what.context.pass === 'memory' || wanted.isEmpty || this.#what.namespace.deleted) {
       return { ranges: missing, reasons };
     }
     try {
-      await rebuildIndex(this.#namespace, uncovered(this.#namespace));
+      await rebuildIndex(this.#what.namespace, uncovered(this.#what.namespace));
       return { ranges: missing, reasons };
     } catch (error) {
       if (!isTrouble(error) && !(error instanceof FileDamageError)) throw error;
       const detail = `the index of what peers gave cannot be made: ${messageOf(error)}`;
-      return unfulfilled(this.#namespace.name, wanted, 'persistFailed', detail);
+      return unfulfilled(this.#what.namespace.name, wanted, 'persistFailed', detail);
     }
   }
 
   #leave(shards: readonly number[], reason: UnfulfilledReason, detail: string): void {
-    const ranges = this.#request.data.filterShards((shard) => shards.includes(shard));
-    this.#left.push(unfulfilled(this.#namespace.name, ranges, reason, detail));
+    const ranges = this.#what.request.data.filterShards((shard) => shards.includes(shard));
+    this.#left.push(unfulfilled(this.#what.namespace.name, ranges, reason, detail));
   }
 
   #leaveBlock({ shard, startNs }: BlockJob, reason: UnfulfilledReason, detail: string): void {
-    const { blockSizeNs, name } = this.#namespace.options;
+    const { blockSizeNs, name } = this.#what.namespace.options;
     const block = ShardTimeRanges.of([[shard, TimeRanges.of({ startNs, endNs: startNs + blockSizeNs })]]);
-    this.#left.push(unfulfilled(name, block.intersect(this.#request.data), reason, detail));
-  }
-
-  #detail(): string {
-    const { copied, merged, open, series, bytes } = this.#counts;
-    const parts = [
-      `${copied} filesets copied, ${merged} merged, ${open} open blocks (${series} series read one by one)`,
-      `${bytesText(bytes)} from ${[...this.#from].sort().join(', ') || 'nobody: they have nothing'}`,
-      ...this.#notes,
-    ];
-    return parts.join('; ');
+    this.#left.push(unfulfilled(name, block.intersect(this.#what.request.data), reason, detail));
   }
 }
 

@@ -50,6 +50,7 @@ export interface ClusterOptions {
   readonly namespaces?: readonly NamespaceRequest[];
   readonly engine?: Partial<EngineOptions>;
   readonly majority?: number;
+  readonly inlineBytes?: number;
 }
 
 interface Member {
@@ -91,6 +92,8 @@ export class PeerCluster implements AsyncDisposable {
       server: undefined,
     };
     this.#members.set(name, member);
+    const { inlineBytes } = this.#options;
+    const inline = inlineBytes === undefined ? {} : { inlineBytes };
     const place = { fs: member.disk, folder: '/engine', clock: this.clock };
     const engine = await openEngine(
       place,
@@ -100,7 +103,7 @@ export class PeerCluster implements AsyncDisposable {
         peers: (view, onMemory) =>
           new PeersSource(
             { ...this.#sourceDeps(name), view, onMemory },
-            { level: level ?? this.#options.level ?? 'majority' },
+            { level: level ?? this.#options.level ?? 'majority', ...inline },
           ),
       },
     );

@@ -123,7 +123,7 @@ test('who has not the token, asks nonsense or for what is not there gets an erro
   );
   await using transport = new HttpPeerTransport((node) => endpoints.get(node), TOKEN);
   const block = { shard: 1, blockStartNs: 0n };
-  const file = { kind: 'fileset', namespace: 'default', ...block, volume: 0 } as const;
+  const file = { kind: 'fileset', namespace: 'default', ...block, volume: 0, inlineBytes: 0 } as const;
   await expect(transport.call('n1', file, signal)).rejects.toMatchObject({ code: 'NOT_FOUND' });
   const elsewhere = { ...file, namespace: '../x' };
   await expect(transport.call('n1', elsewhere, signal)).rejects.toMatchObject({ code: 'NAMESPACE_UNKNOWN' });

@@ -2,7 +2,7 @@ import { crc32 } from 'node:zlib';
 import { VarveError } from '../../core/errors.ts';
 import { ByteCursor, writeVarint } from '../fileset/byte-cursor.ts';
 import { FormatFault } from '../fileset/fileset-damage.ts';
-import type { CopiedSums } from '../fileset/receive-fileset.ts';
+import { COPIED_KINDS, type CopiedKind, type CopiedSums } from '../fileset/receive-fileset.ts';
 import type { Overwrite } from '../engine/columns.ts';
 import type { SealedInput } from '../engine/block-writer.ts';
 import type { PeerRequest } from './peer-transport.ts';
@@ -101,6 +101,7 @@ export function decodeRequest(text: string): PeerRequest {
       break;
     case 'fileset':
       need('volume', isCount);
+      need('inlineBytes', isCount);
       break;
     case 'series':
       need('after', (value) => value === undefined || isId(value));
@@ -125,13 +126,37 @@ export function decodeShards(bytes: Uint8Array): PeerShards {
   return read(bytes, (body) => fromJson(body.toString()) as PeerShards);
 }
 
-/** An info file and the sums of the others. */
-export function encodeFileset(info: Uint8Array, sums: CopiedSums): Buffer {
-  return sealed(Buffer.from(toJson({ info, sums })));
+/** An info file and the sums of the others, which follow when they are given. */
+export interface DescribedFiles {
+  readonly info: Buffer;
+  readonly sums: CopiedSums;
+  readonly files: Readonly<Record<CopiedKind, Buffer>> | undefined;
 }
 
-export function decodeFileset(bytes: Uint8Array): { readonly info: Buffer; readonly sums: CopiedSums } {
-  return read(bytes, (body) => fromJson(body.toString()) as { info: Buffer; sums: CopiedSums });
+export function encodeFileset({ info, sums, files }: DescribedFiles): Buffer {
+  const head = Buffer.from(toJson({ info, sums, hasFiles: files !== undefined }));
+  const headBytes = Buffer.alloc(4);
+  headBytes.writeUInt32LE(head.length);
+  return sealed(headBytes, head, ...(files ? COPIED_KINDS.map((kind) => files[kind]) : []));
+}
+
+/** Files are views. */
+export function decodeFileset(bytes: Uint8Array): DescribedFiles {
+  return read(bytes, (body) => {
+    const cursor = new ByteCursor(body);
+    const head = cursor.bytes(cursor.uint32());
+    const { hasFiles, ...described } = fromJson(head.toString()) as {
+      readonly info: Buffer;
+      readonly sums: CopiedSums;
+      readonly hasFiles: boolean;
+    };
+    if (!hasFiles) return { ...described, files: undefined };
+    const { data, index } = described.sums;
+    return {
+      ...described,
+      files: { data: cursor.bytes(data.sizeBytes), index: cursor.bytes(index.sizeBytes) },
+    };
+  });
 }
 
 export function encodeFile(bytes: Uint8Array): Buffer {
@@ -262,10 +287,9 @@ function checksumOf(columns: SealedInput | undefined): Buffer {
 
 const HEAD_BYTES = 4;
 
-function sealed(body: Uint8Array): Buffer {
-  const bytes = Buffer.allocUnsafe(HEAD_BYTES + body.length);
-  bytes.writeUInt32LE(crc32(body), 0);
-  bytes.set(body, HEAD_BYTES);
+function sealed(...parts: readonly Uint8Array[]): Buffer {
+  const bytes = Buffer.concat([Buffer.alloc(HEAD_BYTES), ...parts]);
+  bytes.writeUInt32LE(crc32(bytes.subarray(HEAD_BYTES)), 0);
   return bytes;
 }
 

@@ -1,11 +1,12 @@
 import { VarveError } from '../../core/errors.ts';
-import { hasCode, readWholeFile } from '../../core/file-system.ts';
+import { hasCode } from '../../core/file-system.ts';
 import type { Namespace } from '../engine/namespace.ts';
 import type { PeerView } from '../engine/peer-view.ts';
-import { decodeDigestFile } from '../fileset/digest-file.ts';
+import { storedBlock } from '../engine/stored-block.ts';
 import { FileDamageError } from '../fileset/fileset-damage.ts';
 import { filesetPath, type FilesetId } from '../fileset/fileset-id.ts';
 import { BlockContent } from './block-content.ts';
+import { describeFiles } from './describe-fileset.ts';
 import {
   encodeFile,
   encodeFileset,
@@ -71,24 +72,19 @@ export class PeerServer {
   ): PeerShard {
     const state = this.#stateOf(namespace, shard);
     if (state !== 'whole') return { shard, state, blocks: [] };
-    const { filesets, buffer, tombstones } = namespace;
-    const open = new Set(buffer.blocks().map((block) => block.startNs));
+    const { filesets, buffer } = namespace;
+    const open = buffer.blocks().map((block) => block.startNs);
     const starts = [...new Set([...filesets.blockStarts(), ...open])].sort((a, b) => (a < b ? -1 : 1));
     const blocks = starts.flatMap((start): PeerBlock[] => {
       if (start < startNs || start >= endNs) return [];
-      const info = filesets.info(start, shard);
-      const memorySeries = open.has(start) ? buffer.seriesOfBlock(start, shard).length : 0;
+      const { info, memorySeries, hasDeletions } = storedBlock(namespace, shard, start);
       if (!info && memorySeries === 0) return [];
-      const reader = tombstones.all.length > 0 ? filesets.reader(start, shard) : undefined;
-      const due = reader
-        ? tombstones.after(reader.annotation.deletedUpTo, start, start + reader.info.blockSizeNs)
-        : [];
       const fileset = info && {
         volume: info.volume,
         digest: info.digest.toString('hex'),
         sizeBytes: info.payloadBytes + info.indexBytes,
       };
-      return [{ startNs: start, fileset, memorySeries, hasDeletions: due.length > 0 }];
+      return [{ startNs: start, fileset, memorySeries, hasDeletions }];
     });
     return { shard, state, blocks };
   }
@@ -99,14 +95,17 @@ export class PeerServer {
     return this.#view.isWaiting(namespace.name, shard) ? 'waiting' : 'bootstrapping';
   }
 
-  async #fileset(namespace: Namespace, request: PeerFileset): Promise<Buffer> {
+  async #fileset(
+    namespace: Namespace,
+    request: Extract<PeerRequest, { readonly kind: 'fileset' }>,
+  ): Promise<Buffer> {
     const id = this.#stored(namespace, request);
-    const path = filesetPath(namespace.filesets.root, id, 'digest');
-    const [info, digest] = await this.#whileThere(id, async () => [
-      await readWholeFile(this.#view.fs, filesetPath(namespace.filesets.root, id, 'info')),
-      await readWholeFile(this.#view.fs, path),
-    ]);
-    return encodeFileset(info ?? Buffer.alloc(0), decodeDigestFile(path, digest ?? Buffer.alloc(0)));
+    const { filesets } = namespace;
+    const { payloadBytes = 0, indexBytes = 0 } = filesets.info(id.blockStartNs, id.shard) ?? {};
+    const isSmall = payloadBytes + indexBytes <= Math.min(request.inlineBytes, MAX_ANSWER_BYTES);
+    return encodeFileset(
+      await this.#whileThere(id, () => describeFiles(this.#view.fs, filesets.root, id, isSmall)),
+    );
   }
 
   async #file(

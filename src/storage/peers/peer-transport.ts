@@ -7,7 +7,8 @@ export type PeerRequest =
       readonly startNs: bigint;
       readonly endNs: bigint;
     }
-  | ({ readonly kind: 'fileset' } & PeerFileset)
+  /** Its files come with it when they have no more bytes than `inlineBytes` together. */
+  | ({ readonly kind: 'fileset'; readonly inlineBytes: number } & PeerFileset)
   | ({
       readonly kind: 'file';
       readonly file: 'data' | 'index';

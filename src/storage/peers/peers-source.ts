@@ -1,4 +1,7 @@
+import { basename, dirname } from 'node:path';
 import type { Clock } from '../../core/clock.ts';
+import { makeFolders } from '../../core/file-system.ts';
+import { Turns } from '../../core/turns.ts';
 import {
   type BootstrapContext,
   type BootstrapNamespace,
@@ -10,10 +13,13 @@ import {
 import { ShardTimeRanges } from '../bootstrap/shard-time-ranges.ts';
 import type { PeerView } from '../engine/peer-view.ts';
 import { canBeGiven, givers, requiredGivers, type BootstrapLevel } from './consistency.ts';
+import { GroupSeal } from '../fileset/group-seal.ts';
 import type { FetchMemo } from './block-fetch.ts';
+import { FetchTally } from './fetch-tally.ts';
 import { NamespaceFetch } from './namespace-fetch.ts';
 import { PeerClient } from './peer-client.ts';
 import type { PeerTransport } from './peer-transport.ts';
+import { fetchRound } from './round-fetch.ts';
 
 export interface PeersSourceDeps {
   readonly view: PeerView;
@@ -31,8 +37,10 @@ export interface PeersSourceOptions {
   readonly timeoutMs?: number;
   /** Of a request, before its peer is left behind; 3 unless given. */
   readonly tries?: number;
-  /** Blocks that are fetched at the same time; 12 unless given: mostly they wait for the disk. */
+  /** Blocks that come at the same time; 12 unless given: mostly they wait for each other's disks. */
   readonly concurrency?: number;
+  /** Filesets up to this size come in one answer; 1 MiB unless given. */
+  readonly inlineBytes?: number;
 }
 
 const NOTHING: Unfulfilled = { ranges: ShardTimeRanges.EMPTY, reasons: [] };
@@ -48,11 +56,14 @@ export class PeersSource implements BootstrapSource {
   readonly #options: PeersSourceOptions;
   readonly #client: PeerClient;
   readonly #memo: FetchMemo = { partial: new Map() };
+  readonly #tallies = new Map<string, FetchTally>();
+  readonly #turns: Turns;
 
   constructor(deps: PeersSourceDeps, options: PeersSourceOptions) {
     this.#deps = deps;
     this.#options = options;
-    const { timeoutMs = 15_000, tries = 3 } = options;
+    const { timeoutMs = 15_000, tries = 3, concurrency = 12 } = options;
+    this.#turns = new Turns(concurrency);
     this.#client = new PeerClient(deps, { timeoutMs, tries });
   }
 
@@ -83,22 +94,37 @@ export class PeersSource implements BootstrapSource {
     requests: ReadonlyMap<string, BootstrapRequest>,
     context: BootstrapContext,
   ): Promise<ReadonlyMap<string, BootstrapResult>> {
-    const results = new Map<string, BootstrapResult>();
     await this.#forgetForeign();
+    const { view, clock } = this.#deps;
+    const { level, inlineBytes = 1024 * 1024 } = this.#options;
+    const results = new Map<string, BootstrapResult>();
+    const seals = new Map<string, GroupSeal>();
+    const fetches = new Map<string, NamespaceFetch>();
     for (const [name, request] of requests) {
-      const namespace = this.#deps.view.namespace(name);
+      const namespace = view.namespace(name);
       if (!namespace) continue;
       if (request.data.isEmpty && request.index.isEmpty) {
         results.set(name, { data: NOTHING, index: NOTHING, detail: 'nothing was left to ask for' });
         continue;
       }
-      const fetch = new NamespaceFetch(
-        { ...this.#deps, client: this.#client, memo: this.#memo },
-        { level: this.#options.level, concurrency: this.#options.concurrency ?? 12 },
-        { namespace, request, context },
+      const { root } = namespace.filesets;
+      if (!seals.has(root)) await makeFolders(view.fs, dirname(root), [basename(root)]);
+      const seal = seals.get(root) ?? new GroupSeal(view.fs, root);
+      seals.set(root, seal);
+      const tally = this.#tallyOf(name, request, context);
+      const deps = { ...this.#deps, client: this.#client, memo: this.#memo, turns: this.#turns, inlineBytes };
+      fetches.set(
+        name,
+        new NamespaceFetch(
+          { ...deps, seal: (id) => seal.seal(id) },
+          { namespace, request, context, level, tally },
+        ),
       );
-      results.set(name, await fetch.run());
     }
+    await fetchRound([...fetches.values()], context);
+    const fetchedMs = clock.monotonicMs();
+    for (const [name, fetch] of fetches) results.set(name, await fetch.finish());
+    context.pace?.spent(clock.monotonicMs() - fetchedMs);
     return results;
   }
 
@@ -106,6 +132,15 @@ export class PeersSource implements BootstrapSource {
   async [Symbol.asyncDispose](): Promise<void> {
     for (const receiver of this.#memo.partial.values()) await receiver.abort();
     this.#memo.partial.clear();
+  }
+
+  /** One for all rounds of an attempt. */
+  #tallyOf(name: string, { namespace }: BootstrapRequest, { pass, pace }: BootstrapContext): FetchTally {
+    const key = `${name}/${pass}`;
+    const known = (pace?.round ?? 0) > 0 ? this.#tallies.get(key) : undefined;
+    const tally = known ?? new FetchTally(namespace.shards.length, this.#deps.clock.monotonicMs());
+    this.#tallies.set(key, tally);
+    return tally;
   }
 
   /** Copies that are not finished, of shards that are others' now. */

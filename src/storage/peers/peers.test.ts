@@ -203,6 +203,103 @@ describe('a node that joins', () => {
   });
 });
 
+describe('shards that are filled one after the other', () => {
+  test('serve, and count as durable, while others are on their way', async () => {
+    await using cluster = await filled({ shardCount: 24, engine: { bootstrapRoundMs: 0 } }, 'n1', 'n2');
+    const expected = await cluster.dump('n1');
+    let letGo = (): void => {};
+    const held = new Promise<void>((resolve) => {
+      letGo = resolve;
+    });
+    let isHeld = false;
+    cluster.fault = async (_, request, answer) => {
+      if (request.kind === 'fileset' && request.shard >= 16) {
+        isHeld = true;
+        await held;
+      }
+      return await answer();
+    };
+    await join(cluster, 'n3', 'n1', 'n2');
+    const n3 = cluster.engine('n3');
+    await until(() => isHeld);
+    const first = Array.from({ length: 8 }, (_, shard) => shard);
+    expect(n3.durableShards()).toEqual(expect.arrayContaining(first));
+    expect(n3.durableShards()).not.toContain(16);
+    // From its own disk alone, and through the index.
+    const range = { startNs: 0n, endNs: 2n ** 62n, shards: first };
+    const names: string[] = [];
+    const matchers = [labelMatcher('__name__', '=~', 'm.*')];
+    for await (const { labels, batches } of n3.read('default', { ...range, matchers })) {
+      let count = 0;
+      for await (const { times } of batches) count += times.length;
+      const name = labels[0]?.[1] ?? '';
+      expect(count).toBe(expected[name]?.length);
+      names.push(name);
+    }
+    expect(names.length).toBeGreaterThan(0);
+    expect(names.length).toBeLessThan(SERIES.length);
+    expect(() => n3.read('default', { matchers, startNs: 0n, endNs: 1n })).toThrow('not bootstrapped');
+    const shards = n3.status().namespaces[0]?.shards ?? [];
+    const late = shards.filter(({ progress }) => progress !== undefined).map(({ shard }) => shard);
+    expect(late.length).toBeGreaterThan(0);
+    expect(shards[0]).toMatchObject({ state: 'bootstrapped', sources: ['peers'] });
+    for (const shard of late) expect(shards[shard]?.state).toBe('bootstrapping');
+    letGo();
+    await n3.ready();
+    expect(await cluster.dump('n3')).toEqual(expected);
+    expect(n3.durableShards()).toHaveLength(24);
+    // One run, whose sources tell of all rounds together.
+    const runs = n3.status().bootstrapRuns.filter(({ reason }) => reason === 'topology');
+    expect(runs).toHaveLength(1);
+    const [peers] = runs[0]?.sources.filter(({ source }) => source === 'peers') ?? [];
+    const blocks = new Set((await filesetsOf(cluster, 'n3')).keys()).size;
+    expect(peers?.detail).toContain(`${blocks} filesets copied`);
+    expect(peers?.fulfilledBlocks).toBe(peers?.requestedBlocks);
+    for (const shard of [0, 23]) {
+      const fills = n3.explain(shard).filter(({ pass }) => pass === 'persist');
+      const last = fills.filter(({ attempt }) => attempt === fills.at(-1)?.attempt);
+      expect(last.map(({ source }) => source)).toEqual(['peers']);
+    }
+  });
+
+  test('do not keep those waiting that need nothing of others', async () => {
+    await using cluster = await filled({}, 'n1', 'n2');
+    const both = { n1: 'available', n2: 'available' } as const;
+    await cluster.place([both, both, { n1: 'available' }, { n1: 'available' }]);
+    await cluster.engine('n2').ready();
+    let asked = 0;
+    let letGo = (): void => {};
+    const held = new Promise<void>((resolve) => {
+      letGo = resolve;
+    });
+    cluster.fault = async (_, request, answer) => {
+      if (request.kind === 'fileset') {
+        asked++;
+        await held;
+      }
+      return await answer();
+    };
+    const joins = { n1: 'available', n2: 'initializing' } as const;
+    await cluster.place([both, both, joins, joins]);
+    await until(() => asked > 0);
+    const killed = cluster.kill('n2');
+    letGo();
+    await killed;
+    asked = 0;
+    cluster.fault = async (_, request, answer) => {
+      if (request.kind === 'fileset' && ++asked > 0) await new Promise<void>((resolve) => (letGo = resolve));
+      return await answer();
+    };
+    await cluster.start('n2');
+    await until(() => asked > 0);
+    expect(cluster.engine('n2').durableShards()).toEqual([0, 1]);
+    cluster.fault = undefined;
+    letGo();
+    await cluster.engine('n2').ready();
+    expect(await cluster.dump('n2')).toEqual(await cluster.dump('n1'));
+  });
+});
+
 describe('trouble on the way', () => {
   test('a peer that is down: with `majority` it waits and says for whom, and goes on when it is back', async () => {
     await using cluster = await filled({ majority: 2 }, 'n1', 'n2');
@@ -261,7 +358,7 @@ describe('trouble on the way', () => {
   });
 
   test('a copy that was interrupted goes on where it ended, from another peer', async () => {
-    await using cluster = await filled({ shardCount: 1, level: 'one' }, 'n1', 'n2');
+    await using cluster = await filled({ shardCount: 1, level: 'one', inlineBytes: 0 }, 'n1', 'n2');
     const sent = new Map<string, number>();
     cluster.fault = async (to, request, answer) => {
       if (request.kind !== 'file') return await answer();
@@ -459,6 +556,12 @@ describe('nobody to ask', () => {
     ).toEqual(new Set(['fs', 'peers']));
   });
 });
+
+/** Paths of complete filesets. */
+async function filesetsOf(cluster: PeerCluster, node: string): Promise<Map<string, Buffer>> {
+  const files = [...cluster.disk(node).files()];
+  return new Map(files.filter(([path]) => path.includes('/data/') && path.endsWith('-checkpoint.db')));
+}
 
 async function all<T>(found: AsyncIterable<T>): Promise<T[]> {
   const list: T[] = [];
