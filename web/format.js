@@ -32,6 +32,10 @@ export function troubleOf({ nodes, group, dataNodes, namespaces, runs }) {
   const engines = nodes
     .filter(({ storage, state }) => storage?.reason && state === 'ready')
     .map(({ name, storage }) => `${name}: ${storage.reason}`);
+  const waiting = nodes
+    .map(({ name, storage }) => ({ name, text: storage?.bootstrap ? waitText(storage.bootstrap) : '' }))
+    .filter(({ text }) => text !== '')
+    .map(({ name, text }) => `${name}: ${text}`);
   const leaderless = group && !group.master ? ['the group has no write master: nobody can write'] : [];
   const members = (group?.members ?? [])
     .filter(({ state }) => state !== 'member')
@@ -45,7 +49,7 @@ export function troubleOf({ nodes, group, dataNodes, namespaces, runs }) {
   const failed = runs
     .filter(({ state }) => state === 'failed')
     .map(({ node, run, error }) => `${node}: ${run} failed: ${error?.message ?? 'see its log'}`);
-  return [...leaderless, ...unready, ...members, ...engines, ...damaged, ...away, ...failed];
+  return [...leaderless, ...unready, ...members, ...engines, ...waiting, ...damaged, ...away, ...failed];
 }
 
 /** What the newest bootstrap of an engine did. */
@@ -56,8 +60,16 @@ export function engineText({ bootstrap, reason }) {
   for (const { source, fulfilledBlocks } of filled)
     blocks.set(source, (blocks.get(source) ?? 0) + fulfilledBlocks);
   const from = [...blocks].map(([source, count]) => `${source} ${count}`).join(', ');
+  const now = [bootstrap.progress, waitText(bootstrap)].filter(Boolean);
+  if (now.length > 0) return `${bootstrap.state}: ${now.join('; ')}`;
   const took = bootstrap.tookMs === null ? '' : ` in ${duration(bootstrap.tookMs)}`;
   return `${bootstrap.state}${took}${from ? `; blocks: ${from}` : ''}${bootstrap.error ? `; ${bootstrap.error}` : ''}`;
+}
+
+/** What nobody could fill yet, and why, of the first shard of which that is said. */
+export function waitText({ unfulfilled }) {
+  const [first] = unfulfilled ?? [];
+  return first ? `shard ${first.shard} of ${first.namespace} waits: ${first.reason}, ${first.detail}` : '';
 }
 
 /** One sentence about the whole system. */

@@ -31,6 +31,7 @@ function showSystem(system) {
   showTable(place('namespaces'), NAMESPACE_COLUMNS, held);
   const engines = system.nodes.filter(({ storage }) => storage);
   showTable(place('engines'), ENGINE_COLUMNS, engines);
+  showTable(place('placement'), PLACEMENT_COLUMNS, system.placement?.instances ?? []);
   const drawn = system.namespaces.map(({ name }) => shardMap(name, system.shards, maps));
   show(place('shards'), system.shards.length === 0 ? [] : [...drawn, legend()]);
   const runs = (system.runs ?? []).toSorted((a, b) => (a.startedAt < b.startedAt ? 1 : -1));
@@ -95,7 +96,16 @@ const ENGINE_COLUMNS = [
     ({ storage: { memory } }) => (memory ? `${bytes(memory.usedBytes)} of ${bytes(memory.limitBytes)}` : ''),
   ],
   ['log', ({ storage: { log } }) => (log ? `${log.state}, ${bytes(log.bytes)}` : '')],
-  ['last start', ({ storage }) => engineText(storage)],
+  ['bootstrap', ({ storage }) => engineText(storage)],
+];
+
+/** Of the shards of metrics: while nodes come in or go out, some are on their way. */
+const PLACEMENT_COLUMNS = [
+  ['instance', ({ node }) => node],
+  ['shards available', ({ shards }) => number(shards.available)],
+  ['initialising', ({ shards }) => moving(shards.initializing)],
+  ['leaving', ({ shards }) => moving(shards.leaving)],
+  ['', ({ isLeaving }) => (isLeaving ? { text: 'is being taken out', tone: 'warn' } : '')],
 ];
 
 const RUN_COLUMNS = [
@@ -122,6 +132,10 @@ function replicationOf({ edges, node, seenFrom }) {
     return { text: broken.map(({ database, state }) => `${database}: ${state}`).join('; '), tone: 'bad' };
   const lag = edges.reduce((sum, { lagBytes }) => sum + (lagBytes ?? 0), 0);
   return edges.length === 0 ? '' : `${bytes(lag)} behind`;
+}
+
+function moving(count) {
+  return count === 0 ? '' : { text: number(count), tone: 'warn' };
 }
 
 function number(count) {

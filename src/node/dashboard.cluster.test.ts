@@ -202,6 +202,45 @@ describe.skipIf(BROWSER === undefined)('the dashboard in a browser', () => {
     ]);
   });
 
+  test('shows which shards are on their way to a node that was added, how far it is, and for whom it waits', async () => {
+    const unfulfilled = [
+      { namespace: 'default', shard: 3, reason: 'consistencyNotMet', detail: 'dn2: no answer' },
+    ];
+    const bootstrap = {
+      state: 'running',
+      progress: '3/10 shards · 30%',
+      tookMs: null,
+      sources: [],
+      error: null,
+    };
+    const storage = { state: 'bootstrapping', reason: null, memory: null, log: null };
+    const of = (initializing: number, available: number, leaving: number): object => ({
+      initializing,
+      available,
+      leaving,
+    });
+    await open({
+      ...WHOLE,
+      nodes: [
+        ...WHOLE.nodes,
+        node('dn4', { storage: { ...storage, bootstrap: { ...bootstrap, unfulfilled } } }),
+      ],
+      placement: {
+        instances: [
+          { node: 'dn1', isLeaving: true, shards: of(0, 0, 16) },
+          { node: 'dn4', isLeaving: false, shards: of(1024, 16, 0) },
+        ],
+      },
+    });
+    const rows = await page.locator('#placement tbody tr').allTextContents();
+    expect(rows).toEqual(['dn1016is being taken out', 'dn4161,024']);
+    expect(await page.textContent('#engines')).toContain('running: 3/10 shards · 30%');
+    expect(await page.locator('#trouble li').allTextContents()).toEqual([
+      'dn4: shard 3 of default waits: consistencyNotMet, dn2: no answer',
+    ]);
+    expect(complaints).toEqual([]);
+  });
+
   test('follows what changes, and says when nobody answers any more', async () => {
     await open(TROUBLED);
     system = WHOLE;
