@@ -382,6 +382,9 @@ begin
   end if;
   if strpos(context, E'\n') = 0 then
     select * into found_text from varve_group._next_typed(tg_tag, varve_group._is_off());
+  elsif varve_group._is_off() then
+    -- Taking the text apart costs ten milliseconds for a long one, which a script of a hundred commands is.
+    return;
   else
     select * into found_text from varve_group._nested(tg_tag, context);
   end if;
@@ -449,30 +452,5 @@ begin
 end
 $$;
 
-do $$
-declare
-  present text[] := array(select e.evtname from pg_catalog.pg_event_trigger e);
-begin
-  -- Triggers run in the order of their names; these before those of extension varve.
-  if not 'varve_capture_1_caller' = any (present) then
-    create event trigger varve_capture_1_caller on ddl_command_end execute function varve_group._note_caller();
-  end if;
-  if not 'varve_capture_2_queue' = any (present) then
-    create event trigger varve_capture_2_queue on ddl_command_end execute function varve_group._on_ddl_end();
-  end if;
-  if not 'varve_capture_drop_1_caller' = any (present) then
-    create event trigger varve_capture_drop_1_caller on sql_drop execute function varve_group._note_caller();
-  end if;
-  if not 'varve_capture_drop_2' = any (present) then
-    create event trigger varve_capture_drop_2 on sql_drop execute function varve_group._on_drop();
-  end if;
-  if not 'varve_capture_rewrite_1_caller' = any (present) then
-    create event trigger varve_capture_rewrite_1_caller on table_rewrite execute function varve_group._note_caller();
-  end if;
-  if not 'varve_capture_rewrite_2' = any (present) then
-    create event trigger varve_capture_rewrite_2 on table_rewrite execute function varve_group._on_rewrite();
-  end if;
-end
-$$;
 revoke execute on all functions in schema varve_group from public;
 grant execute on function varve_group.write_master(), varve_group.is_write_master() to public;

@@ -30,13 +30,7 @@ export async function installGroupSchema(
   connection: Connection,
   { groupUuid, node }: GroupIdentity,
 ): Promise<void> {
-  const script = await groupScript();
-  const version = createHash('sha256').update(script).digest('hex').slice(0, 16);
-  await connection.transaction(async () => {
-    await connection.query(
-      `select pg_catalog.pg_advisory_xact_lock($1), pg_catalog.set_config('varve_group.ddl', 'off', true)`,
-      [INSTALL_LOCK],
-    );
+  await inInstallation(connection, async () => {
     const present = await groupIdentity(connection);
     if (present && (present.groupUuid !== groupUuid || present.node !== node)) {
       throw new VarveError(
@@ -48,17 +42,46 @@ export async function installGroupSchema(
         },
       );
     }
-    if ((await installedVersion(connection)) === version) return;
-    await connection.query(
-      `set local client_min_messages = warning; set local search_path = pg_catalog, pg_temp; ${script};
-       comment on schema varve_group is 'Varve: replication in a group, version ${version}'`,
-    );
+    const changed = await runScript(connection);
+    if (present && !changed) return;
     await connection.query(
       'insert into varve_group.local (group_uuid, node) values ($1, $2) on conflict do nothing',
       [groupUuid, node],
     );
     await connection.query('select varve_group.adopt_tables()');
   });
+}
+
+/**
+ * The same for a database that is nobody's yet: all of it but what `installGroupSchema` then adds in a moment, to whom
+ * it belongs. Nothing is captured or replicated until then.
+ */
+export async function prepareGroupSchema(connection: Connection): Promise<void> {
+  await inInstallation(connection, () => runScript(connection));
+}
+
+/** In one transaction, of which there is one at a time; what it makes is not put into the queue. */
+function inInstallation<T>(connection: Connection, work: () => Promise<T>): Promise<T> {
+  return connection.transaction(async () => {
+    await connection.query(
+      `select pg_catalog.pg_advisory_xact_lock($1), pg_catalog.set_config('varve_group.ddl', 'off', true)`,
+      [INSTALL_LOCK],
+    );
+    return work();
+  });
+}
+
+/** False when this version of the scripts was run here before. */
+async function runScript(connection: Connection): Promise<boolean> {
+  const script = await groupScript();
+  const version = createHash('sha256').update(script).digest('hex').slice(0, 16);
+  if ((await installedVersion(connection)) === version) return false;
+  await connection.query(
+    `set local client_min_messages = warning; set local search_path = pg_catalog, pg_temp;
+     set local check_function_bodies = off; ${script};
+     comment on schema varve_group is 'Varve: replication in a group, version ${version}'`,
+  );
+  return true;
 }
 
 /** To which group this database belongs, and as whose; undefined for none. */
