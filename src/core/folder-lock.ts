@@ -32,7 +32,10 @@ export async function lockFolder(folder: string): Promise<FolderLock> {
     });
   }
   server.unref();
-  await writeFile(join(folder, PID_FILE), `${process.pid}\n`, { mode: 0o600 });
+  await writeFile(join(folder, PID_FILE), `${process.pid}\n`, { mode: 0o600 }).catch((error: unknown) => {
+    server.close();
+    throw error;
+  });
   return {
     folder,
     async [Symbol.asyncDispose]() {

@@ -3,12 +3,10 @@ import {
   access,
   chmod,
   constants,
-  copyFile,
   lstat,
   mkdir,
   readdir,
   readFile,
-  readlink,
   rename,
   rm,
   stat,
@@ -17,6 +15,7 @@ import {
 import { dirname, join, relative } from 'node:path';
 import { VarveError } from '../core/errors.ts';
 import type { Binaries } from './binaries.ts';
+import { copyTree } from './copy-tree.ts';
 import { blockedAt, makePassable, type RunAs } from './run-as.ts';
 
 /**
@@ -89,8 +88,8 @@ async function hydrate(native: string): Promise<true> {
   return true;
 }
 
-/** Of the package's content, not of its place: checkouts share copies. */
-async function fingerprint({ postgres, initdb, version }: Binaries): Promise<string> {
+/** Of the programs, not of their place: checkouts share copies. */
+export async function fingerprint({ postgres, initdb, version }: Binaries): Promise<string> {
   const hash = createHash('sha256').update(version);
   for (const path of [postgres, initdb]) {
     const { size, mtimeMs } = await stat(path);
@@ -105,29 +104,17 @@ async function makeCopy(native: string, copy: string): Promise<void> {
   await removeAbandoned(dirname(copy));
   const making = join(dirname(copy), `.making-${randomBytes(6).toString('hex')}`);
   try {
-    await copyTree(native, making);
+    await mkdir(making);
+    await chmod(making, 0o755);
+    await copyTree(native, making, {
+      skips: (name) => name.endsWith('.a'),
+      modeOf: (mode) => (mode === undefined || mode & 0o100 ? 0o755 : 0o644),
+    });
     await hydrate(making);
     await rename(making, copy);
   } catch (error) {
     await rm(making, { recursive: true, force: true });
     if (!(await exists(copy))) throw error;
-  }
-}
-
-async function copyTree(from: string, to: string): Promise<void> {
-  await mkdir(to);
-  await chmod(to, 0o755);
-  for (const entry of await readdir(from, { withFileTypes: true })) {
-    const source = join(from, entry.name);
-    const target = join(to, entry.name);
-    if (entry.isDirectory()) await copyTree(source, target);
-    else if (entry.isSymbolicLink()) await symlink(await readlink(source), target);
-    else if (!entry.name.endsWith('.a')) {
-      // Shares blocks where the file system can, copies where not.
-      await copyFile(source, target, constants.COPYFILE_FICLONE);
-      const { mode } = await stat(source);
-      await chmod(target, mode & 0o100 ? 0o755 : 0o644);
-    }
   }
 }
 

@@ -112,13 +112,6 @@ export function signalProcess(pid: number, signal: NodeJS.Signals): boolean {
   }
 }
 
-/** Identifies the cluster: written by initdb, the first eight bytes of its control file. */
-export async function systemIdentifier(dataDir: string): Promise<string> {
-  const control = await readFile(join(dataDir, 'global', 'pg_control'));
-  const littleEndian = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1;
-  return String(littleEndian ? control.readBigUInt64LE(0) : control.readBigUInt64BE(0));
-}
-
 export async function fileSize(path: string): Promise<number> {
   return (await stat(path).catch(() => ({ size: 0 }))).size;
 }

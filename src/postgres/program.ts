@@ -12,7 +12,9 @@ export interface ProgramOptions {
   readonly folder: ServerFolder;
   readonly dataDir: string;
   /** A file that belongs to the server's user. */
-  readonly input: string;
+  readonly input?: string | undefined;
+  /** What it reads from its standard input, of which nobody else sees anything. */
+  readonly stdin?: string | undefined;
   readonly signal: AbortSignal;
   readonly timeoutMs: number;
 }
@@ -30,12 +32,20 @@ export async function runProgram(
   const { folder, dataDir, signal, timeoutMs } = options;
   signal.throwIfAborted();
   await using data = await open(dataDir, 'r');
-  await using input = await open(options.input, 'r');
+  await using input = options.input === undefined ? undefined : await open(options.input, 'r');
   const child = spawn(path, args, {
     ...folder.spawnOptions(dataDir),
     detached: true,
-    stdio: ['ignore', 'pipe', 'pipe', data.fd, input.fd],
+    stdio: [
+      options.stdin === undefined ? 'ignore' : 'pipe',
+      'pipe',
+      'pipe',
+      data.fd,
+      ...(input ? [input.fd] : []),
+    ],
   });
+  // One that ends without having read it all says itself what is wrong.
+  child.stdin?.on('error', () => {}).end(options.stdin);
   let output = '';
   const collect = (chunk: Buffer): void => {
     output = (output + chunk.toString()).slice(-OUTPUT_MAX_CHARACTERS);

@@ -63,32 +63,34 @@ export async function resolveRunAsFor(dataDir: string, wanted?: string): Promise
  */
 export async function peerNames(runAs: RunAs | undefined): Promise<string[]> {
   const ids = new Set([process.getuid?.(), runAs?.uid].filter((id) => id !== undefined));
-  const names = [...ids].map((id) =>
-    promisify(execFile)('id', ['-un', String(id)]).then(
-      ({ stdout }) => stdout.trim(),
-      () => undefined,
-    ),
-  );
+  const names = [...ids].map(async (id) => {
+    const [name] = (await passwdLines()).find(([, , uid]) => uid === String(id)) ?? [];
+    return name ?? (await ask('-un', String(id)).catch(() => undefined));
+  });
   return (await Promise.all(names)).filter((name) => name !== undefined);
 }
 
 /** Name services that are not in the file (LDAP, macOS) are asked through `id`. */
 async function lookUpUser(name: string): Promise<RunAs | undefined> {
   if (!/^[\w.][\w.-]*\$?$/.test(name)) return undefined;
-  const passwd = await readFile('/etc/passwd', 'utf8').catch(() => '');
-  const fields = passwd
-    .split('\n')
-    .map((line) => line.split(':'))
-    .find(([user]) => user === name);
+  const fields = (await passwdLines()).find(([user]) => user === name);
   if (fields) return { user: name, uid: Number(fields[2]), gid: Number(fields[3]) };
-  const id = async (flag: string): Promise<number> => {
-    const { stdout } = await promisify(execFile)('id', [flag, name]);
-    return Number(stdout);
-  };
-  return id('-u').then(
-    async (uid) => ({ user: name, uid, gid: await id('-g') }),
+  return ask('-u', name).then(
+    async (uid) => ({ user: name, uid: Number(uid), gid: Number(await ask('-g', name)) }),
     () => undefined,
   );
+}
+
+/** Name, password, user id, group id, … of the users that the machine itself knows. */
+async function passwdLines(): Promise<string[][]> {
+  const text = await readFile('/etc/passwd', 'utf8').catch(() => '');
+  return text.split('\n').map((line) => line.split(':'));
+}
+
+/** @throws when there is no such user */
+async function ask(flag: string, user: string): Promise<string> {
+  const { stdout } = await promisify(execFile)('id', [flag, user]);
+  return stdout.trim();
 }
 
 /**

@@ -38,7 +38,10 @@ export interface ServerOptions extends Partial<
   readonly extensionFolders?: readonly string[] | undefined;
   /** False: neither initdb nor the server syncs, which only a crash of the machine shows; for tests. */
   readonly durable?: boolean | undefined;
-  /** For copies of programs that the server's user cannot reach where they are: `/var/cache/varve`. */
+  /**
+   * For copies of programs that the server's user cannot reach where they are, and for data folders to copy:
+   * `defaultCacheFolder`.
+   */
   readonly cacheFolder?: string | undefined;
   /** initdb, and the start up to the first login, each: 120,000. A crash recovery has to fit in. */
   readonly startTimeoutMs?: number | undefined;

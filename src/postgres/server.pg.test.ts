@@ -22,6 +22,7 @@ import { freePort } from './port.ts';
 import { endProcesses, isAlive, processesOn } from './postmaster.ts';
 import { resolveRunAs } from './run-as.ts';
 import { ServerContext, serverSteps, startServer, type OwnServer, type ServerOptions } from './server.ts';
+import { systemIdentifier } from './system-identifier.ts';
 
 const asRoot = process.getuid?.() === 0;
 const onLinux = process.platform === 'linux';
@@ -179,8 +180,16 @@ describeEachMajor('a server of our own', (major) => {
 });
 
 describe('initdb that is killed', () => {
+  /** Where no template can be kept. */
+  let plain: { cacheFolder: string };
+  beforeEach(async () => {
+    plain = { cacheFolder: join(parent, 'cache') };
+    await mkdir(plain.cacheFolder);
+    await writeFile(join(plain.cacheFolder, 'data-folders'), 'a file');
+  });
+
   it('leaves no data folder, and the next attempt starts afresh', async () => {
-    const starting = start();
+    const starting = start(plain);
     const outcome = starting.catch((error: unknown) => error);
     await until('initdb has begun', async () => {
       const [name] = await making();
@@ -195,7 +204,7 @@ describe('initdb that is killed', () => {
   });
 
   it('together with the process that ran it is cleaned up after, and the password stays', async () => {
-    const { child } = startInProcess();
+    const { child } = startInProcess(plain);
     await until('initdb writes', async () => {
       const [name] = await making();
       return name !== undefined && (await readdir(join(folder, name))).length > 3;
@@ -209,12 +218,82 @@ describe('initdb that is killed', () => {
 
   it('by the abort of the run leaves nothing', async () => {
     const abort = new AbortController();
-    const outcome = startServer(options(), { signal: abort.signal }).catch((error: unknown) => error);
+    const outcome = startServer(options(plain), { signal: abort.signal }).catch((error: unknown) => error);
     await until('initdb has begun', async () => (await making()).length > 0);
     const reason = new Error('enough');
     abort.abort(reason);
     expect(await outcome).toBe(reason);
     expect(await making()).toEqual([]);
+  });
+});
+
+describe('the template of data folders', () => {
+  let cacheFolder: string;
+  const templates = async (): Promise<string[]> => {
+    const names = await readdir(join(cacheFolder, 'data-folders')).catch(() => []);
+    return names.map((name) => join(cacheFolder, 'data-folders', name));
+  };
+  const startAt = (name: string): Promise<OwnServer> => start({ folder: join(parent, name), cacheFolder });
+  beforeEach(() => {
+    cacheFolder = join(parent, 'cache');
+  });
+
+  it('is made once for servers that come up at once, each with identifier and password of its own', async () => {
+    const [one, two] = await Promise.all([startAt('one'), startAt('two')]);
+    const [place, ...others] = await templates();
+    expect(others).toEqual([]);
+    const identifiers = await Promise.all(
+      [one, two].map(async (server) => {
+        const sql = 'select system_identifier::text as id from pg_control_system()';
+        const { id } = await ask<{ id: string }>(server, sql);
+        expect(await systemIdentifier(server.dataDir)).toBe(id);
+        return id;
+      }),
+    );
+    const all = new Set([...identifiers, await systemIdentifier(join(place ?? '', 'data'))]);
+    expect(all.size).toBe(3);
+    await expect(connect({ ...one.admin(), password: two.admin().password })).rejects.toMatchObject({
+      code: 'LOGIN_FAILED',
+    });
+    // Root copies from it: nobody else may reach it.
+    expect((await stat(place ?? '')).mode & 0o777).toBe(0o700);
+    expect((await stat(place ?? '')).uid).toBe(process.getuid?.());
+    await one.stop();
+    expect(await ask(await startAt('one'), 'select 1 as n')).toEqual({ n: 1 });
+  });
+
+  it('that is no good is thrown away, and initdb makes the folder', async () => {
+    await startAt('one');
+    const [place = ''] = await templates();
+    await writeFile(join(place, 'data', 'global', 'pg_control'), 'damaged');
+    expect(await ask(await startAt('two'), 'select 1 as n')).toEqual({ n: 1 });
+    expect(await templates()).toEqual([]);
+    await startAt('three');
+    expect(await templates()).toEqual([place]);
+  });
+
+  it('whose maker is killed is made by the next', async () => {
+    const { child } = startInProcess({ cacheFolder });
+    const unfinished = async (): Promise<string[]> => {
+      const [place = parent] = await templates();
+      return (await readdir(place)).filter((name) => name.startsWith('data.initdb-'));
+    };
+    await until('initdb writes', async () => (await unfinished()).length > 0);
+    await kill(child);
+    expect(await ask(await start({ cacheFolder }), 'select 1 as n')).toEqual({ n: 1 });
+    expect(await unfinished()).toEqual([]);
+    const [place = ''] = await templates();
+    expect(await readdir(place)).toContain('data');
+  });
+
+  it('is not copied from while its folder is open, as a maker leaves it that was killed at the end', async () => {
+    await startAt('one');
+    const [place = ''] = await templates();
+    const before = await systemIdentifier(join(place, 'data'));
+    await chmod(place, 0o711);
+    await startAt('two');
+    expect(await systemIdentifier(join(place, 'data'))).not.toBe(before);
+    expect((await stat(place)).mode & 0o777).toBe(0o700);
   });
 });
 

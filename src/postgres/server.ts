@@ -4,6 +4,7 @@ import { systemClock, type Clock } from '../core/clock.ts';
 import { done, todo, type Check, type Step, type StepWork } from '../run/step.ts';
 import { findBinaries, type Binaries } from './binaries.ts';
 import { usableBinaries } from './binaries-copy.ts';
+import { defaultCacheFolder } from './cache-folder.ts';
 import { Connection } from './connection.ts';
 import type { Endpoint } from './endpoint.ts';
 import { initDatabase } from './init-database.ts';
@@ -59,6 +60,10 @@ export class ServerContext {
     return this.options.durable ?? true;
   }
 
+  get cacheFolder(): string {
+    return this.options.cacheFolder ?? defaultCacheFolder();
+  }
+
   folder(): Promise<ServerFolder> {
     this.#folder ??= openFolder(this.options);
     return this.#folder;
@@ -73,7 +78,7 @@ export class ServerContext {
   /** The programs, in a place from which the server's user can start them. */
   async programs(): Promise<Binaries> {
     const { runAs } = await this.folder();
-    return usableBinaries(await this.binaries(), runAs, this.options.cacheFolder ?? '/var/cache/varve');
+    return usableBinaries(await this.binaries(), runAs, this.cacheFolder);
   }
 
   async admin(): Promise<Endpoint> {
@@ -165,13 +170,14 @@ async function applyInit(context: ServerContext, work: StepWork): Promise<void> 
   const { encoding, locale, localeProvider } = context.options;
   const folder = await context.folder();
   await folder.make();
-  await initDatabase({ clock: context.clock, signal: work.signal }, folder, await context.programs(), {
+  await initDatabase({ clock: context.clock, work }, folder, await context.programs(), {
     encoding,
     locale,
     localeProvider,
     superuser: context.superuser,
     durable: context.durable,
     timeoutMs: context.startTimeoutMs,
+    cacheFolder: context.cacheFolder,
   });
 }
 

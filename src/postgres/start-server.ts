@@ -16,11 +16,11 @@ import {
   processesOn,
   readPidFile,
   signalProcess,
-  systemIdentifier,
   worksOn,
   type PidFile,
 } from './postmaster.ts';
 import type { ServerFolder } from './server-folder.ts';
+import { systemIdentifier } from './system-identifier.ts';
 
 const POLL_MS = 20;
 const ORPHAN_GRACE_MS = 5_000;

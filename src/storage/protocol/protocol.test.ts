@@ -7,7 +7,7 @@ import { readSample } from '../kernel/remote-write.ts';
 import { decodeSnappy } from '../kernel/snappy.ts';
 import { decodeXorChunk } from '../kernel/xor-chunk.ts';
 import { encodeLabels } from '../index/labels.ts';
-import { crc32c } from './crc32c.ts';
+import { crc32c } from '../../core/crc32c.ts';
 import { MAX_REQUEST_BYTES, ProtocolKernel } from './protocol-kernel.ts';
 import { ProtobufWriter, varintBytes } from './protobuf-writer.ts';
 import { ChunkFrameEncoder, msOf, ReadResponseWriter, SampleSeriesEncoder } from './read-encoder.ts';

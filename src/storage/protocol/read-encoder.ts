@@ -1,5 +1,5 @@
 import type { ColumnBatch } from '../engine/storage-engine.ts';
-import { crc32c } from './crc32c.ts';
+import { crc32c } from '../../core/crc32c.ts';
 import { CHUNK_SAMPLES, type ProtocolKernel } from './protocol-kernel.ts';
 import { ProtobufWriter, varintBytes, writeVarint } from './protobuf-writer.ts';
 

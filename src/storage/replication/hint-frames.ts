@@ -1,5 +1,5 @@
 import { FILE_HEADER_BYTES } from '../fileset/checked-file.ts';
-import { crc32c } from '../protocol/crc32c.ts';
+import { crc32c } from '../../core/crc32c.ts';
 import { decodeDeletions, encodeDeletions } from './deletion-ledger.ts';
 import type { ReplicaDelete, ReplicaFormat, ReplicaWrite } from './replica-transport.ts';
 

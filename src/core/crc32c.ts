@@ -4,8 +4,8 @@ const SLICES = 8;
 const TABLES = makeTables();
 
 /**
- * CRC-32C, which streamed remote read has behind every frame's length. Eight bytes a step: zlib has only the other
- * polynomial.
+ * CRC-32C, which streamed remote read has behind every frame's length, and PostgreSQL in its control file. Eight bytes a
+ * step: zlib has only the other polynomial.
  */
 export function crc32c(bytes: Uint8Array): number {
   const [t0, t1, t2, t3, t4, t5, t6, t7] = TABLES as unknown as readonly [
