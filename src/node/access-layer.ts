@@ -40,7 +40,7 @@ export async function startAccessLayer(
   deps: AccessLayerDeps,
   options: AccessLayerOptions,
 ): Promise<AccessLayer> {
-  const admins = new AdminPools(deps.postgres);
+  const admins = new AdminPools(() => deps.postgres().endpoint);
   const { rpcPort, dataNodes } = options;
   const { own, credentials } = deps.postgres();
   const socket = own && own.socketDir.length <= SOCKET_FOLDER_MAX_LENGTH ? own : undefined;

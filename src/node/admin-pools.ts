@@ -1,6 +1,5 @@
 import { Pool } from '../postgres/pool.ts';
-import type { Connection } from '../postgres/connection.ts';
-import type { RunningPostgres } from './postgres-service.ts';
+import type { Connection, Endpoint } from '../postgres/connection.ts';
 
 const ADMIN = {
   maxCount: 8,
@@ -16,10 +15,11 @@ const ADMIN = {
  */
 export class AdminPools implements AsyncDisposable {
   readonly #pools = new Map<string, { readonly port: number; readonly pool: Pool }>();
-  readonly #postgres: () => RunningPostgres;
+  readonly #endpoint: () => Endpoint;
 
-  constructor(postgres: () => RunningPostgres) {
-    this.#postgres = postgres;
+  /** `endpoint`: the administrator's login, as of now. */
+  constructor(endpoint: () => Endpoint) {
+    this.#endpoint = endpoint;
   }
 
   withConnection<T>(
@@ -35,7 +35,7 @@ export class AdminPools implements AsyncDisposable {
   }
 
   #of(database: string): Pool {
-    const { endpoint } = this.#postgres();
+    const endpoint = this.#endpoint();
     const known = this.#pools.get(database);
     // After a recovery the server may have another port.
     if (known?.port === endpoint.port) return known.pool;

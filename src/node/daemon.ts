@@ -245,7 +245,7 @@ class Daemon {
   async #bringUp(signal: AbortSignal): Promise<RunningPostgres> {
     const { clock } = this.#deps;
     // Anew each time: what a context remembers is of one attempt.
-    const context = await nodeContext({ clock }, this.#options);
+    await using context = await nodeContext({ clock }, this.#options);
     const steps = nodeSteps(context);
     const { name } = this.#options;
     const run = { run: 'bring-up', node: name, steps, context, signal };

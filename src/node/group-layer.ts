@@ -151,7 +151,7 @@ export class GroupLayer implements AsyncDisposable {
     const { group, folder } = options;
     const secrets = await readGroupSecrets(group.passwordFile);
     const keys = new GroupKeys(deps.coordinator, group.cluster);
-    const admins = new AdminPools(deps.postgres);
+    const admins = new AdminPools(() => deps.postgres().endpoint);
     const services = await openGroupServices({ ...deps, keys, admins }, options);
     return new GroupLayer({
       deps,

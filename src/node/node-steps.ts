@@ -4,24 +4,24 @@ import type { Clock } from '../core/clock.ts';
 import { assert, VarveError } from '../core/errors.ts';
 import { writeExtensionFiles } from '../data-node/extension-files.ts';
 import { writeFileAtomic } from '../postgres/atomic-file.ts';
-import { Connection, type Endpoint } from '../postgres/connection.ts';
+import type { Endpoint } from '../postgres/connection.ts';
 import { endpointFromUrl } from '../postgres/existing-server.ts';
 import { ServerContext, serverSteps } from '../postgres/server.ts';
 import { quoteIdent } from '../postgres/sql.ts';
 import { memberHba, memberSettings } from './group-server.ts';
 import { isLoopback } from './loopback.ts';
 import { done, todo, type Step } from '../run/step.ts';
+import { AdminPools } from './admin-pools.ts';
 import { NodeCertificates } from './certificates.ts';
 import { createExtensions, missingExtensions } from './extension-setup.ts';
 import type { NodeOptions, OwnPostgres } from './node-options.ts';
 import type { RunningPostgres } from './postgres-service.ts';
 import { SUPERUSER } from './system-folder.ts';
 
-const CONNECT_TIMEOUT_MS = 10_000;
 const OLDEST_SERVER = 150_000;
 
 /** What the steps that bring one node's PostgreSQL up share. */
-export interface NodeContext {
+export interface NodeContext extends AsyncDisposable {
   readonly clock: Clock;
   readonly options: NodeOptions;
   /** Of a server that the node runs. */
@@ -29,6 +29,8 @@ export interface NodeContext {
   /** The administrator's login of a server that somebody else runs. */
   readonly remote: Endpoint | undefined;
   readonly certificates: NodeCertificates | undefined;
+  /** Sessions of the administrator, which the steps pass on to each other. */
+  readonly withAdmin: AdminPools['withConnection'];
 }
 
 /** @throws INVALID_ARGUMENT when the URL of the server is wrong */
@@ -40,7 +42,16 @@ export async function nodeContext(
   const certificates = postgres.own ? NodeCertificates.of(options, serverFolderOf(options)) : undefined;
   const server = postgres.own ? ownServerContext(clock, { ...options, postgres }, certificates) : undefined;
   const remote = postgres.own ? undefined : await endpointFromUrl(postgres.url);
-  return { clock, options, server, remote, certificates };
+  const admins = new AdminPools(() => adminEndpoint({ options, server, remote }));
+  return {
+    clock,
+    options,
+    server,
+    remote,
+    certificates,
+    withAdmin: (...asked) => admins.withConnection(...asked),
+    [Symbol.asyncDispose]: () => admins[Symbol.asyncDispose](),
+  };
 }
 
 /** The folder of the server within the node's. */
@@ -116,14 +127,16 @@ export async function runningPostgres(context: NodeContext): Promise<RunningPost
   const own = context.server?.server;
   const credentials = server && certificates ? certificates.credentials(await server.folder()) : {};
   if (own) return { version: own.version, endpoint, own, credentials };
-  await using connection = await open(endpoint);
-  const { version } = await connection.one<{ version: string }>(
-    "select pg_catalog.current_setting('server_version') as version",
+  const { version } = await context.withAdmin(endpoint.database, (connection) =>
+    connection.one<{ version: string }>("select pg_catalog.current_setting('server_version') as version"),
   );
   return { version, endpoint, own: undefined, credentials };
 }
 
-function adminEndpoint({ server, remote, options }: NodeContext, database = options.database): Endpoint {
+function adminEndpoint(
+  { server, remote, options }: Pick<NodeContext, 'server' | 'remote' | 'options'>,
+  database = options.database,
+): Endpoint {
   if (server?.server) return server.server.admin(database);
   assert(remote, 'a server of our own is up when its login is asked for');
   return { ...remote, database };
@@ -185,10 +198,11 @@ const extensionFiles: Step<NodeContext> = {
 const reachServer: Step<NodeContext> = {
   name: 'reach-server',
   check: async (context) => {
-    await using connection = await open(adminEndpoint(context, homeOf(context)));
-    const { number, version } = await connection.one<{ number: number; version: string }>(
-      `select pg_catalog.current_setting('server_version_num')::int4 as number,
-              pg_catalog.current_setting('server_version') as version`,
+    const { number, version } = await context.withAdmin(homeOf(context), (connection) =>
+      connection.one<{ number: number; version: string }>(
+        `select pg_catalog.current_setting('server_version_num')::int4 as number,
+                pg_catalog.current_setting('server_version') as version`,
+      ),
     );
     if (number >= OLDEST_SERVER) return done;
     throw new VarveError('CONFIG_INVALID', `the server is PostgreSQL ${version}, older than 15`, {
@@ -207,15 +221,19 @@ const createDatabase: Step<NodeContext> = {
     return (await hasDatabase(context)) ? done : todo(`there is no database ${context.options.database}`);
   },
   apply: async (context) => {
-    await using connection = await open(adminEndpoint(context, homeOf(context)));
-    await connection.query(`create database ${quoteIdent(context.options.database)} template template0`);
+    const name = quoteIdent(context.options.database);
+    await context.withAdmin(homeOf(context), (connection) =>
+      connection.query(`create database ${name} template template0`),
+    );
   },
 };
 
 async function hasDatabase(context: NodeContext): Promise<boolean> {
-  await using connection = await open(adminEndpoint(context, homeOf(context)));
   const sql = 'select 1 from pg_catalog.pg_database where datname = $1';
-  return (await connection.maybeOne(sql, [context.options.database])) !== undefined;
+  const found = await context.withAdmin(homeOf(context), (connection) =>
+    connection.maybeOne(sql, [context.options.database]),
+  );
+  return found !== undefined;
 }
 
 const createExtensionsStep: Step<NodeContext> = {
@@ -223,14 +241,10 @@ const createExtensionsStep: Step<NodeContext> = {
   check: async (context) => {
     if (!isUp(context)) return NOT_UP;
     if (!(await hasDatabase(context))) return todo('once the database is there');
-    await using connection = await open(adminEndpoint(context));
-    const missing = await missingExtensions(connection);
+    const missing = await context.withAdmin(context.options.database, missingExtensions);
     return missing === '' ? done : todo(missing);
   },
-  apply: async (context) => {
-    await using connection = await open(adminEndpoint(context));
-    await createExtensions(connection);
-  },
+  apply: (context) => context.withAdmin(context.options.database, createExtensions),
 };
 
 /** Always, but in a plan: that starts no server. */
@@ -241,8 +255,4 @@ function isUp({ server, remote }: NodeContext): boolean {
 /** A database that exists: of a server by URL, that of the URL. */
 function homeOf({ remote }: NodeContext): string {
   return remote?.database ?? 'postgres';
-}
-
-function open(endpoint: Endpoint): Promise<Connection> {
-  return Connection.open(endpoint, { connectTimeoutMs: CONNECT_TIMEOUT_MS, applicationName: 'varve' });
 }

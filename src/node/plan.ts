@@ -17,7 +17,7 @@ export interface NodePlan {
 
 /** Runs the checks of a node's bring-up; changes nothing. */
 export async function planNode(clock: Clock, options: NodeOptions, signal: AbortSignal): Promise<NodePlan> {
-  const context = await nodeContext({ clock }, options);
+  await using context = await nodeContext({ clock }, options);
   const planned = await planSteps(nodeSteps(context), context, signal);
   return {
     name: options.name,
