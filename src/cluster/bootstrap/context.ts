@@ -5,6 +5,7 @@ import type { Connection } from '../../postgres/connection.ts';
 import type { GroupKeys, MemberRecord } from '../group-keys.ts';
 import { GroupServers, type GroupLogin, type ServerAddress } from '../mesh/group-servers.ts';
 import { Mesh } from '../mesh/mesh.ts';
+import { Changes } from './changes.ts';
 import type { ControlSchemaPart, GroupSchemaPart, WriteMasterPart } from './group-parts.ts';
 
 export const CONTROL_DATABASE = 'rdpg';
@@ -79,6 +80,7 @@ export class GroupContext implements AsyncDisposable {
   readonly options: BootstrapOptions;
   readonly servers: GroupServers;
   readonly mesh: Mesh;
+  readonly changes: Changes;
   role: BootstrapRole | undefined;
   /** Stays after the bootstrap: the daemon reports through it. */
   registration: Registration | undefined;
@@ -96,6 +98,7 @@ export class GroupContext implements AsyncDisposable {
       deps.servers ??
       new GroupServers({ user: GROUP_ROLE, password: options.groupPassword, tls: options.tls });
     this.mesh = new Mesh({ clock: deps.clock, servers: this.servers });
+    this.changes = new Changes(deps.keys, deps.log);
   }
 
   get keys(): GroupKeys {
@@ -158,6 +161,7 @@ export class GroupContext implements AsyncDisposable {
 
   /** Ends what the bootstrap holds; the registration, too. */
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.changes[Symbol.asyncDispose]();
     await this.releaseLock();
     await this.registration?.deregister();
     if (!this.deps.servers) await this.servers[Symbol.asyncDispose]();

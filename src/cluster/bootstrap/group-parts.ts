@@ -8,6 +8,8 @@ export interface GroupSchemaPart {
    * repeated.
    */
   install(connection: Connection, identity: GroupIdentity): Promise<void>;
+  /** All of that which does not depend on the group, in a database that is nobody's yet. May be repeated. */
+  prepare(connection: Connection): Promise<void>;
   /**
    * Gives a joiner's database the structure of the donor's: roles, then the queue's statements in order. No DDL is
    * committed on the donor meanwhile. May be repeated on what an earlier attempt left.

@@ -14,6 +14,7 @@ import {
 } from './form-group.ts';
 import { joinGroup } from './join-group.ts';
 import { membersOf, readRoster, type Roster } from './members.ts';
+import { prepareSchema } from './prepare-schema.ts';
 import { PREPARE_STEPS } from './prepare-server.ts';
 import { refreshEdges } from './refresh-edges.ts';
 import { REGISTER_STEPS } from './register.ts';
@@ -27,6 +28,7 @@ import { met, waitsFor, waitUntil, type Look } from './wait.ts';
 export function groupBootstrapSteps(): Step<GroupContext>[] {
   return [
     ...PREPARE_STEPS,
+    prepareSchema,
     ...REGISTER_STEPS,
     { name: 'take-bootstrap-lock', check: lockNeeded, apply: takeLock },
     {
@@ -102,7 +104,11 @@ async function schemaAwaited(context: GroupContext): Promise<Check> {
 
 async function waitForMembers(context: GroupContext, work: StepWork): Promise<void> {
   const { keys, deps, options } = context;
-  const wait = { what: `the members of group ${keys.cluster}`, timeoutMs: options.waitTimeoutMs };
+  const wait = {
+    what: `the members of group ${keys.cluster}`,
+    timeoutMs: options.waitTimeoutMs,
+    changes: context.changes,
+  };
   await waitUntil(deps.clock, work, wait, async () => {
     const [group, roster] = await Promise.all([keys.group.read(), readRoster(keys)]);
     if (group?.value.state === 'complete' || group?.value.committed === 'schema') return met;
@@ -133,7 +139,9 @@ async function createControlSchema(context: GroupContext, work: StepWork): Promi
 /** The schema's version, with `cfsb.instances` as a part of it, on every member that lives. */
 async function waitForSchema(context: GroupContext, work: StepWork): Promise<void> {
   const { keys, deps, options } = context;
-  const wait = { what: 'the control schema', timeoutMs: options.waitTimeoutMs };
+  // What has arrived on the other members nobody tells.
+  const told = context.role === 'member' ? { changes: context.changes } : {};
+  const wait = { what: 'the control schema', timeoutMs: options.waitTimeoutMs, ...told };
   await waitUntil(deps.clock, work, wait, async () => {
     const [group, roster] = await Promise.all([keys.group.read(), readRoster(keys)]);
     if (group?.value.state === 'complete') return met;
@@ -142,6 +150,10 @@ async function waitForSchema(context: GroupContext, work: StepWork): Promise<voi
         await waitForMembers(context, work);
         await createControlSchema(context, work);
       } else return waitsFor(`${group.value.owner}, which creates the group and gives no sign of life`);
+    }
+    // The creator looks, and says in the group's record that it is on every member.
+    if (group && context.role === 'member' && roster.alive.has(group.value.owner)) {
+      return waitsFor(`${group.value.owner}, which completes the group`);
     }
     return schemaOnAll(context, roster);
   });
@@ -179,7 +191,7 @@ async function setWriteMaster({ deps }: GroupContext): Promise<void> {
 
 async function waitForWriteMaster(context: GroupContext, work: StepWork): Promise<void> {
   const { keys, deps, options } = context;
-  const wait = { what: 'the write master', timeoutMs: options.waitTimeoutMs };
+  const wait = { what: 'the write master', timeoutMs: options.waitTimeoutMs, changes: context.changes };
   const creator = (await keys.group.read())?.value.owner ?? '';
   const beganMs = deps.clock.monotonicMs();
   await waitUntil(deps.clock, work, wait, async () => {

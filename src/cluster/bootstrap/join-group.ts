@@ -11,7 +11,7 @@ import { met, waitsFor, waitUntil, type Look } from './wait.ts';
 /** Under the lock. A group that is being made is joined at once; one that has content by the freeze protocol. */
 export async function joinGroup(context: GroupContext, work: StepWork): Promise<void> {
   const { keys, deps, options } = context;
-  const wait = { what: `group ${keys.cluster}`, timeoutMs: options.waitTimeoutMs };
+  const wait = { what: `group ${keys.cluster}`, timeoutMs: options.waitTimeoutMs, changes: context.changes };
   await waitUntil(deps.clock, work, wait, async () => {
     const group = await keys.group.read();
     if (!group) return waitsFor('the group');

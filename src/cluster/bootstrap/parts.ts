@@ -1,4 +1,4 @@
-import { installGroupSchema } from '../ddl/install.ts';
+import { installGroupSchema, prepareGroupSchema } from '../ddl/install.ts';
 import type { GroupShape } from '../schema/default-rows.ts';
 import { controlSchemaState, installControlSchema } from '../schema/install.ts';
 import type { Migration } from '../schema/migration.ts';
@@ -9,6 +9,7 @@ import type { ControlSchemaPart, GroupSchemaPart } from './group-parts.ts';
 /** The queue of DDL as the bootstrap uses it. */
 export const groupSchemaPart: GroupSchemaPart = {
   install: installGroupSchema,
+  prepare: prepareGroupSchema,
   replay: replayDdl,
   holdDdl: async (connection) => {
     await connection.query('select varve_group.hold_ddl()');

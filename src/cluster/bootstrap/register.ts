@@ -103,7 +103,11 @@ async function nodesNeeded({ keys, options }: GroupContext): Promise<Check> {
 
 async function waitForNodes(context: GroupContext, work: StepWork): Promise<void> {
   const { keys, options, deps } = context;
-  const wait = { what: `the nodes of group ${keys.cluster}`, timeoutMs: options.waitTimeoutMs };
+  const wait = {
+    what: `the nodes of group ${keys.cluster}`,
+    timeoutMs: options.waitTimeoutMs,
+    changes: context.changes,
+  };
   await waitUntil(deps.clock, work, wait, async () => {
     const [roster, group] = await Promise.all([readRoster(keys), keys.group.read()]);
     return group?.value.state === 'complete' ? met : enoughNodes(roster, options);

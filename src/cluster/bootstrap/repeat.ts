@@ -6,7 +6,7 @@ const PAUSE_MS = 500;
 /**
  * Runs a bootstrap, and again from the beginning when that is all it takes: the lock was lost because this node was
  * held up, another node took over from it, or the coordinator was away for a while. What was done is found done.
- * The lock is free when it returns or throws.
+ * The lock is free, and nothing is watched, when it returns or throws.
  * @throws what the run throws otherwise; COORDINATOR_UNAVAILABLE when that lasts longer than a wait may
  */
 export async function repeatBootstrap(
@@ -31,6 +31,7 @@ export async function repeatBootstrap(
       } else throw error;
       deps.log.warn({ node: options.node, error: error.message }, 'the bootstrap of the group is begun anew');
     } finally {
+      await context.changes.rest();
       await context.releaseLock();
     }
     await deps.clock.sleep(PAUSE_MS, signal);

@@ -56,3 +56,45 @@ test('an abort ends a wait at once', async () => {
   const wait = { what: 'the group', timeoutMs: 1000 };
   await expect(waitUntil(sleepyClock(), work, wait, () => Promise.resolve(met))).rejects.toThrow('enough');
 });
+
+test('a wait that is told of changes looks at each at once, also at one that came while it looked', async () => {
+  const clock = { ...sleepyClock(), sleep: (_ms: number, signal?: AbortSignal) => untilAborted(signal) };
+  let count = 0;
+  let wake = (): void => {};
+  const changes = {
+    get count() {
+      return count;
+    },
+    beyond: (seen: number) =>
+      count > seen ? Promise.resolve() : new Promise<void>((resolve) => (wake = resolve)),
+  };
+  const change = (): void => {
+    count += 1;
+    wake();
+  };
+  let looks = 0;
+  const waiting = waitUntil(clock, workWith([]), { what: 'the group', timeoutMs: 60_000, changes }, () => {
+    looks += 1;
+    if (looks === 2) change();
+    return Promise.resolve(looks === 4 ? met : waitsFor('n3'));
+  });
+  await ticks();
+  expect(looks).toBe(1);
+  change();
+  await ticks();
+  expect(looks).toBe(3);
+  change();
+  await waiting;
+  expect(looks).toBe(4);
+});
+
+/** Nobody's time passes. */
+function untilAborted(signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((_resolve, reject) => {
+    signal?.addEventListener('abort', () => reject(signal.reason as Error), { once: true });
+  });
+}
+
+function ticks(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, 5));
+}

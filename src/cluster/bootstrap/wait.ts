@@ -1,12 +1,15 @@
 import type { Clock } from '../../core/clock.ts';
 import { VarveError } from '../../core/errors.ts';
 import type { StepWork } from '../../run/step.ts';
+import type { Changes } from './changes.ts';
 
 export interface Wait {
   /** In the sentence "… was waited for". */
   readonly what: string;
   readonly timeoutMs: number;
   readonly hint?: string;
+  /** What wakes it; then it looks by itself only now and then. */
+  readonly changes?: Pick<Changes, 'count' | 'beyond'>;
 }
 
 /** What a look at the thing says: it is as it should be, or for whom it waits. */
@@ -19,6 +22,8 @@ const FIRST_MS = 10;
 /** A bootstrap takes a few seconds when nobody is missing. */
 const SOON_MS = 5_000;
 const SOON_PAUSE_MS = 60;
+/** Where changes are told: for what nobody tells, as that a node is silent. */
+const TOLD_PAUSE_MS = 250;
 const LAST_PAUSE_MS = 500;
 
 /**
@@ -32,11 +37,13 @@ export async function waitUntil(
   look: () => Promise<Look>,
 ): Promise<void> {
   const beganMs = clock.monotonicMs();
-  let pauseMs = FIRST_MS;
+  const { changes } = wait;
+  let pauseMs = changes ? TOLD_PAUSE_MS : FIRST_MS;
   let told = '';
   let toldMs = 0;
   for (;;) {
     work.signal.throwIfAborted();
+    const changeCount = changes?.count ?? 0;
     const seen = await look();
     if (seen.met) return;
     const nowMs = clock.monotonicMs();
@@ -49,9 +56,28 @@ export async function waitUntil(
       const seconds = `${Math.floor(passedMs / 1000)} s of ${Math.round(wait.timeoutMs / 1000)}`;
       work.report({ waitingFor: `${seen.waitingFor} (${seconds})` });
     }
-    await clock.sleep(Math.min(pauseMs, wait.timeoutMs - passedMs), work.signal);
-    pauseMs = Math.min(passedMs < SOON_MS ? SOON_PAUSE_MS : LAST_PAUSE_MS, pauseMs * 1.5);
+    const sleep = (signal: AbortSignal): Promise<void> =>
+      clock.sleep(Math.min(pauseMs, wait.timeoutMs - passedMs), signal);
+    await (changes
+      ? sleepUntil(work.signal, sleep, (end) => changes.beyond(changeCount, end))
+      : sleep(work.signal));
+    const longestMs = changes ? TOLD_PAUSE_MS : SOON_PAUSE_MS;
+    pauseMs = Math.min(passedMs < SOON_MS ? longestMs : LAST_PAUSE_MS, pauseMs * 1.5);
   }
+}
+
+/** Sleeps, at most until it is woken. */
+async function sleepUntil(
+  signal: AbortSignal,
+  sleep: (signal: AbortSignal) => Promise<void>,
+  woken: (signal: AbortSignal) => Promise<void>,
+): Promise<void> {
+  const over = new AbortController();
+  const either = AbortSignal.any([signal, over.signal]);
+  const waking = woken(either).then(() => over.abort());
+  await sleep(either).catch(() => signal.throwIfAborted());
+  over.abort();
+  await waking;
 }
 
 function tooLate(wait: Wait, waitingFor: string): VarveError {

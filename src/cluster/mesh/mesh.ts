@@ -3,7 +3,7 @@ import { messageOf, VarveError } from '../../core/errors.ts';
 import type { Connection } from '../../postgres/connection.ts';
 import { awaitBarrier, writeBarrier } from './barrier.ts';
 import { describeEdge, edgeNames, slotName, type Edge } from './edge.ts';
-import { edgeStatus, readConflicts, type EdgeStatus } from './edge-status.ts';
+import { edgeStatus, readConflicts, type ConflictCounts, type EdgeStatus } from './edge-status.ts';
 import type { GroupServers, ServerAddress } from './group-servers.ts';
 import { dropSlot, ensureSlot, readSlots, type Slot } from './slots.ts';
 import {
@@ -176,20 +176,27 @@ export class Mesh {
 
   /** Never throws: what cannot be asked is unknown. */
   async status(links: readonly Link[]): Promise<EdgeStatus[]> {
+    // Each database is asked once, for all edges that begin or end there.
+    const asked = new Map<string, Promise<DatabaseEdges | undefined>>();
+    const ask = (server: ServerAddress, database: string): Promise<DatabaseEdges | undefined> => {
+      const key = JSON.stringify([server.host, server.port, database]);
+      const answer =
+        asked.get(key) ??
+        this.servers.withConnection(server, database, readDatabaseEdges).catch(() => undefined);
+      asked.set(key, answer);
+      return answer;
+    };
     return Promise.all(
       links.map(async (link) => {
         const edge = edgeOf(link);
         const { slot, subscription } = edgeNames(edge);
         const [publisher, subscriber] = await Promise.all([
-          this.#onFrom(link, readSlots).catch(() => undefined),
-          this.#onTo(link, async (connection) => ({
-            all: await readSubscriptions(connection),
-            conflicts: await readConflicts(connection),
-          })).catch(() => undefined),
+          ask(link.from, link.database),
+          ask(link.to, link.database),
         ]);
         const sides = {
-          slot: publisher ? publisher.get(slot) : ('unreachable' as const),
-          subscription: subscriber ? subscriber.all.get(subscription) : ('unreachable' as const),
+          slot: publisher ? publisher.slots.get(slot) : ('unreachable' as const),
+          subscription: subscriber ? subscriber.subscriptions.get(subscription) : ('unreachable' as const),
         };
         return edgeStatus(edge, sides, subscriber?.conflicts);
       }),
@@ -212,6 +219,21 @@ export class Mesh {
   #onFrom<T>(link: Link, work: (connection: Connection) => Promise<T>): Promise<T> {
     return this.servers.withConnection(link.from, link.database, work);
   }
+}
+
+/** What one database has of the group's edges. */
+interface DatabaseEdges {
+  readonly slots: ReadonlyMap<string, Slot>;
+  readonly subscriptions: ReadonlyMap<string, Subscription>;
+  readonly conflicts: ReadonlyMap<string, ConflictCounts>;
+}
+
+async function readDatabaseEdges(connection: Connection): Promise<DatabaseEdges> {
+  return {
+    slots: await readSlots(connection),
+    subscriptions: await readSubscriptions(connection),
+    conflicts: await readConflicts(connection),
+  };
 }
 
 export function edgeOf(link: {
