@@ -5,8 +5,13 @@
 import fs from 'node:fs';
 import path from 'node:path';
 
-/** Loaded by every command, so it pays to have them in the bundle; other packages stay where they are. */
-const BUNDLED = new Set(['commander', 'pino']);
+/**
+ * Loaded by every node, or by every command, so it pays to have them in the bundle, of zod only what is used; other
+ * packages stay where they are.
+ */
+const BUNDLED = new Set(['@hono/node-server', 'commander', 'hono', 'pg', 'pino', 'prom-client', 'zod']);
+/** Asked for by those, and never there. */
+const ABSENT = ['pg-native'];
 
 /** CommonJS packages ask for Node's modules by `require`, which modules do not have. */
 const REQUIRE =
@@ -30,7 +35,7 @@ export async function bundle(root, dist) {
       platform: 'node',
       target: 'node20',
       absWorkingDir: root,
-      external: Object.keys(dependencies).filter((name) => !BUNDLED.has(name)),
+      external: [...Object.keys(dependencies).filter((name) => !BUNDLED.has(name)), ...ABSENT],
       banner: { js: REQUIRE },
       logLevel: 'error',
     });
