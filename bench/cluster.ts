@@ -1,8 +1,10 @@
 import { existsSync } from 'node:fs';
 import { parseArgs } from 'node:util';
+import { clearAttic } from './cluster/attic.ts';
 import { startEtcd } from './cluster/etcd.ts';
 import { measureJoin } from './cluster/join.ts';
 import { measureKills } from './cluster/kills.ts';
+import { measurePhases } from './cluster/phases.ts';
 import { PATRONI_PROGRAM, PatroniCluster } from './cluster/patroni.ts';
 import { compareWithPatroni, type Figure } from './cluster/rivals.ts';
 import { varveGroup } from './cluster/varve-group.ts';
@@ -17,7 +19,9 @@ import { printGoals } from './storage/figures.ts';
  *   acknowledged rows were gone afterwards
  * - join: a fourth node joins under 5,000 rows a second: rows lost, and for how long each member stood still
  * - kills: a table of kill points of the bootstrap and what came of them
- * Kill points for which no time is left within `--minutes` are not tried, and said to be so. `--steps` restricts
+ * - phases, only when asked for: where the time of a bootstrap goes, on the clock and on the processor
+ * A bootstrap is that of a machine on which none was before; with `--warm` it finds the data folder that an earlier one
+ * has left to be copied. Kill points for which no time is left within `--minutes` are not tried, and said to be so. `--steps` restricts
  * them to steps by name, `--lanes` says how many are tried at a time.
  */
 const { values } = parseArgs({
@@ -27,6 +31,7 @@ const { values } = parseArgs({
     minutes: { type: 'string', default: '11' },
     lanes: { type: 'string', default: '2' },
     steps: { type: 'string' },
+    warm: { type: 'boolean', default: false },
     'rows-per-second': { type: 'string', default: '5000' },
   },
 });
@@ -34,9 +39,10 @@ const FIGURES: readonly Figure[] = ['bootstrap', 'switch-over', 'fail-over'];
 /** The shortest that Patroni allows, for both. */
 const TTL_S = 20;
 
+const { warm } = values;
 const rounds = Number(values.rounds);
 const parts = new Set(values.only.split(','));
-const unknown = [...parts].filter((part) => ![...FIGURES, 'join', 'kills'].includes(part));
+const unknown = [...parts].filter((part) => ![...FIGURES, 'join', 'kills', 'phases'].includes(part));
 if (unknown.length > 0) throw new Error(`no part of this bench: ${unknown.join(', ')}`);
 const figures = new Set(FIGURES.filter((figure) => parts.has(figure)));
 const withPatroni = existsSync(PATRONI_PROGRAM);
@@ -50,12 +56,13 @@ if (figures.size > 0) {
   const times = { ttlS: TTL_S, loopWaitS: 1, retryTimeoutS: 3 };
   await compareWithPatroni(
     {
-      Varve: (cluster) => varveGroup({ etcdPort, cluster, leaseTtlS: TTL_S }),
+      Varve: (cluster) => varveGroup({ etcdPort, cluster, leaseTtlS: TTL_S, warm }),
       Patroni: (scope) => PatroniCluster.prepare(etcdPort, scope, times),
     },
     { rounds, figures, leaseTtlS: TTL_S },
   );
 }
+if (parts.has('phases')) await measurePhases({ etcdPort, rounds, leaseTtlS: TTL_S, warm });
 if (parts.has('join')) {
   const rowsPerSecond = Number(values['rows-per-second']);
   await measureJoin({ etcdPort, rounds, rowsPerSecond, leaseTtlS: TTL_S });
@@ -66,3 +73,4 @@ if (parts.has('kills')) {
   await measureKills({ etcdPort, leaseTtlS: TTL_S, withPatroni, untilMs, lanes, steps });
 }
 printGoals();
+await clearAttic();

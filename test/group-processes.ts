@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { GroupStatus } from '../src/node/group-control.ts';
+import type { NodeStatus } from '../src/node/node-status.ts';
 import { chooseFreePorts } from '../src/node/ports.ts';
 import { Connection, type Endpoint } from '../src/postgres/connection.ts';
 import { TEMP_PREFIX } from './leak-check.ts';
@@ -31,7 +32,12 @@ export interface GroupProcessesOptions {
   readonly joiners?: number;
   /** What the nodes run, where it is not the checkout's command. */
   readonly script?: string;
+  /** Removes their folder in the end, where it is to be done in another way than at once. */
+  readonly discard?: (folder: string) => Promise<void>;
 }
+
+const removeAtOnce = (folder: string): Promise<void> =>
+  rm(folder, { recursive: true, force: true, maxRetries: 5 });
 
 /** Access nodes as a user runs them: `varve node` with configuration files, etcd as coordinator. */
 export class GroupProcesses implements AsyncDisposable {
@@ -40,17 +46,23 @@ export class GroupProcesses implements AsyncDisposable {
   readonly joiners: readonly NodeProcess[];
   readonly #folder: string;
   readonly #script: string;
+  readonly #discard: (folder: string) => Promise<void>;
 
-  private constructor(folder: string, nodes: readonly NodeProcess[], script: string) {
+  private constructor(
+    folder: string,
+    nodes: readonly NodeProcess[],
+    { script = VARVE, discard = removeAtOnce }: GroupProcessesOptions,
+  ) {
     this.#folder = folder;
     this.#script = script;
+    this.#discard = discard;
     this.nodes = nodes.slice(0, SIZE);
     this.joiners = nodes.slice(SIZE);
   }
 
   /** Nothing runs yet: `start` begins the clock. */
   static async prepare(options: GroupProcessesOptions): Promise<GroupProcesses> {
-    const { etcdUrl, cluster, leaseTtlS, joiners = 0, script = VARVE } = options;
+    const { etcdUrl, cluster, leaseTtlS, joiners = 0 } = options;
     const folder = await mkdtemp(join(tmpdir(), `${TEMP_PREFIX}processes-`));
     const count = SIZE + joiners;
     const ports = await chooseFreePorts(count * 3, []);
@@ -84,7 +96,7 @@ export class GroupProcesses implements AsyncDisposable {
       };
       await writeFile(join(own, 'node.json'), JSON.stringify(config));
     }
-    return new GroupProcesses(folder, nodes, script);
+    return new GroupProcesses(folder, nodes, options);
   }
 
   /** `nodeFlags`: of Node itself. */
@@ -107,9 +119,11 @@ export class GroupProcesses implements AsyncDisposable {
 
   /** Schema and default rows are on all three, and there is a write master. */
   async isWhole(): Promise<boolean> {
+    // It comes last. Until then nobody logs in, which would hold up those who are looked at.
+    const roles = await Promise.all(this.nodes.map((node) => roleOf(node).catch(() => undefined)));
+    if (!roles.includes('write master')) return false;
     const rows = await Promise.all(this.nodes.map((node) => this.#defaultRows(node).catch(() => 0)));
-    if (rows.some((count) => count === 0) || new Set(rows).size !== 1) return false;
-    return (await this.primary()) !== undefined;
+    return rows.every((count) => count > 0) && new Set(rows).size === 1;
   }
 
   async primary(): Promise<NodeProcess | undefined> {
@@ -164,7 +178,7 @@ export class GroupProcesses implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all([...this.nodes, ...this.joiners].map((node) => this.kill(node)));
     await new Promise((resolve) => setTimeout(resolve, 300));
-    await rm(this.#folder, { recursive: true, force: true, maxRetries: 5 });
+    await this.#discard(this.#folder);
   }
 
   async #ask(request: object): Promise<void> {
@@ -189,6 +203,13 @@ export class GroupProcesses implements AsyncDisposable {
     );
     return Number(count);
   }
+}
+
+/** What a node says of itself, without asking anybody. */
+async function roleOf({ httpPort }: NodeProcess): Promise<string | null> {
+  const url = `http://127.0.0.1:${httpPort}/api/status`;
+  const answer = await fetch(url, { signal: AbortSignal.timeout(1000) });
+  return ((await answer.json()) as NodeStatus).role;
 }
 
 export function pidFileOf({ folder }: NodeProcess): string {

@@ -1,11 +1,12 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { chmodSync, chownSync, closeSync, mkdirSync, openSync } from 'node:fs';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { chooseFreePorts } from '../../src/node/ports.ts';
 import type { Endpoint } from '../../src/postgres/connection.ts';
 import { resolveRunAs, type RunAs } from '../../src/postgres/run-as.ts';
+import { discard } from './attic.ts';
 import { killProcessGroup, signal, type Contender } from './contender.ts';
 import { lastLines } from './last-lines.ts';
 
@@ -144,7 +145,7 @@ export class PatroniCluster implements Contender<PatroniNode> {
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all(this.nodes.map((node) => this.kill(node)));
     await new Promise((resolve) => setTimeout(resolve, 300));
-    await rm(this.#folder, { recursive: true, force: true, maxRetries: 5 });
+    await discard(this.#folder);
   }
 }
 

@@ -1,4 +1,7 @@
 import { fileURLToPath } from 'node:url';
+import { defaultCacheFolder } from '../../src/postgres/cache-folder.ts';
+import { templatesFolder } from '../../src/postgres/data-template.ts';
+import { discard } from './attic.ts';
 import { GroupProcesses, pidFileOf, type NodeProcess } from '../../test/group-processes.ts';
 
 const entry = (folder: string): string =>
@@ -12,12 +15,25 @@ export interface VarveGroupOptions {
   readonly joiners?: number;
   /** For `doomFlags`, which reach into modules: they are loaded one by one, which takes a moment longer. */
   readonly canDie?: boolean;
+  /** A data folder of an earlier start, to be copied, may be on the machine. */
+  readonly warm?: boolean;
 }
 
 /** Nothing runs yet, and nothing has to be compiled: the first start begins the clock. */
-export function varveGroup({ etcdPort, canDie, ...options }: VarveGroupOptions): Promise<GroupProcesses> {
+export async function varveGroup({
+  etcdPort,
+  canDie,
+  warm,
+  ...options
+}: VarveGroupOptions): Promise<GroupProcesses> {
   const script = entry(canDie === true ? 'cli' : 'bundle');
-  return GroupProcesses.prepare({ ...options, etcdUrl: `http://127.0.0.1:${etcdPort}`, script });
+  if (warm !== true) await discard(templatesFolder(defaultCacheFolder()));
+  return GroupProcesses.prepare({
+    ...options,
+    etcdUrl: `http://127.0.0.1:${etcdPort}`,
+    script,
+    discard,
+  });
 }
 
 /** Where a node's process kills itself: see kill-at.js. */

@@ -1,0 +1,44 @@
+import { readFileSync } from 'node:fs';
+
+/** Clock ticks of Linux, in which `/proc` counts. */
+const TICK_MS = 10;
+
+/** Of one process, in milliseconds of processor time, user's and system's. */
+export interface ProcessorTime {
+  readonly ownMs: number;
+  /** Of its children that have ended and were waited for, with theirs. */
+  readonly endedMs: number;
+}
+
+/** Undefined when there is no such process. */
+export function processorTime(pid: number): ProcessorTime | undefined {
+  const text = read(`/proc/${pid}/stat`);
+  if (text === undefined) return undefined;
+  // The name stands in parentheses, and may hold some itself. Behind it: state, …, utime, stime, cutime, cstime.
+  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+  const [user = 0, system = 0, endedUser = 0, endedSystem = 0] = fields.slice(11, 15).map(Number);
+  return { ownMs: (user + system) * TICK_MS, endedMs: (endedUser + endedSystem) * TICK_MS };
+}
+
+export function childrenOf(pid: number): readonly number[] {
+  const text = read(`/proc/${pid}/task/${pid}/children`) ?? '';
+  return text.split(' ').filter(Boolean).map(Number);
+}
+
+/** Of processes, and of all that have come from them; those of `apart`, and theirs, do not count. */
+export function treeProcessorMs(pids: readonly number[], apart: ReadonlySet<number> = new Set()): number {
+  let sumMs = 0;
+  for (const pid of pids) {
+    const time = apart.has(pid) ? undefined : processorTime(pid);
+    if (time) sumMs += time.ownMs + time.endedMs + treeProcessorMs(childrenOf(pid), apart);
+  }
+  return sumMs;
+}
+
+function read(path: string): string | undefined {
+  try {
+    return readFileSync(path, 'latin1');
+  } catch {
+    return undefined;
+  }
+}
