@@ -21,6 +21,9 @@ const RUNS: Readonly<Record<CommandName, () => Promise<Run>>> = {
   storage: async () => (await import('./storage-command.ts')).storage,
   namespace: async () => (await import('./namespace-command.ts')).namespace,
   placement: async () => (await import('./placement-command.ts')).placement,
+  bootstrap: async () => (await import('./bootstrap-command.ts')).bootstrap,
+  backup: async () => (await import('./backup-command.ts')).backup,
+  restore: async () => (await import('./restore-command.ts')).restore,
   explain: async () => (await import('./explain-command.ts')).explain,
   doctor: async () => (await import('./doctor-command.ts')).doctor,
 };

@@ -1,11 +1,10 @@
 import { userInfo } from 'node:os';
-import { createInterface } from 'node:readline/promises';
 import { VarveError } from '../core/errors.ts';
 import type { Options } from '../config/options.ts';
 import { changeLines, planLines, viewLines } from '../node/placement-lines.ts';
 import type { NewNode, PlacementRequest } from '../node/placement-request.ts';
-import { storageClients } from '../node/storage-access.ts';
-import type { StorageClient } from '../node/storage-client.ts';
+import { firstAnswer, storageClients } from '../node/storage-access.ts';
+import { isSure } from './confirm.ts';
 import { settings, type CliContext, type Flags } from './context.ts';
 import { ExitCode } from './exit-codes.ts';
 
@@ -23,20 +22,20 @@ export async function placement(
     void context.stdout.write(`${options.json ? JSON.stringify(data, null, 2) : lines.join('\n')}\n`);
   const [action, ...rest] = given;
   if (action === 'show') {
-    const view = await anyOf(clients, (client) => client.placement());
+    const view = await firstAnswer(clients, (client) => client.placement());
     print(view, viewLines(view));
     return view.placement ? ExitCode.ok : ExitCode.no;
   }
   const isPlan = action === 'plan';
   const change = requested(isPlan ? rest : given, options);
-  const plan = await anyOf(clients, (client) => client.planPlacement(change));
+  const plan = await firstAnswer(clients, (client) => client.planPlacement(change));
   if (isPlan) {
     print(plan, planLines(plan));
     return ExitCode.ok;
   }
   if (!options.yes && !(await isSure(context, planLines(plan)))) return ExitCode.no;
   const by = userInfo().username;
-  const status = await anyOf(clients, (client) => client.changePlacement(change, by));
+  const status = await firstAnswer(clients, (client) => client.changePlacement(change, by));
   print(status, changeLines(status));
   return ExitCode.ok;
 }
@@ -85,33 +84,6 @@ function initialNode(text: string): NewNode {
   const at = text.indexOf('=');
   const [id = '', isolationGroup] = (at < 0 ? text : text.slice(0, at)).split('@');
   return { id, isolationGroup, endpoint: at < 0 ? undefined : text.slice(at + 1) };
-}
-
-async function isSure(context: CliContext, lines: readonly string[]): Promise<boolean> {
-  context.stderr.write(`${lines.join('\n')}\n`);
-  if (!context.stdin.isTTY) throw usage('Nothing was changed. Add --yes to do it');
-  const terminal = createInterface({ input: context.stdin, output: context.stderr });
-  const answer = await terminal.question('Type yes to do it: ');
-  terminal.close();
-  return answer.trim() === 'yes';
-}
-
-/** The first that answers; what it answers counts, also when that is no. */
-async function anyOf<T>(
-  clients: readonly StorageClient[],
-  ask: (client: StorageClient) => Promise<T>,
-): Promise<T> {
-  let silent: unknown;
-  for (const client of clients) {
-    try {
-      return await ask(client);
-    } catch (error) {
-      const isSilent = error instanceof VarveError && error.code === 'STORAGE_NOT_READY';
-      if (!isSilent) throw error;
-      silent ??= error;
-    }
-  }
-  throw silent;
 }
 
 function usage(message: string): VarveError {

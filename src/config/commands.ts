@@ -13,6 +13,11 @@ export const COMMANDS = {
   namespace: 'List, create, change and delete the namespaces that metrics are kept in.',
   placement:
     'Which storage node has which shards: show it, make it, add, remove and replace nodes, and see beforehand what would move.',
+  bootstrap:
+    'For the night when nothing else helps: let a bootstrap try again at once, go on without a peer, or give up what nobody has any more. Each is shown first, asked about, and kept in the history.',
+  backup:
+    'Backups of namespaces in a folder of this machine: take one from the storage nodes that run, list, verify and prune them. Databases are backed up by varve cluster backup.',
+  restore: 'Put namespaces of a backup into the storage nodes that run, on every replica.',
   explain: 'Tell of a shard where its data came from on each storage node, when, and why not from elsewhere.',
   doctor: 'Check whether this machine, or an existing server, is fit for a node.',
 } as const;
@@ -25,6 +30,9 @@ export const ARGUMENTS: Partial<Readonly<Record<Command, readonly string[]>>> = 
   storage: ['<serve|inspect|verify|export>'],
   namespace: ['<list|create|change|delete>', '[name]'],
   placement: ['<show|init|add|remove|replace|plan>', '[name]', '[name]', '[name]'],
+  bootstrap: ['<retry|skip-peer|accept-loss>', '[peer or shard]'],
+  backup: ['<create|list|verify|prune>', '[folder]', '[backup]'],
+  restore: ['<folder>', '[backup]'],
   explain: ['<shard>', '[number]'],
   cluster: [
     '<plan|status|switchover|pause|resume|leave|replace|reinit|config|backup|restore>',

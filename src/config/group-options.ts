@@ -108,9 +108,9 @@ export const GROUP_OPTIONS = {
     flagOnly: true,
   }),
   yes: option(flag, {
-    commands: ['cluster', 'placement'],
+    commands: ['cluster', 'placement', 'bootstrap', 'restore'],
     default: false,
-    help: 'Do what cannot be undone (reinit, leave, restore over what is there), or moves data, without asking.',
+    help: 'Do what cannot be undone (reinit, leave, restore over what is there, accept-loss), or moves data, without asking.',
     flagOnly: true,
   }),
 } as const;

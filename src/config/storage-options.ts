@@ -19,7 +19,17 @@ export const STORAGE_OPTIONS = {
     help: 'Address on which HTTP is served. Beyond this machine it needs `storageTokenFile`.',
   }),
   storageTokenFile: option(path, {
-    commands: ['up', 'node', 'storage', 'namespace', 'placement', 'explain'],
+    commands: [
+      'up',
+      'node',
+      'storage',
+      'namespace',
+      'placement',
+      'bootstrap',
+      'backup',
+      'restore',
+      'explain',
+    ],
     help: 'File with the bearer token that requests to the storage engine have to carry. Without it there is none, and HTTP is served on this machine only.',
   }),
   logMode: option(choice('behind', 'sync'), {
@@ -113,7 +123,7 @@ export const STORAGE_OPTIONS = {
     help: 'How often a node compares its metrics with those of the other replicas, and takes what it lacks; 0 for never.',
   }),
   url: option(httpUrls, {
-    commands: ['storage', 'namespace', 'placement', 'explain'],
+    commands: ['storage', 'namespace', 'placement', 'bootstrap', 'backup', 'restore', 'explain'],
     defaultText: 'that of a data node of the system in `--dir`',
     help: 'HTTP address of the storage node to ask.',
     flagOnly: true,
@@ -143,8 +153,8 @@ export const STORAGE_OPTIONS = {
     flagOnly: true,
   }),
   namespace: option(text, {
-    commands: ['storage'],
-    help: 'With export: the namespace, `default` unless given. With inspect: only this one.',
+    commands: ['storage', 'bootstrap', 'backup', 'restore'],
+    help: 'With export: the namespace, `default` unless given. With inspect and bootstrap: only this one. With backup and restore: only these, separated by commas.',
     flagOnly: true,
   }),
   match: option(text, {
@@ -159,6 +169,35 @@ export const STORAGE_OPTIONS = {
     flagOnly: true,
   }),
   end: option(text, { commands: ['storage'], help: 'With export: the last instant.', flagOnly: true }),
+  consistency: option(choice('one', 'majority', 'all'), {
+    commands: ['backup'],
+    default: 'majority',
+    help: 'With create: how many replicas have to give what they have of a shard. With fewer than a majority the backup may lack what was acknowledged.',
+    flagOnly: true,
+  }),
+  keep: option(count(0, 1_000_000), {
+    commands: ['backup'],
+    help: 'With prune: so many of the newest backups stay.',
+    flagOnly: true,
+  }),
+  into: option(text, {
+    commands: ['restore'],
+    defaultText: 'the name that it had',
+    help: 'Another name for the namespace that is restored.',
+    flagOnly: true,
+  }),
+  overwrite: option(flag, {
+    commands: ['restore'],
+    default: false,
+    help: 'Delete what a namespace has that is restored. Without, one that has samples is left alone.',
+    flagOnly: true,
+  }),
+  for: option(duration, {
+    commands: ['bootstrap'],
+    default: 3_600_000,
+    help: 'With skip-peer: for how long.',
+    flagOnly: true,
+  }),
   retention: option(text, {
     commands: ['namespace'],
     help: 'How long samples are kept (`48h`, `30d`). Settings that are left out stay as they are; of a new namespace they are: 48h, blocks of 2h, samples up to 10m late and 2m early.',

@@ -283,7 +283,7 @@ export const ERROR_CODES = {
     sqlstate: 'XX001',
     http: 500,
     manual:
-      'A file of a backup is not what was written; the message has file and byte. Nothing was restored from it. Use another backup of that database, and look at the disk.',
+      'A file of a backup is not what was written; the message has file and byte. Nothing was restored from it. Use another backup of that database or namespace, and look at the disk.',
   },
   BACKUP_FORMAT_UNKNOWN: {
     sqlstate: '0A000',
@@ -307,7 +307,7 @@ export const ERROR_CODES = {
     sqlstate: '55006',
     http: 409,
     manual:
-      'A backup is restored into a database without content, and this one has some; the detail names a part of it. Nothing was changed. Restore into a new database, or empty this one.',
+      'A backup is restored into a database or namespace without content, and this one has some; the message or its detail names a part of it. Nothing was changed. Restore into a new one, or empty this one (of namespaces: `--into NAME`, `--overwrite`).',
   },
   RESTORE_DIFFERS: {
     sqlstate: '55000',

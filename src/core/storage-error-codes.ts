@@ -136,6 +136,25 @@ export const STORAGE_ERROR_CODES = {
     manual:
       'The data in this folder was written with another number of shards than the configuration says; series would not be found where they are. Nothing was changed. Configure the number in the message, or use another folder.',
   },
+  BOOTSTRAP_INTERVENTION_REFUSED: {
+    sqlstate: '55000',
+    http: 409,
+    manual:
+      'What an operator wanted the bootstrap of a node to do makes no sense there: no shard waits for that peer, or nothing of that range is without a source. Nothing was changed. `varve explain shard N` shows what is waited for, and `varve bootstrap` takes what that says.',
+  },
+  // src/storage/backup
+  BACKUP_INCOMPLETE: {
+    sqlstate: '57P03',
+    http: 503,
+    manual:
+      'A backup of namespaces was not made, because fewer replicas of a shard than wanted could give what they have; the message names the shard, its nodes and what each said. What had been written by then is used by the next backup into the same folder. Bring the nodes back and repeat it; with `--consistency one` a single replica of each shard is enough, and the backup may lack what that one has missed.',
+  },
+  RESTORE_REFUSED: {
+    sqlstate: '55000',
+    http: 409,
+    manual:
+      'A backup of namespaces cannot be restored here as things are: another number of shards, blocks of another size, shards that are on their way between nodes, or a namespace that was made anew since the restore began. The message says which. Nothing was changed by this request; the hint says what to do.',
+  },
   // src/storage: HTTP
   READ_INVALID: {
     sqlstate: '22023',

@@ -2,7 +2,7 @@ import type { Clock } from '../core/clock.ts';
 import { messageOf, VarveError } from '../core/errors.ts';
 import type { Coordinator, ServiceInstance } from '../coordination/coordinator.ts';
 import { PlacementStore, type PlacementChange } from '../placement/placement-store.ts';
-import type { Placement } from '../placement/placement.ts';
+import type { PlacedShardState, Placement } from '../placement/placement.ts';
 import type { Log } from './log.ts';
 import type { NodeStatus } from './node-status.ts';
 import { PlacementRegistry } from './placement-registry.ts';
@@ -40,7 +40,7 @@ interface PlacedReplicas {
   readonly everAvailable: boolean;
   readonly instances: readonly {
     readonly node: string;
-    readonly state: string;
+    readonly state: PlacedShardState;
     readonly source: string | null;
   }[];
 }

@@ -9,6 +9,7 @@ import {
   type Exchange,
 } from '../storage/http/exchange.ts';
 import type { StoredFileset } from '../storage/engine/storage-engine.ts';
+import { askedBy, jsonBody } from './json-body.ts';
 import type { PlacementControl } from './placement-control.ts';
 import { placementRequest } from './placement-request.ts';
 
@@ -22,9 +23,6 @@ export interface PlacementHttpDeps {
 }
 
 const PATH = '/api/placement';
-const MAX_BODY_BYTES = 1024 * 1024;
-/** Who asks, as the client says; for the history. */
-const BY_HEADER = 'x-varve-user';
 
 /** `/api/placement`: the placement, dry runs and changes of it, and how many bytes this node has of each shard. */
 export class PlacementHttp {
@@ -51,11 +49,8 @@ export class PlacementHttp {
     switch (route) {
       case 'GET ':
         return await this.#control().show();
-      case 'POST ': {
-        const given = request.headers[BY_HEADER];
-        const by = typeof given === 'string' && given !== '' ? given.slice(0, 100) : 'somebody';
-        return await this.#control().act(placementRequest(await jsonBody(request)), by);
-      }
+      case 'POST ':
+        return await this.#control().act(placementRequest(await jsonBody(request)), askedBy(request));
       case 'POST /plan':
         return await this.#control().plan(placementRequest(await jsonBody(request)));
       case 'GET /bytes':
@@ -93,22 +88,5 @@ export class PlacementHttp {
     return new VarveError('INTERNAL', `this request met a bug: ${messageOf(error)}`, {
       hint: "The node's log has the stack.",
     });
-  }
-}
-
-async function jsonBody(request: IncomingMessage): Promise<unknown> {
-  const parts: Buffer[] = [];
-  let sizeBytes = 0;
-  for await (const part of request as AsyncIterable<Buffer>) {
-    sizeBytes += part.length;
-    if (sizeBytes > MAX_BODY_BYTES) {
-      throw new VarveError('BODY_TOO_LARGE', `a change of the placement has at most ${MAX_BODY_BYTES} bytes`);
-    }
-    parts.push(part);
-  }
-  try {
-    return JSON.parse(Buffer.concat(parts).toString()) as unknown;
-  } catch (error) {
-    throw new VarveError('INVALID_ARGUMENT', `the body is not JSON: ${messageOf(error)}`);
   }
 }

@@ -3,6 +3,8 @@ import type { NodeRow, RunStatus, SystemStatus } from './node-status.ts';
 import type { PlacementStatus } from './storage-placement.ts';
 import { textTable } from './text-table.ts';
 
+const TOLD_INTERVENTIONS = 5;
+
 /** `varve status` for people. */
 export function statusLines({ nodes, dataNodes, namespaces, placement, runs }: SystemStatus): string[] {
   const rows = nodes.map((node) => [
@@ -21,6 +23,7 @@ export function statusLines({ nodes, dataNodes, namespaces, placement, runs }: S
     `${dataNodes.length} data node${dataNodes.length === 1 ? '' : 's'} added`,
     ...namespaceLines(namespaces),
     ...(placement ? ['', ...placementLines(placement)] : []),
+    ...interventionLines(nodes),
     ...(active.length > 0 ? ['', ...active.map(runText)] : []),
   ];
 }
@@ -41,6 +44,16 @@ function namespaceLines(namespaces: SystemStatus['namespaces']): string[] {
   if (rows.length === 0) return [];
   const head = ['namespace', 'node', 'series', 'samples in memory', 'filesets', 'their bytes', ''];
   return ['', ...textTable(head, rows)];
+}
+
+/** What operators have told bootstraps. */
+function interventionLines(nodes: SystemStatus['nodes']): string[] {
+  const lines = nodes.flatMap(({ name, storage }) =>
+    (storage?.bootstrap?.interventions ?? []).map(
+      ({ at, by, what }) => `bootstrap of ${name}, ${at}: ${by} ${what}`,
+    ),
+  );
+  return lines.length > 0 ? ['', ...lines.slice(-TOLD_INTERVENTIONS)] : [];
 }
 
 /** Which instance has how many shards in which state. */

@@ -41,3 +41,21 @@ export async function storageClients(options: Named): Promise<readonly StorageCl
   }
   return found.map(({ httpPort }) => new StorageClient(`http://127.0.0.1:${httpPort}`, token));
 }
+
+/** Of the first that answers; what it answers counts, also when that is no. @throws STORAGE_NOT_READY */
+export async function firstAnswer<T>(
+  clients: readonly StorageClient[],
+  ask: (client: StorageClient) => Promise<T>,
+): Promise<T> {
+  let silent: unknown;
+  for (const client of clients) {
+    try {
+      return await ask(client);
+    } catch (error) {
+      const isSilent = error instanceof VarveError && error.code === 'STORAGE_NOT_READY';
+      if (!isSilent) throw error;
+      silent ??= error;
+    }
+  }
+  throw silent;
+}

@@ -1,7 +1,12 @@
 import { messageOf, VarveError, type ErrorCode } from '../core/errors.ts';
 import { ERROR_CODES } from '../core/error-codes.ts';
+import type { BootstrapRequestBody } from './bootstrap-request.ts';
+import { BY_HEADER } from './json-body.ts';
+import type { NodeStatus } from './node-status.ts';
 import type { PlacementPlan, PlacementView } from './placement-control.ts';
 import type { PlacementRequest } from './placement-request.ts';
+import { BOOTSTRAP_PATH } from './operation-paths.ts';
+import type { InterventionAnswer } from './storage-operations.ts';
 import { EXPLAIN_PATH, type ShardExplanation } from './storage-explain.ts';
 import type { PlacementStatus } from './storage-placement.ts';
 
@@ -31,6 +36,11 @@ export class StorageClient {
     await this.#data(namespacePath(name), { method: 'DELETE' });
   }
 
+  /** @throws STORAGE_NOT_READY when it does not answer */
+  async status(): Promise<NodeStatus> {
+    return (await (await this.#ask('/api/status')).json()) as NodeStatus;
+  }
+
   async placement(): Promise<PlacementView> {
     return (await this.#data('/api/placement')) as PlacementView;
   }
@@ -38,6 +48,18 @@ export class StorageClient {
   /** Where the data of a shard came from on this node. */
   async explain(shard: string): Promise<ShardExplanation> {
     return (await this.#data(`${EXPLAIN_PATH}?shard=${encodeURIComponent(shard)}`)) as ShardExplanation;
+  }
+
+  /** What the bootstrap of this node would do; changes nothing. @throws BOOTSTRAP_INTERVENTION_REFUSED */
+  async planIntervention(request: BootstrapRequestBody): Promise<InterventionAnswer> {
+    const body = JSON.stringify(request);
+    return (await this.#data(`${BOOTSTRAP_PATH}/plan`, { method: 'POST', body })) as InterventionAnswer;
+  }
+
+  /** @param by who asks, for the history. @throws BOOTSTRAP_INTERVENTION_REFUSED */
+  async intervene(request: BootstrapRequestBody, by: string): Promise<InterventionAnswer> {
+    const init = { method: 'POST', body: JSON.stringify(request), headers: { [BY_HEADER]: by } };
+    return (await this.#data(BOOTSTRAP_PATH, init)) as InterventionAnswer;
   }
 
   /** What a change would move. @throws what keeps it from being made */
@@ -48,7 +70,7 @@ export class StorageClient {
 
   /** @param by who asks, for the history */
   async changePlacement(change: PlacementRequest, by: string): Promise<PlacementStatus> {
-    const init = { method: 'POST', body: JSON.stringify(change), headers: { 'x-varve-user': by } };
+    const init = { method: 'POST', body: JSON.stringify(change), headers: { [BY_HEADER]: by } };
     return (await this.#data('/api/placement', init)) as PlacementStatus;
   }
 

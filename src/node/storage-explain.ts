@@ -1,4 +1,6 @@
 import { VarveError } from '../core/errors.ts';
+import type { Intervention } from '../storage/bootstrap/interventions.ts';
+import { interventionText } from '../storage/bootstrap/plan-intervention.ts';
 import type { ShardFill } from '../storage/engine/storage-engine.ts';
 import { formatTime } from '../storage/protocol/time-text.ts';
 
@@ -20,12 +22,21 @@ export interface ShardExplanation {
     readonly at: string;
     readonly others: ShardFill['others'];
   }[];
+  /** What operators have told the bootstrap that concerns the shard, the newest last. */
+  readonly interventions: readonly ToldIntervention[];
 }
 
-export function shardExplanation(node: string, shard: number, fills: readonly ShardFill[]): ShardExplanation {
+export function shardExplanation(
+  node: string,
+  shard: number,
+  fills: readonly ShardFill[],
+  interventions: readonly Intervention[] = [],
+): ShardExplanation {
+  const concerns = (one: Intervention): boolean => one.action !== 'acceptLoss' || one.shard === shard;
   return {
     node,
     shard,
+    interventions: interventions.filter(concerns).map(toldIntervention),
     fills: fills.map(({ startNs, endNs, atNs, source, ...rest }) => ({
       ...rest,
       start: formatTime(startNs),
@@ -34,6 +45,16 @@ export function shardExplanation(node: string, shard: number, fills: readonly Sh
       at: formatTime(atNs),
     })),
   };
+}
+
+export interface ToldIntervention {
+  readonly at: string;
+  readonly by: string;
+  readonly what: string;
+}
+
+export function toldIntervention(one: Intervention): ToldIntervention {
+  return { at: formatTime(one.atNs), by: one.by, what: interventionText(one) };
 }
 
 /** @throws INVALID_ARGUMENT */
@@ -51,7 +72,7 @@ export function shardNumber(text: string | null | undefined, shardCount: number)
 
 /** For people: of each namespace the newest run that was over the shard; with `all`, every run that is remembered. */
 export function explanationLines(explanation: ShardExplanation, all: boolean): string[] {
-  const { node, shard, fills } = explanation;
+  const { node, shard, fills, interventions } = explanation;
   // What was whole already was filled by a run before.
   const filled = fills.filter(({ source }) => source !== 'whole');
   const last = new Map(filled.map(({ namespace, attempt }) => [namespace, attempt]));
@@ -63,5 +84,6 @@ export function explanationLines(explanation: ShardExplanation, all: boolean): s
       `  ${fill.namespace}, run ${fill.attempt}, ${fill.start} to ${fill.end}: ${fill.source ?? 'nobody has it'} (${fill.at})`,
       ...fill.others.map(({ source, reason }) => `      not ${source}: ${reason}`),
     ]),
+    ...interventions.map(({ at, by, what }) => `  ${at}: ${by} ${what}`),
   ];
 }

@@ -12,7 +12,14 @@ import type { CoordinatorOptions } from '../coordination/open-coordinator.ts';
 import type { RunEvents } from '../run/events.ts';
 import { Engine } from '../storage/engine/engine.ts';
 import type { NamespaceOptions, StorageEngine } from '../storage/engine/storage-engine.ts';
-import { admit, answerData, answerError, exchangeOf, type Exchange } from '../storage/http/exchange.ts';
+import {
+  admit,
+  answerData,
+  answerError,
+  exchangeOf,
+  type Door,
+  type Exchange,
+} from '../storage/http/exchange.ts';
 import { HttpFigures } from '../storage/http/http-figures.ts';
 import type { NamespaceRegistry } from '../storage/http/namespace-handlers.ts';
 import { ReadGate } from '../storage/http/read-gate.ts';
@@ -21,8 +28,9 @@ import { StorageHttp } from '../storage/http/storage-http.ts';
 import { NamespaceDirectory } from '../storage/namespaces/namespace-directory.ts';
 import { ProtocolKernel } from '../storage/protocol/protocol-kernel.ts';
 import type { Log } from './log.ts';
+import { LazyHandler, type HttpHandler } from './lazy-handler.ts';
+import { isOperation } from './operation-paths.ts';
 import type { PlacementControl } from './placement-control.ts';
-import type { PlacementHttp } from './placement-http.ts';
 import type { StoragePlacement } from './storage-placement.ts';
 import { EXPLAIN_PATH, shardExplanation, shardNumber } from './storage-explain.ts';
 import { MAP_PATH, storageMap, type StorageMap } from './storage-map.ts';
@@ -76,7 +84,8 @@ export class StorageService {
   #replication: StorageReplication | undefined;
   #peers: StoragePeers | undefined;
   #control: PlacementControl | undefined;
-  #placementHttp: Promise<PlacementHttp> | undefined;
+  readonly #placementHttp = new LazyHandler('the placement', () => this.#makePlacementHttp());
+  readonly #operations = new LazyHandler('operators', () => this.#makeOperations());
   #aloneFromMs = 0;
   #reason: string | undefined = 'the storage engine is starting';
 
@@ -100,7 +109,7 @@ export class StorageService {
 
   /** @throws what keeps a request of anybody out */
   admit(request: IncomingMessage): void {
-    admit(request, { token: this.#options.settings.token, isLoopback: this.#options.isLoopback });
+    admit(request, this.#door);
   }
 
   /** True when the request is one of the engine's. */
@@ -115,27 +124,10 @@ export class StorageService {
       this.#explain(exchangeOf(request, response));
       return true;
     }
-    if (request.url?.startsWith('/api/placement') !== true) return false;
-    void this.#answerPlacement(request, response);
+    const isPlacement = request.url?.startsWith('/api/placement') === true;
+    if (!isPlacement && !isOperation(request.url)) return false;
+    void (isPlacement ? this.#placementHttp : this.#operations).handle(request, response);
     return true;
-  }
-
-  async #answerPlacement(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    try {
-      this.#placementHttp ??= this.#makePlacementHttp();
-      await (await this.#placementHttp).handle(request, response);
-    } catch (error) {
-      // Its files may have been replaced under a node that runs.
-      this.#placementHttp = undefined;
-      const known = new VarveError(
-        'INTERNAL',
-        `this node cannot answer for the placement: ${messageOf(error)}`,
-        {
-          hint: 'Start the node anew, or ask another.',
-        },
-      );
-      answerError(exchangeOf(request, response), known, 'prometheus');
-    }
   }
 
   /** Like the status, it is for everybody who reaches the node. */
@@ -150,11 +142,11 @@ export class StorageService {
   #explain(exchange: Exchange): void {
     try {
       this.admit(exchange.request);
-      const engine = this.#engine;
-      if (!engine) throw this.#unready(this.#reason ?? 'the storage engine is starting');
+      const engine = this.#openEngine();
       const given = new URLSearchParams(exchange.query).get('shard');
       const shard = shardNumber(given, engine.status().shardCount);
-      answerData(exchange, shardExplanation(this.#options.node, shard, engine.explain(shard)));
+      const { history } = engine.operator;
+      answerData(exchange, shardExplanation(this.#options.node, shard, engine.explain(shard), history));
     } catch (error) {
       const known = error instanceof VarveError ? error : new VarveError('INTERNAL', messageOf(error));
       answerError(exchange, known, 'prometheus');
@@ -169,6 +161,7 @@ export class StorageService {
   status(): StorageStatus {
     return storageStatus({
       engine: this.#engine?.status(),
+      interventions: this.#engine?.operator.history ?? [],
       reason: this.notReady(),
       problems: this.#directory?.problems ?? new Map(),
       placement: this.#placement?.status() ?? null,
@@ -284,27 +277,23 @@ export class StorageService {
       { node, file: join(settings.engine.folder, PLACEMENT_FILE), engine },
     );
     this.#control = new PlacementControl({ log, clock, coordinator }, settings.token);
-    this.#placementHttp = this.#makePlacementHttp();
-    await this.#placementHttp;
+    await this.#placementHttp.load();
     return placement;
   }
 
   async #openPeers(): Promise<StoragePeers> {
     const { log, clock } = this.#deps;
-    const { settings, isLoopback } = this.#options;
+    const { settings } = this.#options;
     const { StoragePeers } = await import('./storage-peers.ts');
     return new StoragePeers(
       {
         clock,
         bodies: this.#bodies,
         placement: () => this.#placement?.current,
-        view: () => {
-          if (this.#engine) return this.#engine.peerView;
-          throw this.#unready(this.#reason ?? 'the storage engine is starting');
-        },
+        view: () => this.#openEngine().peerView,
         onBug: (error) => log.error({ error }, 'a request of a peer met a bug'),
       },
-      { token: settings.token, isLoopback },
+      this.#door,
       settings.peers,
     );
   }
@@ -314,7 +303,7 @@ export class StorageService {
     { placement, fs }: { readonly placement: StoragePlacement; readonly fs: NodeFileSystem },
   ): Promise<StorageReplication> {
     const { log, clock } = this.#deps;
-    const { node, settings, isLoopback } = this.#options;
+    const { node, settings } = this.#options;
     const { StorageReplication } = await import('./storage-replication.ts');
     this.#aloneFromMs = clock.monotonicMs() + PLACEMENT_WAIT_MS;
     return await StorageReplication.open(
@@ -327,22 +316,43 @@ export class StorageService {
         bodies: this.#bodies,
         placement: () => placement.current,
       },
-      { node, settings, door: { token: settings.token, isLoopback } },
+      { node, settings, door: this.#door },
     );
   }
 
-  async #makePlacementHttp(): Promise<PlacementHttp> {
+  async #makePlacementHttp(): Promise<HttpHandler> {
     const { PlacementHttp } = await import('./placement-http.ts');
-    const { settings, isLoopback } = this.#options;
     return new PlacementHttp({
       control: () => this.#control,
-      filesets: () => {
-        if (this.#engine) return this.#engine.inspect();
-        throw this.#unready(this.#reason ?? 'the storage engine is starting');
-      },
-      door: { token: settings.token, isLoopback },
+      filesets: () => this.#openEngine().inspect(),
+      door: this.#door,
       onBug: (error) => this.#deps.log.error({ error }, 'a request about the placement met a bug'),
     });
+  }
+
+  async #makeOperations(): Promise<HttpHandler> {
+    const { StorageOperations } = await import('./storage-operations.ts');
+    return new StorageOperations(
+      {
+        engine: () => this.#openEngine(),
+        folder: this.#options.settings.engine.folder,
+        bodies: this.#bodies,
+        door: this.#door,
+        onBug: (error) => this.#deps.log.error({ error }, 'a request of an operator met a bug'),
+      },
+      this.#options.node,
+    );
+  }
+
+  get #door(): Door {
+    const { settings, isLoopback } = this.#options;
+    return { token: settings.token, isLoopback };
+  }
+
+  /** @throws STORAGE_NOT_READY while it is not open */
+  #openEngine(): Engine {
+    if (this.#engine) return this.#engine;
+    throw this.#unready(this.#reason ?? 'the storage engine is starting');
   }
 
   async #announce(engine: Engine, signal: AbortSignal): Promise<void> {
@@ -357,7 +367,7 @@ export class StorageService {
 
   #makeHttp(): StorageHttp {
     const { clock, log } = this.#deps;
-    const { settings, isLoopback } = this.#options;
+    const { settings } = this.#options;
     const { maxReads, readTimeoutMs: timeoutMs, maxReadSamples: maxSamples } = settings;
     const bodies = this.#bodies;
     const reads = new ReadGate({ maxReads, timeoutMs });
@@ -371,7 +381,7 @@ export class StorageService {
       bodies,
       reads,
       figures: this.#figures,
-      door: { token: settings.token, isLoopback },
+      door: this.#door,
       limits: { read: { maxSamples } },
       onBug: (error) => log.error({ error }, 'a request to the storage engine met a bug'),
     });

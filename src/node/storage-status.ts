@@ -1,4 +1,5 @@
 import type { ShardProgress } from '../storage/bootstrap/bootstrap-source.ts';
+import type { Intervention } from '../storage/bootstrap/interventions.ts';
 import type {
   BootstrapRunStatus,
   EngineStatus,
@@ -9,6 +10,7 @@ import { namespaceSettings, type NamespaceSettings } from '../storage/protocol/n
 import { formatTime } from '../storage/protocol/time-text.ts';
 import { bytesText, durationText } from '../run/figures.ts';
 import type { ReplicationStatus } from '../storage/replication/replication.ts';
+import { toldIntervention, type ToldIntervention } from './storage-explain.ts';
 import type { PlacementStatus } from './storage-placement.ts';
 
 /** What a node says of its storage engine under `/api/status`. */
@@ -82,6 +84,8 @@ export interface BootstrapSummary {
     readonly startedAt: string;
     readonly tookMs: number | null;
   }[];
+  /** What operators have told it, the newest last. */
+  readonly interventions: readonly ToldIntervention[];
   readonly tookMs: number | null;
   readonly sources: readonly {
     readonly source: string;
@@ -96,20 +100,22 @@ export interface BootstrapSummary {
 export interface StorageFacts {
   readonly engine: EngineStatus | undefined;
   readonly reason: string | undefined;
+  /** What operators have told the bootstrap. */
+  readonly interventions?: readonly Intervention[];
   readonly problems: ReadonlyMap<string, string>;
   readonly placement: PlacementStatus | null;
   readonly replication?: ReplicationStatus | null;
 }
 
 export function storageStatus(facts: StorageFacts): StorageStatus {
-  const { engine, reason, problems, placement, replication = null } = facts;
+  const { engine, reason, problems, placement, replication = null, interventions = [] } = facts;
   const run = engine?.bootstrapRuns.at(-1);
   return {
     state: engine?.state ?? 'closed',
     shardCount: engine?.shardCount ?? null,
     reason: reason ?? null,
     namespaces: engine?.namespaces.map((namespace) => storedNamespace(namespace, { run, problems })) ?? [],
-    bootstrap: engine && run ? bootstrapSummary(run, engine.bootstrapRuns) : null,
+    bootstrap: engine && run ? bootstrapSummary(run, engine.bootstrapRuns, interventions) : null,
     memory: engine?.memory ?? null,
     log: engine?.log ?? null,
     disk: engine?.disk ?? null,
@@ -155,8 +161,13 @@ function storedNamespace(
 }
 
 const TOLD_UNFULFILLED = 20;
+const TOLD_INTERVENTIONS = 20;
 
-function bootstrapSummary(run: BootstrapRunStatus, runs: readonly BootstrapRunStatus[]): BootstrapSummary {
+function bootstrapSummary(
+  run: BootstrapRunStatus,
+  runs: readonly BootstrapRunStatus[],
+  interventions: readonly Intervention[],
+): BootstrapSummary {
   return {
     attempts: runs.length,
     state: run.state,
@@ -179,6 +190,7 @@ function bootstrapSummary(run: BootstrapRunStatus, runs: readonly BootstrapRunSt
       startedAt: formatTime(startedAtNs),
       tookMs: tookMs ?? null,
     })),
+    interventions: interventions.slice(-TOLD_INTERVENTIONS).map(toldIntervention),
     tookMs: run.tookMs ?? null,
     sources: run.sources.map(({ source, namespace, fulfilledBlocks, detail, tookMs }) => ({
       source,

@@ -15,6 +15,8 @@ export interface TopologySnapshot {
    * must never be taken for empty because a replica is lost.
    */
   readonly everAvailable: ReadonlySet<number>;
+  /** Peers that an operator has told not to ask, nor to wait for; none unless given. */
+  readonly skippedPeers?: ReadonlySet<string>;
 }
 
 /** A node that is alone: all shards are its own. */

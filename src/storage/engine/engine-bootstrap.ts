@@ -13,8 +13,10 @@ import type {
   ShardProgress,
 } from '../bootstrap/bootstrap-source.ts';
 import { CommitLogSource } from '../bootstrap/commit-log-source.ts';
+import { AcceptedLossSource } from '../bootstrap/accepted-loss-source.ts';
 import { FillBook } from '../bootstrap/fill-book.ts';
 import { FsSource } from '../bootstrap/fs-source.ts';
+import type { Interventions } from '../bootstrap/interventions.ts';
 import { ShardTimeRanges } from '../bootstrap/shard-time-ranges.ts';
 import type { TopologySnapshot } from '../bootstrap/topology-snapshot.ts';
 import { UninitializedSource } from '../bootstrap/uninitialized-source.ts';
@@ -51,6 +53,7 @@ export interface EngineBootstrapDeps {
   readonly shards: NodeShards;
   readonly engineLog: EngineLog;
   readonly recovered: Pick<RecoveredMemory, 'position' | 'snapshots'>;
+  readonly interventions: Interventions;
   /** The placement that is in force; asked once an attempt. */
   readonly topology: () => TopologySnapshot;
   readonly order: BootstrapOrder;
@@ -64,7 +67,10 @@ export interface EngineBootstrapDeps {
   readonly onDone: () => Promise<void>;
 }
 
-export type PeerBootstrapSource = BootstrapSource & AsyncDisposable;
+export interface PeerBootstrapSource extends BootstrapSource, AsyncDisposable {
+  /** Peers that did not answer are asked again at once. */
+  askAnew(): void;
+}
 
 /** What the engine bootstraps, with which sources, and what becomes of the results. */
 export class EngineBootstrap {
@@ -111,6 +117,12 @@ export class EngineBootstrap {
   /** Resolves when every namespace is bootstrapped. */
   run(signal: AbortSignal, reason: BootstrapReason): Promise<void> {
     return this.#loop.run(signal, reason);
+  }
+
+  /** At once, with peers that were left alone. Joins a run that is under way. */
+  tryAgain(signal: AbortSignal): Promise<void> {
+    this.#peers?.askAnew();
+    return this.#loop.run(signal, 'retry');
   }
 
   /** After the run has ended. */
@@ -200,8 +212,8 @@ export class EngineBootstrap {
     const result = await runBootstrapRounds(
       this.#processDeps(report),
       {
-        sources: isOther ? [this.#whole, ...this.#sources] : this.#sources,
-        topology: this.#deps.topology(),
+        sources: this.#sourcesOf(isOther),
+        topology: this.#topology(),
         namespaces,
         signal,
         superseded: report.superseded,
@@ -240,6 +252,28 @@ export class EngineBootstrap {
       }
     }
     await this.#secure();
+  }
+
+  /** Those that are whole come first where all are gone over; what was given up, last, where anything was. */
+  #sourcesOf(isOther: boolean): readonly BootstrapSource[] {
+    const { registry, interventions } = this.#deps;
+    const accepted = (name: string): ShardTimeRanges => {
+      const id = registry.find(name)?.id;
+      return id === undefined ? ShardTimeRanges.EMPTY : interventions.acceptedLoss(id);
+    };
+    const isAny = registry.all.some(({ name }) => !accepted(name).isEmpty);
+    return [
+      ...(isOther ? [this.#whole] : []),
+      ...this.#sources,
+      ...(isAny ? [new AcceptedLossSource(accepted)] : []),
+    ];
+  }
+
+  /** The placement as operators want it to be looked at. */
+  #topology(): TopologySnapshot {
+    const { topology, interventions, hybridClock } = this.#deps;
+    const skippedPeers = interventions.skippedPeers(hybridClock.nowNs());
+    return skippedPeers.size > 0 ? { ...topology(), skippedPeers } : topology();
   }
 
   #processDeps(report: AttemptReport): ProcessDeps {

@@ -6,6 +6,8 @@ import { singleNodeTopology, type TopologySnapshot } from '../bootstrap/topology
 import type { AppendToLog } from '../buffer/namespace-buffer.ts';
 import type { Log } from '../commit-log/spare-segments.ts';
 import { KERNEL_FILE, Kernel } from '../kernel/kernel.ts';
+import type { Interventions } from '../bootstrap/interventions.ts';
+import { BootstrapOperator } from './bootstrap-operator.ts';
 import type { Catalog } from './catalog.ts';
 import { EngineBootstrap, type EngineBootstrapDeps, type PeerBootstrapSource } from './engine-bootstrap.ts';
 import { EngineLog } from './engine-log.ts';
@@ -58,11 +60,20 @@ export function completeOptions(options: EngineOptions): CompleteOptions {
   };
 }
 
+/** What is in the folder. */
+export interface FoundParts {
+  readonly catalog: Catalog;
+  readonly recovered: RecoveredMemory;
+  readonly interventions: Interventions;
+}
+
 export interface EngineHooks {
   readonly onFinding: (finding: Finding) => void;
   /** Every shard of every namespace is bootstrapped. */
   readonly onDone: () => Promise<void>;
   readonly isClosed: () => boolean;
+  /** An operator does not want to wait for the next attempt. */
+  readonly onRetry: () => void;
 }
 
 /** What an engine is put together from. */
@@ -76,16 +87,17 @@ export class EngineParts {
   readonly shards: NodeShards;
   readonly bootstrap: EngineBootstrap;
   readonly peerView: PeerView;
+  readonly operator: BootstrapOperator;
 
   constructor(
     deps: EngineDeps,
     options: CompleteOptions,
-    found: { readonly catalog: Catalog; readonly recovered: RecoveredMemory },
+    found: FoundParts,
     hooks: EngineHooks,
   ) {
     const { fs, clock, log, randomUint32, wasm, node = 'local' } = deps;
     const { folder, shardCount } = options;
-    const { catalog, recovered } = found;
+    const { catalog, recovered, interventions } = found;
     const { memory, states, images } = recovered;
     const { topology: stored } = catalog.content;
     const hybridClock = new HybridClock(clock);
@@ -101,7 +113,8 @@ export class EngineParts {
       states,
     );
     const { onFinding } = hooks;
-    const shared = { fs, log, clock, hybridClock, codec, registry, engineLog, ownership, onFinding };
+    const files = { fs, log, clock, hybridClock, codec, registry, engineLog, ownership, onFinding };
+    const shared = { ...files, interventions };
     const upkeep = new Upkeep(
       {
         ...shared,
@@ -146,6 +159,14 @@ export class EngineParts {
       },
       folder,
     );
+    this.operator = new BootstrapOperator({
+      ...shared,
+      clock: hybridClock,
+      history: () => this.bootstrap.history,
+      topology,
+      serially: (work) => upkeep.serially(work),
+      tryAgain: hooks.onRetry,
+    });
   }
 }
 

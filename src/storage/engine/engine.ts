@@ -4,11 +4,19 @@ import type { BufferMemory } from '../buffer/buffer-memory.ts';
 import type { WriteBatch } from '../buffer/write-batch.ts';
 import type { IndexBlock } from '../index/index-block.ts';
 import type { LabelPair } from '../index/labels.ts';
+import { Interventions } from '../bootstrap/interventions.ts';
+import type { BootstrapOperator } from './bootstrap-operator.ts';
 import { Catalog } from './catalog.ts';
 import { applyTombstone } from './delete-series.ts';
 import type { EngineBootstrap } from './engine-bootstrap.ts';
 import type { EngineLog } from './engine-log.ts';
-import { completeOptions, EngineParts, type CompleteOptions, type EngineDeps } from './engine-parts.ts';
+import {
+  completeOptions,
+  EngineParts,
+  type CompleteOptions,
+  type EngineDeps,
+  type FoundParts,
+} from './engine-parts.ts';
 import type { HybridClock } from './hybrid-clock.ts';
 import { encodeDelete } from './log-records.ts';
 import { earliest } from './maintenance.ts';
@@ -17,7 +25,7 @@ import type { NamespaceRegistry } from './namespace-registry.ts';
 import type { NodeShards } from './node-shards.ts';
 import type { PeerView } from './peer-view.ts';
 import { ReplicaAccess, type StampedWrite } from './replica-access.ts';
-import { recoverMemory, type RecoveredMemory } from './recover-memory.ts';
+import { recoverMemory } from './recover-memory.ts';
 import type { ColumnCodec } from './sealed-series.ts';
 import type { ReaderDeps } from './series-columns.ts';
 import { indexOf, SeriesReader } from './series-reader.ts';
@@ -46,17 +54,15 @@ export class Engine implements api.PlacedEngine {
   readonly #codec: () => ColumnCodec;
   /** What peers are shown of this node. */
   readonly peerView: PeerView;
+  /** For people, when the bootstrap cannot go on by itself. */
+  readonly operator: BootstrapOperator;
   #everReady = false;
   /** Since the start: before it nobody knows which namespaces there should be. */
   #namespacesAreKnown = false;
   #bootstrapped: Promise<void> = Promise.resolve();
   #ticking: Promise<void> = Promise.resolve();
 
-  private constructor(
-    deps: EngineDeps,
-    options: CompleteOptions,
-    found: { readonly catalog: Catalog; readonly recovered: RecoveredMemory },
-  ) {
+  private constructor(deps: EngineDeps, options: CompleteOptions, found: FoundParts) {
     this.#deps = deps;
     this.#options = options;
     this.#catalog = found.catalog;
@@ -65,6 +71,7 @@ export class Engine implements api.PlacedEngine {
       onFinding: (finding) => this.#find(finding),
       onDone: () => this.#becomeReady(),
       isClosed: () => this.#stop.signal.aborted,
+      onRetry: () => this.#follow(this.#bootstrap.tryAgain(this.#stop.signal)),
     });
     this.#hybridClock = parts.hybridClock;
     this.#codec = parts.codec;
@@ -75,6 +82,7 @@ export class Engine implements api.PlacedEngine {
     this.#shards = parts.shards;
     this.#bootstrap = parts.bootstrap;
     this.peerView = parts.peerView;
+    this.operator = parts.operator;
   }
 
   /**
@@ -92,7 +100,10 @@ export class Engine implements api.PlacedEngine {
     );
     const catalog = await Catalog.open(fs, folder, shardCount);
     const recovered = await recoverMemory(fs, { folder, limitBytes: memoryMb * 1024 * 1024, wasm });
-    const engine = new Engine(deps, complete, { catalog, recovered });
+    const interventions = await Interventions.open(fs, folder, ({ message }) =>
+      deps.log.error({ reason: message }, 'what operators have told the bootstrap is lost'),
+    );
+    const engine = new Engine(deps, complete, { catalog, recovered, interventions });
     await engine.#registry.finishDeletions();
     for (const { tombstones } of engine.#registry.all) {
       await tombstones.load();
@@ -284,6 +295,12 @@ export class Engine implements api.PlacedEngine {
     return verifyFolder(deps, this.#options.folder, { signal, written });
   }
 
+  /** Does what works on files while nothing else does. */
+  async serially<T>(work: () => Promise<T>): Promise<T> {
+    this.#throwIfClosed();
+    return await this.#upkeep.serially(work);
+  }
+
   inspect(namespace?: string): AsyncIterable<api.StoredFileset> {
     return inspectFolder({ fs: this.#deps.fs }, this.#options.folder, namespace);
   }
@@ -307,8 +324,12 @@ export class Engine implements api.PlacedEngine {
   }
 
   #beginBootstrap(reason: api.BootstrapReason): void {
-    this.#bootstrapped = this.#bootstrap.run(this.#stop.signal, reason);
-    this.#bootstrapped.catch((error: unknown) => {
+    this.#follow(this.#bootstrap.run(this.#stop.signal, reason));
+  }
+
+  #follow(run: Promise<void>): void {
+    this.#bootstrapped = run;
+    run.catch((error: unknown) => {
       if (this.#stop.signal.aborted || isAbort(error)) return;
       this.#deps.log.error({ reason: messageOf(error) }, 'the bootstrap of the storage engine ended');
     });

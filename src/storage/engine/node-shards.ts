@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { VarveError } from '../../core/errors.ts';
 import type { FileSystem } from '../../core/file-system.ts';
+import type { Interventions } from '../bootstrap/interventions.ts';
 import type { TopologySnapshot } from '../bootstrap/topology-snapshot.ts';
 import { listShardsOf } from '../fileset/fileset-folder.ts';
 import { shardFolder } from '../fileset/fileset-id.ts';
@@ -26,6 +27,7 @@ export interface NodeShardsDeps {
   readonly engineLog: EngineLog;
   readonly upkeep: Upkeep;
   readonly ownership: ShardOwnership;
+  readonly interventions: Interventions;
 }
 
 /**
@@ -167,6 +169,7 @@ export class NodeShards {
     }
     const dropped = new Set(shards);
     for (const namespace of registry.all) await this.#dropFiles(namespace, dropped);
+    await this.#deps.interventions.voidLoss(shards);
     upkeep.forgetSnapshots();
   }
 

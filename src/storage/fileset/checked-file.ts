@@ -21,7 +21,9 @@ export type Magic =
   | 'VRVDELET'
   | 'VRVHINTS'
   | 'VRVCOVER'
-  | 'VRVSUMRY';
+  | 'VRVSUMRY'
+  | 'VRVBACKP'
+  | 'VRVINTER';
 
 /** The head of a file that is read in parts: letters, version, their checksum. */
 export function encodeFileHeader(magic: Magic): Buffer {

@@ -100,7 +100,9 @@ export class BlockContent implements Disposable {
     const kept = newer && copyColumns(newer);
     const decoded = await reader.decode(payload);
     const older = this.#due.length === 0 ? decoded : bury(decoded, decodeLabels(id), this.#due);
-    return sealColumns(this.#codec, kept ? mergeForFile(older, kept) : older);
+    const merged = kept ? mergeForFile(older, kept) : older;
+    // All that it had may be deleted.
+    return merged.times.length === 0 ? undefined : sealColumns(this.#codec, merged);
   }
 
   /** How many of the references have an id up to `after`. */

@@ -14,11 +14,22 @@ export type BootstrapLevel = (typeof BOOTSTRAP_LEVELS)[number];
 
 /** The other nodes that have the shard, or had it until it is taken over: the only ones that can give it. */
 export function givers(topology: TopologySnapshot, shard: number): string[] {
+  return allGivers(topology, shard).filter((node) => !topology.skippedPeers?.has(node));
+}
+
+function allGivers(topology: TopologySnapshot, shard: number): string[] {
   return otherReplicas(topology, shard).flatMap(([node, state]) => (state === 'initializing' ? [] : [node]));
 }
 
 /** Of how many other replicas data is wanted before a shard counts as fulfilled. */
 export function requiredGivers(level: BootstrapLevel, topology: TopologySnapshot, shard: number): number {
+  const required = usuallyRequired(level, topology, shard);
+  const left = givers(topology, shard).length;
+  // Who is skipped is not waited for; what is left has to give all of it.
+  return left < allGivers(topology, shard).length ? Math.min(required, Math.max(1, left)) : required;
+}
+
+function usuallyRequired(level: BootstrapLevel, topology: TopologySnapshot, shard: number): number {
   switch (level) {
     case 'none':
       return 0;

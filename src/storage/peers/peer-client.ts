@@ -58,6 +58,11 @@ export class PeerClient {
     return absent && absent.untilMs > this.#deps.clock.monotonicMs() ? absent.reason : undefined;
   }
 
+  /** Those that were left alone are asked again from now on. */
+  forgive(): void {
+    for (const absent of this.#absent.values()) absent.untilMs = 0;
+  }
+
   /** @throws PeerFailure, and the signal's reason when it is aborted */
   async call(node: string, request: PeerRequest, signal: AbortSignal): Promise<Uint8Array> {
     const { clock, random } = this.#deps;

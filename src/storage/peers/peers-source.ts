@@ -128,6 +128,10 @@ export class PeersSource implements BootstrapSource {
     return results;
   }
 
+  askAnew(): void {
+    this.#client.forgive();
+  }
+
   /** Takes back copies that are not finished. */
   async [Symbol.asyncDispose](): Promise<void> {
     for (const receiver of this.#memo.partial.values()) await receiver.abort();

@@ -1,0 +1,197 @@
+import { dirname } from 'node:path';
+import { VarveError } from '../../core/errors.ts';
+import { makeFolders } from '../../core/file-system.ts';
+import { decodeAnnotation, encodeAnnotation } from '../engine/block-annotation.ts';
+import { DATA_FOLDER } from '../engine/fileset-store.ts';
+import { placeOf } from '../engine/fileset-summary.ts';
+import type { Namespace } from '../engine/namespace.ts';
+import type { PeerView } from '../engine/peer-view.ts';
+import { rebuildIndex, uncovered } from '../engine/rebuild-index.ts';
+import { nextVolume } from '../fileset/fileset-folder.ts';
+import { COPIED_KINDS, FilesetReceiver } from '../fileset/receive-fileset.ts';
+import { sealFilesets } from '../fileset/seal-filesets.ts';
+import type { RestoreMarks } from './restore-mark.ts';
+import {
+  blockKey,
+  readRestoredHead,
+  type BodyParts,
+  type RestoreBegin,
+  type RestoredFileset,
+  type RestoreLook,
+} from './restore-messages.ts';
+
+/** What a restore sees of an engine. */
+export interface RestoreView extends PeerView {
+  readonly folder: string;
+  /** While nothing else works on files. */
+  readonly serially: <T>(work: () => Promise<T>) => Promise<T>;
+}
+
+export interface RestoreServerDeps {
+  readonly view: RestoreView;
+  readonly marks: RestoreMarks;
+}
+
+/** As for writes that another node took. */
+const MAX_AHEAD_NS = 300_000_000_000n;
+
+/** Takes filesets of a backup into namespaces of this node that have nothing else. Keeps nothing between requests. */
+export class RestoreServer {
+  readonly #view: RestoreView;
+  readonly #marks: RestoreMarks;
+
+  constructor({ view, marks }: RestoreServerDeps) {
+    this.#view = view;
+    this.#marks = marks;
+  }
+
+  /** How a namespace stands; changes nothing. @throws NAMESPACE_UNKNOWN, STORAGE_NOT_READY */
+  async look(name: string): Promise<RestoreLook> {
+    const namespace = this.#namespace(name);
+    const { filesets, ownership } = namespace;
+    return {
+      namespaceId: namespace.id,
+      isEmpty: isEmpty(namespace),
+      backup: (await this.#marks.read(namespace)) ?? null,
+      unready: ownership.owned.filter((shard) => !namespace.isWhole(shard)),
+      filesets: Object.fromEntries(
+        [...filesets.places()].map((place) => [blockKey(place), place.info().digest.toString('hex')]),
+      ),
+    };
+  }
+
+  /**
+   * From now on filesets of this backup are taken, also after a restart.
+   * @throws RESTORE_TARGET_NOT_EMPTY, CLOCK_AHEAD for a backup of nodes whose clocks were ahead
+   */
+  async begin({ namespace: name, backup, version }: RestoreBegin): Promise<RestoreLook> {
+    const { clock, serially } = this.#view;
+    if (version > clock.nowNs() + MAX_AHEAD_NS) {
+      throw new VarveError('CLOCK_AHEAD', 'the backup has versions of more than five minutes from now');
+    }
+    await serially(async () => {
+      const namespace = this.#namespace(name);
+      const before = await this.#marks.read(namespace);
+      if (before === backup) return;
+      if (before !== undefined || !isEmpty(namespace)) throw notEmpty(name, before);
+      await this.#marks.set(namespace, backup);
+    });
+    // What is written from now on is newer than what comes.
+    clock.observe(version);
+    return await this.look(name);
+  }
+
+  /**
+   * Durable when it resolves, and found once the restore has ended. One that is there already changes nothing.
+   * @throws RESTORE_REFUSED, RESTORE_TARGET_NOT_EMPTY, SHARD_NOT_OWNED, SHARD_NOT_READY, PEER_UNAVAILABLE when what came
+   *   is not what was sent
+   */
+  async take(body: BodyParts): Promise<'taken' | 'present'> {
+    const head = await readRestoredHead(body);
+    const { shard, blockStartNs } = head.info;
+    const namespace = await this.#admitted(head);
+    const present = (): string | undefined =>
+      namespace.filesets.info(blockStartNs, shard)?.digest.toString('hex');
+    const wanted = head.info.digest.toString('hex');
+    if (present() === wanted) return 'present';
+    const receiver = await this.#receiver(namespace, head);
+    let isTaken = false;
+    try {
+      for (const kind of COPIED_KINDS) {
+        for await (const piece of body.take(head.sums[kind].sizeBytes)) await receiver.append(kind, piece);
+      }
+      const info = await receiver.write();
+      if (!info) throw new VarveError('PEER_UNAVAILABLE', 'a fileset is not what its checksums say');
+      await this.#view.serially(async () => {
+        // Both may have changed while it came.
+        await this.#admitted(head);
+        if (present() === wanted) return;
+        if (present() !== undefined) throw notEmpty(namespace.name, head.backup);
+        const { root } = namespace.filesets;
+        await namespace.filesets.beginChange();
+        await sealFilesets(this.#view.fs, root, [info]);
+        receiver.sealed();
+        isTaken = true;
+        namespace.filesets.put(placeOf(info));
+        namespace.movedBlocks++;
+      });
+      return isTaken ? 'taken' : 'present';
+    } finally {
+      await receiver.abort();
+    }
+  }
+
+  /** All has come: it can be found, and the namespace is one as any other. */
+  async end({ namespace: name, backup }: Pick<RestoreBegin, 'namespace' | 'backup'>): Promise<void> {
+    await this.#view.serially(async () => {
+      const namespace = this.#namespace(name);
+      if ((await this.#marks.read(namespace)) !== backup) throw notBegun(name, backup);
+      await rebuildIndex(namespace, uncovered(namespace));
+      await this.#marks.remove(namespace);
+    });
+  }
+
+  async #admitted({ backup, info }: RestoredFileset): Promise<Namespace> {
+    const { shard, blockSizeNs } = info;
+    const namespace = this.#namespace(info.namespace);
+    if ((await this.#marks.read(namespace)) !== backup) throw notBegun(info.namespace, backup);
+    if (namespace.options.blockSizeNs !== blockSizeNs) {
+      throw new VarveError('RESTORE_REFUSED', `blocks of namespace ${info.namespace} have another size here`);
+    }
+    if (!namespace.ownership.owns(shard)) {
+      throw new VarveError('SHARD_NOT_OWNED', `shard ${shard} is not this node's`);
+    }
+    if (!namespace.isWhole(shard)) {
+      throw new VarveError(
+        'SHARD_NOT_READY',
+        `shard ${shard} of namespace ${info.namespace} is being filled`,
+      );
+    }
+    return namespace;
+  }
+
+  async #receiver(namespace: Namespace, { info, sums }: RestoredFileset): Promise<FilesetReceiver> {
+    const { fs, clock } = this.#view;
+    const { root } = namespace.filesets;
+    const place = { namespace: namespace.name, shard: info.shard, blockStartNs: info.blockStartNs };
+    await makeFolders(fs, dirname(root), [DATA_FOLDER]);
+    const id = { ...place, volume: await nextVolume(fs, root, place) };
+    // What was deleted here before does not concern what comes now.
+    const annotation = encodeAnnotation({
+      ...decodeAnnotation(info, `the info of ${blockKey(info)}`),
+      deletedUpTo: clock.last,
+    });
+    return new FilesetReceiver(fs, { root, id, info: { ...info, annotation }, sums });
+  }
+
+  #namespace(name: string): Namespace {
+    if (!this.#view.isOpen()) {
+      throw new VarveError('STORAGE_NOT_READY', 'the storage engine reads its log: repeat it in a moment');
+    }
+    const namespace = this.#view.namespace(name);
+    if (namespace) return namespace;
+    throw new VarveError('NAMESPACE_UNKNOWN', `there is no namespace ${JSON.stringify(name)} here`);
+  }
+}
+
+function isEmpty({ filesets, buffer }: Namespace): boolean {
+  return filesets.count === 0 && buffer.blocks().every(({ samples }) => samples === 0);
+}
+
+function notEmpty(name: string, backup: string | undefined): VarveError {
+  const what =
+    backup === undefined
+      ? 'has samples already'
+      : `is being filled from backup ${backup}, and has other samples`;
+  return new VarveError('RESTORE_TARGET_NOT_EMPTY', `namespace ${name} ${what}`, {
+    hint: 'Restore into another namespace with --into NAME, or give up what is there with --overwrite.',
+  });
+}
+
+function notBegun(name: string, backup: string): VarveError {
+  return new VarveError(
+    'RESTORE_REFUSED',
+    `namespace ${name} is not being filled from backup ${backup} here: it was made anew, or the restore has ended`,
+    { hint: 'Run the restore again: it begins where it has to.' },
+  );
+}
