@@ -5,7 +5,13 @@ import { VarveError } from '../core/errors.ts';
 import type { Options } from '../config/options.ts';
 import { GroupClient } from '../node/group-client.ts';
 import type { ActionStatus, GroupAction } from '../node/group-control.ts';
-import { groupBackupLines, groupConfigLines, groupLines, groupPlanLines } from '../node/group-lines.ts';
+import {
+  groupBackupLines,
+  groupConfigLines,
+  groupLines,
+  groupPlanLines,
+  groupRequestLines,
+} from '../node/group-lines.ts';
 import { SystemAccess } from '../node/system-access.ts';
 import { settings, type CliContext, type Flags } from './context.ts';
 import { ExitCode } from './exit-codes.ts';
@@ -62,6 +68,17 @@ const ACTIONS: Readonly<Record<string, (call: Call) => Promise<number>>> = {
       node,
       by,
     });
+  },
+  requests: async ({ context, options, group }) => {
+    const requests = await group.requests();
+    print(context, options.json ? { requests } : groupRequestLines(requests));
+    return ExitCode.ok;
+  },
+  cancel: async (call) => {
+    const { context, options, group, stop } = call;
+    const request = await group.cancel(named(call, 'cancel', 0), { clock: systemClock, signal: stop });
+    print(context, options.json ? request : [`${request.id}: ${request.detail ?? 'given up'}`]);
+    return ExitCode.ok;
   },
   config: configure,
   backup: async (call) => {

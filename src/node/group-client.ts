@@ -37,6 +37,29 @@ export class GroupClient {
     await this.#ask('POST', paused ? '/pause' : '/resume', {});
   }
 
+  async requests(): Promise<readonly ActionStatus[]> {
+    return (await this.#ask<{ requests: ActionStatus[] }>('GET', '/requests')).requests;
+  }
+
+  /**
+   * Has it given up, and waits until its worker has.
+   * @throws NOT_FOUND
+   * @throws GROUP_REQUEST_TOO_LATE when it goes on to its end, or is there already
+   */
+  async cancel(
+    id: string,
+    { clock, signal }: { readonly clock: Clock; readonly signal: AbortSignal },
+  ): Promise<ActionStatus> {
+    const path = `/requests/${encodeURIComponent(id)}`;
+    let request = await this.#ask<ActionStatus>('POST', `${path}/cancel`, {});
+    while (request.state === 'running') {
+      await clock.sleep(POLL_MS, signal);
+      request = await this.#ask<ActionStatus>('GET', path);
+    }
+    if (request.state === 'failed') return request;
+    throw new VarveError('GROUP_REQUEST_TOO_LATE', `${id} was done before it could be given up`);
+  }
+
   /** Of all members that answer, the newest first. @throws GROUP_UNREACHABLE when none does */
   async backups(): Promise<readonly MemberBackup[]> {
     return (await this.#backups()).map(({ backup }) => backup);

@@ -45,6 +45,8 @@ export interface GroupStatus {
   readonly services: GroupServicesStatus | null;
   /** Settings that a member needs a restart for, by member. */
   readonly pendingRestart: Readonly<Record<string, readonly string[]>>;
+  /** What was asked of the group and is not over. */
+  readonly requests: readonly ActionStatus[];
   /** Schedules, running and failed tasks, newest backups. */
   readonly work: Readonly<Record<string, unknown>> | null;
 }
@@ -61,7 +63,10 @@ export type GroupAction =
     };
 
 /** How something that was asked for goes. */
-export interface ActionStatus extends Pick<GroupRequest, 'id' | 'by' | 'at' | 'state' | 'detail' | 'worker'> {
+export interface ActionStatus extends Pick<
+  GroupRequest,
+  'id' | 'by' | 'at' | 'state' | 'detail' | 'worker' | 'node' | 'arguments' | 'cancel'
+> {
   readonly kind: GroupAction['kind'];
 }
 
@@ -84,6 +89,10 @@ export interface GroupControl {
   act(action: GroupAction, by: string): Promise<ActionStatus>;
   /** @throws NOT_FOUND */
   request(id: string): Promise<ActionStatus>;
+  /** Those of the last day, the oldest first. */
+  requests(): Promise<readonly ActionStatus[]>;
+  /** Has it given up; whether it was, is asked with `request`. @throws NOT_FOUND, GROUP_REQUEST_TOO_LATE */
+  cancel(id: string, by: string): Promise<ActionStatus>;
   pause(by: string): Promise<void>;
   resume(by: string): Promise<void>;
   config(): Promise<GroupConfig>;

@@ -5,6 +5,8 @@ import { recordBackup } from '../cluster/backup/backup-actions.ts';
 import { backupFileName, backupFolder, listBackups } from '../cluster/backup/backup-folder.ts';
 import { restoreBackup } from '../cluster/backup/restore-backup.ts';
 import type { GroupContext } from '../cluster/bootstrap/context.ts';
+import { writeAudit, type AuditEntry } from '../cluster/broker/audit.ts';
+import { cancelRequest } from '../cluster/cancel-request.ts';
 import { askMembers } from '../cluster/bootstrap/requests.ts';
 import type { DatabaseStructure } from '../cluster/ddl/structure-upkeep.ts';
 import type { GroupConfig, GroupKeys, MemberRecord } from '../cluster/group-keys.ts';
@@ -60,13 +62,14 @@ export class GroupDesk implements GroupControl {
   async status(): Promise<GroupStatus> {
     const { keys, member, services, jobs } = this.#deps;
     const { node, cluster, kind } = this.#options;
-    const [group, records, master, config, alive, statuses] = await Promise.all([
+    const [group, records, master, config, alive, statuses, requests] = await Promise.all([
       keys.group.read(),
       keys.members.list(),
       keys.master.read(),
       keys.config.read(),
       keys.coordinator.services(keys.serviceName, { passing: true }),
       keys.status.list(),
+      this.requests(),
     ]);
     const living = new Set(alive.map(({ meta }) => meta['node']));
     const members = [...records.values()].map(({ value }) => value);
@@ -96,6 +99,7 @@ export class GroupDesk implements GroupControl {
       pendingRestart: Object.fromEntries(
         [...statuses].map(([name, { value }]) => [name, value.pendingRestart ?? []]),
       ),
+      requests: requests.filter(({ state }) => state === 'asked' || state === 'running'),
       work: { ...jobs.work.status(), structure: this.#options.structure() },
     };
   }
@@ -105,12 +109,18 @@ export class GroupDesk implements GroupControl {
   }
 
   async act(action: GroupAction, by: string): Promise<ActionStatus> {
+    const asked = await this.#act(action, by);
+    void this.#audit(`Ask ${action.kind}`, asked, by);
+    return asked;
+  }
+
+  async #act(action: GroupAction, by: string): Promise<ActionStatus> {
     const { keys, clock, member } = this.#deps;
     const asker = { by, nowMs: clock.nowMs() };
     switch (action.kind) {
       case 'switchover':
-        return this.#begin(action.kind, by, async () =>
-          member.switchover({ by, ...(action.node === undefined ? {} : { to: action.node }) }),
+        return this.#begin(action.kind, by, async (id) =>
+          member.switchover({ id, by, ...(action.node === undefined ? {} : { to: action.node }) }),
         );
       case 'leave':
       case 'reinit': {
@@ -134,6 +144,27 @@ export class GroupDesk implements GroupControl {
     const found = await this.#deps.keys.requests.at(id).read();
     if (found) return found.value;
     throw new VarveError('NOT_FOUND', `nobody asked ${id} of this group`);
+  }
+
+  async requests(): Promise<readonly ActionStatus[]> {
+    const asked = [...(await this.#deps.keys.requests.list()).values()].map(({ value }) => value);
+    const known = new Set(asked.map(({ id }) => id));
+    const own = [...this.#own.values()].filter(({ id }) => !known.has(id));
+    return [...asked, ...own].toSorted((a, b) => a.at.localeCompare(b.at));
+  }
+
+  async cancel(id: string, by: string): Promise<ActionStatus> {
+    const { keys, clock } = this.#deps;
+    const own = this.#own.get(id);
+    if (own && own.kind !== 'switchover') {
+      throw new VarveError(
+        'GROUP_REQUEST_TOO_LATE',
+        `${id} cannot be cancelled: a ${own.kind} goes to its end`,
+      );
+    }
+    const request = await cancelRequest(keys, id, { by, nowMs: clock.nowMs() });
+    await this.#audit('Cancel', request, by);
+    return request;
   }
 
   pause(by: string): Promise<void> {
@@ -171,7 +202,11 @@ export class GroupDesk implements GroupControl {
   }
 
   /** What one of the own databases cannot do to itself while others look on: begun here, told here. */
-  #begin(kind: 'switchover' | 'backup' | 'restore', by: string, work: () => Promise<string>): ActionStatus {
+  #begin(
+    kind: 'switchover' | 'backup' | 'restore',
+    by: string,
+    work: (id: string) => Promise<string>,
+  ): ActionStatus {
     const { clock } = this.#deps;
     const { node } = this.#options;
     const id = `${kind}-${randomUUID().slice(0, 8)}`;
@@ -187,7 +222,7 @@ export class GroupDesk implements GroupControl {
       this.#own.set(id, { ...asked, state, detail });
     };
     set('running', '');
-    void work().then(
+    void work(id).then(
       (detail) => set('done', detail),
       (error: unknown) => {
         const more = error instanceof VarveError ? [error.detail, error.hint] : [];
@@ -195,6 +230,26 @@ export class GroupDesk implements GroupControl {
       },
     );
     return { ...asked, state: 'running', detail: '' };
+  }
+
+  /** Where the write master can be reached; what was asked does not wait for that. */
+  async #audit(action: string, { id, kind, node }: ActionStatus, by: string): Promise<void> {
+    const { control } = this.#deps.jobs.backups;
+    const { log } = this.#deps.jobs;
+    const entry: AuditEntry = {
+      ...this.#options,
+      actor: 'cli',
+      action,
+      target: id,
+      outcome: 'ok',
+      origin: { user: by },
+      detail: { kind, ...(node === undefined ? {} : { node }) },
+    };
+    await control
+      .withConnection((connection) => writeAudit(connection, entry))
+      .catch((error: unknown) => {
+        log.warn({ action, request: id, by, error: messageOf(error) }, 'not written to the audit log');
+      });
   }
 
   async #backup(database: string | undefined): Promise<string> {

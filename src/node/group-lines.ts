@@ -1,6 +1,6 @@
 import type { GroupConfig } from '../cluster/group-keys.ts';
 import type { PlannedStep } from '../run/run.ts';
-import type { GroupStatus, MemberBackup } from './group-control.ts';
+import type { ActionStatus, GroupStatus, MemberBackup } from './group-control.ts';
 import { textTable } from './text-table.ts';
 
 /** `varve cluster status` for people: who leads, who waits for whom, how far everybody is. */
@@ -34,7 +34,23 @@ export function groupLines(status: GroupStatus): string[] {
     ...textTable(['member', 'role', 'alive', 'state', 'PostgreSQL', ''], rows),
     ...(edges.length === 0 ? [] : ['', `replication, as ${askedNode} sees it`, ...edgeLines(edges)]),
     ...(services === null ? [] : ['', serviceLine(services)]),
+    ...(status.requests.length === 0 ? [] : ['', ...groupRequestLines(status.requests)]),
   ];
+}
+
+/** What was asked of the group, and how it goes. */
+export function groupRequestLines(requests: readonly ActionStatus[]): string[] {
+  if (requests.length === 0) return ['nothing was asked of this group in the last day'];
+  const rows = requests.map(({ id, node, arguments: more, by, at, state, worker, cancel, detail }) => [
+    id,
+    [node ?? '', ...Object.values(more)].join(' '),
+    cancel && state === 'running' ? `to be cancelled for ${cancel.by}` : state,
+    worker ?? '',
+    by,
+    at,
+    detail?.split('\n')[0] ?? '',
+  ]);
+  return textTable(['request', 'of', 'state', 'worker', 'asked by', 'at', ''], rows);
 }
 
 function edgeLines(edges: GroupStatus['edges']): string[] {

@@ -34,6 +34,11 @@ export function groupRoutes(control: () => GroupControl | undefined): Hono {
     const wanted = (await body(context, action)) as GroupAction;
     return context.json(await group().act(wanted, asker(context)), 202);
   });
+  app.get('/requests', async (context) => context.json({ requests: await group().requests() }));
+  app.post('/requests/:id/cancel', async (context) => {
+    await body(context, z.object({}));
+    return context.json(await group().cancel(context.req.param('id'), asker(context)));
+  });
   app.get('/requests/:id', async (context) => context.json(await group().request(context.req.param('id'))));
   app.post('/pause', async (context) => {
     await body(context, z.object({}));

@@ -6,6 +6,7 @@ import { Writers } from '../../../test/group-writers.ts';
 import { gapSlotName } from '../master/gap-slot.ts';
 import { NOBODY } from '../master/quorum.ts';
 import { allLinks } from '../mesh/mesh.ts';
+import { cancelRequest } from '../cancel-request.ts';
 import type { GroupContext } from './context.ts';
 import { leaveGroup, reinitialise, replaceMember } from './leave.ts';
 import { askMembers, tendMembership } from './requests.ts';
@@ -184,6 +185,103 @@ test('a dead member is replaced by another node', async () => {
   await writers.stop();
   await caughtUp([n1, nodes[1] as GroupContext, successor]);
   expect(await writers.digest(3)).toBe(await writers.digest(0));
+});
+
+test.skipIf(process.env['VARVE_SOAK'] !== '1')(
+  'a machine that is lost is replaced by another under its name',
+  async () => {
+    const nodes = await group(3, 'same-name');
+    const [n1, n2, n3] = nodes as [GroupContext, GroupContext, GroupContext];
+    await using writers = await Writers.start(stage.servers, { rows: 10, clients: 1 });
+    const asker = { by: 'test', nowMs: Date.now() };
+    const request = { kind: 'replace', node: 'n3', successor: 'n3' } as const;
+    const refused = async (why: string): Promise<void> => {
+      const id = await askMembers(n1.keys, request, asker);
+      await tendMembership(n1, work);
+      expect((await n1.keys.requests.at(id).read())?.value).toMatchObject({
+        state: 'failed',
+        detail: expect.stringContaining(why) as string,
+      });
+    };
+    await refused('n3 lives');
+    await n3[Symbol.asyncDispose]();
+    await refused('the former server of n3 still runs');
+    // As if it had stopped: it takes nothing any more, and does not answer.
+    for (const from of [n1, n2]) {
+      for (const database of ['rdpg', 'varve']) {
+        await n1.mesh.disable({ from: from.self, to: n3.self, database });
+      }
+    }
+    await n1.keys.members.at('n3').update((record) => record && { ...record, port: 1 });
+    const address = stage.servers.addresses[3];
+    const successor = node(3, { cluster: 'same-name', node: 'n3', port: address?.port ?? 0 });
+    await expect(bootstrap(successor)).rejects.toMatchObject({ code: 'GROUP_NAME_TAKEN' });
+    const id = await askMembers(n1.keys, request, asker);
+    const tended = tendMembership(n1, work);
+    await expect.poll(async () => n1.keys.members.at('n3').read(), { timeout: 60_000 }).toBeUndefined();
+    await Promise.all([bootstrap(successor), tended]);
+    expect((await n1.keys.requests.at(id).read())?.value.state).toBe('done');
+    expect((await n1.keys.members.at('n3').read())?.value.nodeUuid).toBe(stage.nodeUuid(3));
+    await writers.stop();
+    await caughtUp([n1, n2, successor]);
+    expect(await writers.digest(3)).toBe(await writers.digest(0));
+  },
+);
+
+test('what was asked can be given up until it has done what cannot be taken back', async () => {
+  const [n1] = (await group(2, 'cancels')) as [GroupContext, GroupContext];
+  const { keys } = n1;
+  const asker = { by: 'test', nowMs: Date.now() };
+  const [ann, state] = [
+    { by: 'ann', nowMs: Date.now() },
+    async (id: string) => (await keys.requests.at(id).read())?.value,
+  ];
+  const given = { state: 'failed', detail: 'it was cancelled by ann' };
+
+  const asked = await askMembers(keys, { kind: 'leave', node: 'n2' }, asker);
+  await cancelRequest(keys, asked, ann);
+  await tendMembership(n1, work);
+  expect(await state(asked)).toMatchObject(given);
+
+  // One that waits for somebody who never comes.
+  await keys.members.at('n9').create({
+    node: 'n9',
+    nodeUuid: stage.nodeUuid(3),
+    host: '127.0.0.1',
+    port: 1,
+    state: 'joining',
+    tags: {},
+    databases: [],
+    joinedAt: new Date().toISOString(),
+  });
+  const waits = await askMembers(keys, { kind: 'replace', node: 'n2', successor: 'n9' }, asker);
+  const tended = tendMembership(n1, work);
+  await expect.poll(async () => (await state(waits))?.detail, { timeout: 20_000 }).toContain('n9');
+  expect((await cancelRequest(keys, waits, ann)).state).toBe('running');
+  await tended;
+  expect(await state(waits)).toMatchObject(given);
+  expect((await keys.members.at('n2').read())?.value.state).toBe('member');
+
+  // One whose worker has died is nobody's any more.
+  const left = await askMembers(keys, { kind: 'leave', node: 'n2' }, asker);
+  await keys.requests.at(left).update((was) => was && { ...was, state: 'running', worker: 'n7' });
+  expect(await cancelRequest(keys, left, ann)).toMatchObject(given);
+
+  const gone = await askMembers(keys, { kind: 'leave', node: 'n2' }, asker);
+  await keys.requests
+    .at(gone)
+    .update((was) => was && { ...was, state: 'running', worker: 'n1', irrevocable: true });
+  for (const id of [gone, waits]) {
+    await expect(cancelRequest(keys, id, ann)).rejects.toMatchObject({ code: 'GROUP_REQUEST_TOO_LATE' });
+  }
+  await expect(cancelRequest(keys, 'nobody-asked', ann)).rejects.toMatchObject({ code: 'NOT_FOUND' });
+  // It goes on all the same, and is forgotten a day later.
+  await tendMembership(n1, work);
+  expect(await state(gone)).toMatchObject({ state: 'done' });
+  await keys.requests.at(gone).update((was) => was && { ...was, at: '2026-01-01T00:00:00Z' });
+  await tendMembership(n1, work);
+  expect(await state(gone)).toBeUndefined();
+  expect([...(await keys.members.list()).keys()]).toEqual(['n1', 'n9']);
 });
 
 test('the write master cannot leave or be reinitialised, and nobody makes place for one who was not started', async () => {

@@ -6,7 +6,8 @@ import { gapSlotName } from '../master/gap-slot.ts';
 import { askSwitchover } from '../master/requests.ts';
 import { GROUP_SCHEMA, PUBLICATION } from '../mesh/edge.ts';
 import type { MemberRecord } from '../group-keys.ts';
-import { addressOf, type GroupContext } from './context.ts';
+import { groupIdentity } from '../ddl/install.ts';
+import { addressOf, CONTROL_DATABASE, type GroupContext } from './context.ts';
 import { thaw } from './freeze.ts';
 import { joinGroup } from './join-group.ts';
 import { markForJoining } from './joiner-databases.ts';
@@ -74,11 +75,7 @@ export async function replaceMember(
     });
   const record = (await keys.members.at(former).read())?.value;
   const isSame = former === successor;
-  if (isSame && (await readRoster(keys)).alive.has(former)) {
-    throw new VarveError('INVALID_ARGUMENT', `${former} lives, and cannot be replaced by itself`, {
-      hint: `To have its content made anew: varve cluster reinit ${former}. Nothing was changed.`,
-    });
-  }
+  if (isSame && record) await refuseTwins(context, record);
   const alive = !isSame && record !== undefined && (await answers(context, record));
   if (alive && !(await keys.members.at(successor).read())) {
     throw new VarveError('INVALID_ARGUMENT', `group ${keys.cluster} knows no node ${successor}`, {
@@ -89,6 +86,31 @@ export async function replaceMember(
   await anotherMaster(context, { former, successor, alive }, work);
   await leaveGroup(context, former, work, { isGone: isSame });
   if (!alive) await isIn();
+}
+
+/**
+ * Two servers under one name would take each other's changes out of the same slots, and nobody would notice.
+ * @throws INVALID_ARGUMENT while the former one runs
+ */
+async function refuseTwins(context: GroupContext, record: MemberRecord): Promise<void> {
+  const { node, databases } = record;
+  if ((await readRoster(context.keys)).alive.has(node)) {
+    throw new VarveError('INVALID_ARGUMENT', `${node} lives, and cannot be replaced by itself`, {
+      hint: `To have its content made anew: varve cluster reinit ${node}. Nothing was changed.`,
+    });
+  }
+  // What is there may be its successor's server, which is not in the group yet.
+  const [some = CONTROL_DATABASE] = databases;
+  const { servers } = context;
+  const identity = await servers
+    .withConnection(addressOf(record), some, groupIdentity)
+    .catch(() => undefined);
+  if (identity?.node === node) {
+    throw new VarveError('INVALID_ARGUMENT', `the former server of ${node} still runs`, {
+      detail: `It is at ${record.host}:${record.port}, and would take changes that are meant for its successor.`,
+      hint: 'Stop it for good first. Nothing was changed.',
+    });
+  }
 }
 
 /** In place of one who is to leave: its successor, or whoever is fit. One that is dead is followed by itself. */
