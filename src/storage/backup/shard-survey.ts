@@ -44,7 +44,7 @@ export async function surveyShards(
           offers.push(...answer.shards.map((shard) => ({ node, shard, version })));
         } catch (error) {
           if (!(error instanceof PeerFailure || error instanceof VarveError)) throw error;
-          silent.set(node, error.message);
+          silent.set(node, error instanceof PeerFailure ? error.reason : error.message);
           return;
         }
       }

@@ -70,6 +70,8 @@ const ASKED_ANEW = 3;
 export class NamespaceFetch {
   readonly #deps: FetchDeps;
   readonly #what: FetchRequest;
+  /** Peers that did not answer, and why. */
+  readonly #silent = new Map<string, string>();
   readonly #left: Unfulfilled[] = [];
   readonly #deferred = new Set<number>();
 
@@ -139,6 +141,7 @@ export class NamespaceFetch {
           for (const shard of shards) found.get(shard.shard)?.push({ node, shard, version });
         } catch (error) {
           if (!(error instanceof PeerFailure)) throw error;
+          this.#silent.set(node, error.reason);
           this.#what.tally.notes.add(`${error.message} (left behind)`);
         }
       }),
@@ -175,7 +178,7 @@ export class NamespaceFetch {
     }
     const states = all.map((node) => {
       const answer = answers.find((offer) => offer.node === node);
-      const reason = answer?.shard.state ?? this.#deps.client.absence(node) ?? 'no answer';
+      const reason = answer?.shard.state ?? this.#silent.get(node) ?? 'no answer';
       return `${node}: ${reason}`;
     });
     const detail = `${offers.length} of ${required} required replicas can give the shard (${states.join('; ')})`;

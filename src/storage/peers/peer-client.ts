@@ -19,12 +19,15 @@ export interface PeerClientOptions {
 /** A peer did not answer, or said that it cannot: whoever needs it goes on without. */
 export class PeerFailure extends Error {
   readonly node: string;
+  /** Without the node. */
+  readonly reason: string;
   /** What it asked for is not there any more: asking anew may help. */
   readonly isStale: boolean;
 
   constructor(node: string, error: unknown) {
     super(`${node}: ${messageOf(error)}`, { cause: error });
     this.node = node;
+    this.reason = messageOf(error);
     this.isStale = error instanceof VarveError && error.code === 'NOT_FOUND';
   }
 }
