@@ -35,7 +35,7 @@ export const ARGUMENTS: Partial<Readonly<Record<Command, readonly string[]>>> = 
   restore: ['<folder>', '[backup]'],
   explain: ['<shard>', '[number]'],
   cluster: [
-    '<plan|status|switchover|pause|resume|leave|replace|reinit|config|backup|restore>',
+    '<plan|status|requests|cancel|switchover|pause|resume|leave|replace|reinit|config|backup|restore>',
     '[name]',
     '[value]',
     '[into]',

@@ -151,6 +151,9 @@ describe('three access nodes and two data nodes', () => {
     await expect(client.query("insert into public.plain values (now(), 'd', 2)")).rejects.toMatchObject({
       sqlstate: '25006',
     });
+    const insert = "insert into public.plain values (now(), 'd', 2)";
+    const typed = await varve(['sql', '--dir', dir, '--node', other, '-c', insert]);
+    expect(typed.stderr).toMatch(new RegExp(`^ERROR 25006: .*\n(?:.*\n)*HINT: The write master is "${now}"`));
     const add = client.query("select * from add_data_node('dn9', '127.0.0.1')");
     await expect(add).rejects.toMatchObject({
       sqlstate: '25006',

@@ -1,5 +1,6 @@
 import { VarveError } from '../core/errors.ts';
 import type { Connection, Endpoint, Notice, TextResult } from '../postgres/connection.ts';
+import { SqlState, sqlStateOf } from '../postgres/sqlstate.ts';
 import { openWritable } from './open-writable.ts';
 import { textTable } from './text-table.ts';
 
@@ -34,8 +35,25 @@ export class SqlClient implements AsyncDisposable {
 
   /** Runs what was typed; the lines to show. The signal cancels it on the server. */
   async run(sql: string, signal?: AbortSignal): Promise<string[]> {
-    const results = await this.#connection.queryText(sql, signal ? { signal } : {});
-    return results.flatMap(resultLines);
+    try {
+      const results = await this.#connection.queryText(sql, signal ? { signal } : {});
+      return results.flatMap(resultLines);
+    } catch (error) {
+      throw await this.#withWriteMaster(error);
+    }
+  }
+
+  /** PostgreSQL itself does not know who takes writes when it refuses them; its database does. */
+  async #withWriteMaster(error: unknown): Promise<unknown> {
+    if (sqlStateOf(error) !== SqlState.readOnlySqlTransaction || !(error instanceof VarveError)) return error;
+    if (error.hint !== undefined || this.closed || this.inTransaction) return error;
+    const master = await this.#connection
+      .maybeOne<{ master: string | null }>('select varve_group.write_master() as master')
+      .then((row) => row?.master ?? undefined)
+      .catch(() => undefined);
+    if (master === undefined) return error;
+    const hint = `The write master is "${master}": connect there, or through the group's write port.`;
+    return new VarveError(error.code, error.message, { sqlstate: error.sqlstate, hint, cause: error });
   }
 
   [Symbol.asyncDispose](): Promise<void> {
