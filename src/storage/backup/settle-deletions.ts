@@ -4,12 +4,15 @@ import type { ReplicaAddress, ReplicaDelete, ReplicaTransport } from '../replica
 
 /**
  * Has each replica carry out the deletions that another one knows, as the repair does: otherwise what is merged from
- * several would have samples again that were deleted where a majority was asked. Nodes that do not answer are left out;
- * those are told, with why.
+ * several would have samples again that were deleted where a majority was asked. Returns who did not, and why: nothing
+ * must be taken from these.
  */
 export async function settleDeletions(
   transport: ReplicaTransport,
-  nodes: readonly ReplicaAddress[],
+  {
+    nodes,
+    namespaces,
+  }: { readonly nodes: readonly ReplicaAddress[]; readonly namespaces: readonly string[] },
   signal: AbortSignal,
 ): Promise<ReadonlyMap<string, string>> {
   const silent = new Map<string, string>();
@@ -27,7 +30,12 @@ export async function settleDeletions(
       attempt(node, async () => {
         const parts: Uint8Array[] = [];
         for await (const part of transport.ask(node, { kind: 'deletions' }, signal)) parts.push(part);
-        known.set(node, decodeDeletions(Buffer.concat(parts)));
+        const all = decodeDeletions(Buffer.concat(parts));
+        // Others may be of namespaces that are gone.
+        known.set(
+          node,
+          all.filter(({ namespace }) => namespaces.includes(namespace)),
+        );
       }),
     ),
   );

@@ -27,12 +27,20 @@ interface Offer {
  */
 export async function surveyShards(
   { client, signal }: { readonly client: PeerClient; readonly signal: AbortSignal },
-  { cluster, namespace, required }: { cluster: BackupCluster; namespace: string; required: number },
+  what: {
+    readonly cluster: BackupCluster;
+    readonly namespace: string;
+    readonly required: number;
+    /** Nodes of which nothing is taken, and why. */
+    readonly excluded: ReadonlyMap<string, string>;
+  },
 ): Promise<Survey> {
+  const { cluster, namespace, required, excluded } = what;
   const offers: Offer[] = [];
-  const silent = new Map<string, string>();
+  const silent = new Map(excluded);
   await Promise.all(
     [...cluster.endpoints.keys()].map(async (node) => {
+      if (excluded.has(node)) return;
       const own = cluster.replicas.flatMap((_, shard) =>
         holders(cluster, shard).includes(node) ? [shard] : [],
       );

@@ -72,6 +72,8 @@ export class TakeBackup {
   readonly #folder: BackupFolder;
   readonly #request: BackupRequest;
   readonly #signal: AbortSignal;
+  /** Nodes that may have what was deleted, and why. */
+  #unsettled: ReadonlyMap<string, string> = new Map();
   #version = 0n;
   #kept = 0;
   #written = 0;
@@ -90,7 +92,8 @@ export class TakeBackup {
     // A node that stands alone has nobody to hear of deletions from.
     if (cluster.version !== null) {
       const nodes = [...cluster.endpoints].map(([node, endpoint]) => ({ id: node, endpoint }));
-      await settleDeletions(this.#deps.replicas, nodes, this.#signal);
+      const namespaces = this.#request.namespaces.map(({ name }) => name);
+      this.#unsettled = await settleDeletions(this.#deps.replicas, { nodes, namespaces }, this.#signal);
     }
     const namespaces: BackedUpNamespace[] = [];
     for (const { name, settings } of this.#request.namespaces) {
@@ -110,7 +113,15 @@ export class TakeBackup {
     const { cluster, level } = this.#request;
     const required = requiredReplicas(level, cluster.replicaFactor);
     const signal = this.#signal;
-    const { jobs, version } = await surveyShards({ client, signal }, { cluster, namespace, required });
+    const { jobs, version } = await surveyShards(
+      { client, signal },
+      {
+        cluster,
+        namespace,
+        required,
+        excluded: this.#unsettled,
+      },
+    );
     this.#observe(version);
     const sameSize = (info: FilesetInfo): boolean => info.blockSizeNs === blockSizeNs;
     const stored = new StoredFilesets((await this.#folder.stored(namespace)).filter(sameSize));
