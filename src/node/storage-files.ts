@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { VarveError } from '../core/errors.ts';
 import { NodeFileSystem } from '../core/node-file-system.ts';
@@ -6,7 +6,7 @@ import { bytesText } from '../run/figures.ts';
 import { ColumnCodec } from '../storage/engine/sealed-series.ts';
 import { inspectFolder, verifyFolder } from '../storage/engine/storage-check.ts';
 import type { Finding, StoredFileset } from '../storage/engine/storage-engine.ts';
-import { KERNEL_FILE, Kernel } from '../storage/kernel/kernel.ts';
+import { builtKernels, Kernel } from '../storage/kernel/kernel.ts';
 import { formatDuration, formatTime } from '../storage/protocol/time-text.ts';
 import { storageFolderOf } from './storage-settings.ts';
 import { SystemFolder } from './system-folder.ts';
@@ -53,7 +53,7 @@ export function inspectStorage(folder: string): AsyncIterable<StoredFileset> {
 export function verifyStorage(folder: string, signal: AbortSignal): AsyncIterable<Finding> {
   let codec: ColumnCodec | undefined;
   const make = (): ColumnCodec =>
-    (codec ??= new ColumnCodec(new Kernel(readFileSync(KERNEL_FILE), { limitBytes: CODEC_LIMIT_BYTES })));
+    (codec ??= new ColumnCodec(new Kernel(builtKernels(), { limitBytes: CODEC_LIMIT_BYTES })));
   return verifyFolder({ fs: new NodeFileSystem(), codec: make }, folder, { signal });
 }
 

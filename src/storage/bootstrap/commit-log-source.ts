@@ -24,6 +24,7 @@ import {
   type BootstrapSource,
   type Unfulfilled,
 } from './bootstrap-source.ts';
+import { findFlushedBlocks, FlushedBlocks, type FlushedContent } from './flushed-blocks.ts';
 import { ShardTimeRanges } from './shard-time-ranges.ts';
 import { TimeRanges } from './time-ranges.ts';
 import { hasOtherReplica, stateAtOrigin } from './topology-snapshot.ts';
@@ -171,7 +172,8 @@ export class CommitLogSource implements BootstrapSource {
 
   async #recover(context: BootstrapContext): Promise<Recovered> {
     const { fs, logFolder, onReplayed, image, snapshots: loaded } = this.#deps;
-    const recovery = new Recovery(this.#deps, loaded);
+    const from = image ?? loaded.from;
+    const recovery = new Recovery(this.#deps, loaded, await this.#flushedBlocks(from, context.signal));
     for (const [done, info] of (image ? [] : loaded.snapshots).entries()) {
       context.signal.throwIfAborted();
       context.report({
@@ -182,7 +184,6 @@ export class CommitLogSource implements BootstrapSource {
       });
       await recovery.readSnapshot(info);
     }
-    const from = image ?? loaded.from;
     const report = await replayCommitLog(
       { fs },
       { folder: logFolder, from, signal: context.signal },
@@ -197,6 +198,16 @@ export class CommitLogSource implements BootstrapSource {
     await onReplayed(report);
     return recovery;
   }
+
+  /** Behind an image there is too little log to look for them. */
+  async #flushedBlocks(from: LogPosition | undefined, signal: AbortSignal): Promise<FlushedBlocks> {
+    const { fs, logFolder: folder, image, all, lookupId } = this.#deps;
+    if (image || all().every(({ filesets }) => filesets.count === 0)) return new FlushedBlocks();
+    return await findFlushedBlocks(fs, { folder, from, signal }, (flushed) => {
+      const namespace = lookupId(flushed.namespaceId);
+      return namespace !== undefined && hasAll(namespace, flushed);
+    });
+  }
 }
 
 class Recovery implements Recovered {
@@ -204,10 +215,12 @@ class Recovery implements Recovered {
   readonly lost = new Map<string, Lost[]>();
   readonly lostRecords: Lost[] = [];
   readonly #deps: CommitLogSourceDeps;
+  readonly #flushed: FlushedBlocks;
   readonly #ids: readonly Readonly<Record<string, number>>[];
 
-  constructor(deps: CommitLogSourceDeps, loaded: LoadedSnapshots) {
+  constructor(deps: CommitLogSourceDeps, loaded: LoadedSnapshots, flushed: FlushedBlocks) {
     this.#deps = deps;
+    this.#flushed = flushed;
     for (const { createdAtNs } of loaded.manifests) deps.clock.observe(createdAtNs);
     this.#ids = loaded.manifests.map(({ annotation }) => decodeIds(annotation));
     for (const { file, offset, reason } of loaded.damagedManifests) {
@@ -224,6 +237,7 @@ class Recovery implements Recovered {
   async readSnapshot(info: FilesetInfo): Promise<void> {
     const namespace = this.#namespaceOf(info.namespace);
     if (!namespace?.ownership.owns(info.shard)) return;
+    if (this.#flushed.has(namespace.id, info.blockStartNs)) return;
     const { fs, folder, codec } = this.#deps;
     const counts = this.#countsOf(namespace.id);
     counts.snapshots++;
@@ -271,7 +285,9 @@ class Recovery implements Recovered {
     const counts = this.#countsOf(namespace.id);
     switch (content.kind) {
       case 'batch': {
-        const { samples, version, unreadable, orphans } = namespace.buffer.replay(content.payload);
+        const leftOut = this.#flushed.before(namespace.id, record.sequence);
+        const replayed = namespace.buffer.replay(content.payload, leftOut);
+        const { samples, version, unreadable, orphans } = replayed;
         this.#deps.clock.observe(version);
         counts.records++;
         counts.samples += samples;
@@ -285,16 +301,7 @@ class Recovery implements Recovered {
         break;
       case 'flushed':
         // Unless one of them is gone: then what the memory has is written once more.
-        if (
-          content.filesets.every(
-            ({ shard, volume }) =>
-              // What was dropped with its shard since is nothing that is missing.
-              !namespace.ownership.owns(shard) ||
-              hasVolume(namespace, content.blockStartNs, { shard, volume }),
-          )
-        ) {
-          namespace.dropBlock(content.blockStartNs);
-        }
+        if (hasAll(namespace, content)) namespace.dropBlock(content.blockStartNs);
         break;
     }
   }
@@ -331,10 +338,11 @@ class Recovery implements Recovered {
   }
 }
 
-function hasVolume(
-  namespace: Namespace,
-  blockStartNs: bigint,
-  { shard, volume }: { readonly shard: number; readonly volume: number },
-): boolean {
-  return (namespace.filesets.volume(blockStartNs, shard) ?? -1) >= volume;
+/** Whether the filesets that a block went to are there, or later volumes of them. */
+function hasAll({ ownership, filesets }: Namespace, flushed: FlushedContent): boolean {
+  return flushed.filesets.every(
+    ({ shard, volume }) =>
+      // What was dropped with its shard since is nothing that is missing.
+      !ownership.owns(shard) || (filesets.volume(flushed.blockStartNs, shard) ?? -1) >= volume,
+  );
 }

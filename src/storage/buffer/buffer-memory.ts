@@ -1,7 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { readFileSync } from 'node:fs';
 import { VarveError } from '../../core/errors.ts';
-import { KERNEL_FILE, Kernel, type Address } from '../kernel/kernel.ts';
+import { builtKernels, Kernel, type Address } from '../kernel/kernel.ts';
 import { KernelFault } from '../kernel/kernel-fault.ts';
 
 /** How much of the memory of an engine's buffers is in use. */
@@ -50,7 +49,7 @@ export class BufferMemory {
   constructor({ limitBytes, wasm, hashSeed }: BufferMemoryOptions) {
     this.hashSeed = hashSeed ?? randomBytes(8).readBigUInt64LE();
     this.limitBytes = Math.min(limitBytes, MAX_LIMIT_BYTES);
-    const kernels = wasm ?? readFileSync(KERNEL_FILE);
+    const kernels = wasm ?? builtKernels();
     this.kernelHash = createHash('sha256').update(kernels).digest();
     this.kernel = new Kernel(kernels, { limitBytes: this.limitBytes });
     this.space = new WorkingSpace(this.kernel);

@@ -11,7 +11,8 @@ import { LateWrites } from './late-writes.ts';
 import { LogReader } from './log-reader.ts';
 import { LogWriter, type LogReaderState, type LogTicket } from './log-writer.ts';
 import { OpenBlocks, type OpenBlockState } from './open-blocks.ts';
-import { SeriesIndex } from './series-index.ts';
+import { bitsOf } from './series-bits.ts';
+import { SeriesIndex, type SavedIndex } from './series-index.ts';
 import { WriteAdmission, type Admitted, type ForeignSeries } from './write-admission.ts';
 import { spentBatch, type WriteBatch } from './write-batch.ts';
 
@@ -147,14 +148,14 @@ export class NamespaceBuffer {
 
   /** The same for what comes as objects. */
   prepare(series: readonly SeriesSamples[], nowNs: bigint, others: ForeignSeries = 'refuse'): WriteBatch {
-    return this.#admission.prepare(series, this.#admitted(nowNs, others));
+    return this.#admission.prepare(bitsOf(series), this.#admitted(nowNs, others));
   }
 
   /** The same for columns of other nodes; with `heals` all within retention is taken. */
   prepareBits(series: readonly SeriesBits[], nowNs: bigint, heals: boolean): WriteBatch {
     const admitted = this.#admitted(nowNs, 'passOver');
     const fromNs = heals ? nowNs - this.#options.retentionNs : admitted.fromNs;
-    return this.#admission.prepareBits(series, { ...admitted, fromNs });
+    return this.#admission.prepare(series, { ...admitted, fromNs });
   }
 
   /**
@@ -212,17 +213,22 @@ export class NamespaceBuffer {
   }
 
   /**
-   * Takes a payload that `commit` appended, in their order and before anything is committed. The first one after the
-   * position of a manifest is whole by itself, if `beginLogEpoch` was called at that position.
+   * Takes a payload that `commit` appended, in their order and before anything is committed, but for its samples of the
+   * blocks `leftOut`, which are elsewhere. The first one after the position of a manifest is whole by itself, if
+   * `beginLogEpoch` was called at that position.
    * @throws STORAGE_OVERLOADED
    */
-  replay(payload: Uint8Array): ReplayOutcome {
+  replay(payload: Uint8Array, leftOut: readonly bigint[] = []): ReplayOutcome {
     this.#memory.beginUse();
     const read = this.#reader.read(payload);
     if (read === undefined) return { samples: 0, version: 0n, unreadable: true, orphans: 0 };
-    const { version, samples, orphans } = read;
+    const { version, orphans } = read;
+    const { kernel, space } = this.#memory;
+    const samples = leftOut.reduce(
+      (count, startNs) => this.#leaveOut(count, startNs, startNs + this.#options.blockSizeNs),
+      read.samples,
+    );
     if (samples > 0) {
-      const { kernel, space } = this.#memory;
       kernel.calls.findSpan(space.times.address, samples);
       const refused = this.#blocks.append(
         { count: samples, rows: true },
@@ -387,6 +393,24 @@ export class NamespaceBuffer {
     return this.#index.fill(maxSeries);
   }
 
+  /** How many series are indexed. */
+  get indexedSeries(): number {
+    return this.#index.seriesCount;
+  }
+
+  /** What of the index is made already, for `adoptIndex` after a restart; good until series are indexed. */
+  saveIndex(): SavedIndex {
+    return this.#index.save();
+  }
+
+  /** False when it is not the index of these series; then it is made from them. */
+  adoptIndex(
+    saved: Pick<SavedIndex, 'seriesCount' | 'seriesDigest'>,
+    fields: readonly Uint8Array[],
+  ): boolean {
+    return this.#index.adopt(saved, fields);
+  }
+
   #admitted(nowNs: bigint, others: ForeignSeries): Admitted {
     const { bufferPastNs, bufferFutureNs, retentionNs, coldWritesEnabled, blockSizeNs } = this.#options;
     const pastNs = coldWritesEnabled && retentionNs > bufferPastNs ? retentionNs : bufferPastNs;
@@ -425,6 +449,20 @@ export class NamespaceBuffer {
     const { blockSizeNs } = this.#options;
     this.#late.settle(batch, version, (reference, timeNs) =>
       this.#blocks.read(reference, blockStartOf(timeNs, blockSizeNs)),
+    );
+  }
+
+  /** Of the rows in the working space; returns how many stay. */
+  #leaveOut(count: number, startNs: bigint, endNs: bigint): number {
+    const { kernel, space } = this.#memory;
+    const { references, times, values } = space;
+    return kernel.calls.leaveOutRows(
+      references.address,
+      times.address,
+      values.address,
+      count,
+      startNs,
+      endNs,
     );
   }
 

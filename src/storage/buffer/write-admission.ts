@@ -1,8 +1,6 @@
 import { VarveError } from '../../core/errors.ts';
-import type { RemoteWriteVersion, RejectReason, SeriesSamples } from '../engine/storage-engine.ts';
+import type { RemoteWriteVersion, RejectReason } from '../engine/storage-engine.ts';
 import type { SeriesBits } from '../engine/replica-access.ts';
-import { ByteWriter } from '../index/byte-writer.ts';
-import { writeLabel } from '../index/labels.ts';
 import { ENTRY, RECORD, type Address } from '../kernel/kernel.ts';
 import { checked, KernelFault, type KernelFaultName } from '../kernel/kernel-fault.ts';
 import { murmur3 } from '../kernel/murmur3.ts';
@@ -73,7 +71,8 @@ export class WriteAdmission {
     return this.#admit(request, admitted, use);
   }
 
-  prepare(series: readonly SeriesSamples[], admitted: Admitted): WriteBatch {
+  /** The same for what comes as columns. */
+  prepare(series: readonly SeriesBits[], admitted: Admitted): WriteBatch {
     const use = this.#memory.beginUse();
     return this.#admit(this.#put(series), admitted, use);
   }
@@ -241,16 +240,12 @@ export class WriteAdmission {
     return canonical < 0 || canonical > MAX_LABEL_BYTES ? 'invalidLabels' : 'seriesLimit';
   }
 
-  prepareBits(series: readonly SeriesBits[], admitted: Admitted): WriteBatch {
-    const use = this.#memory.beginUse();
-    return this.#admit(this.#putBits(series), admitted, use);
-  }
-
-  #putBits(series: readonly SeriesBits[]): DecodedRequest {
+  /** Puts series into the working space as a walk does. */
+  #put(series: readonly SeriesBits[]): DecodedRequest {
     const { kernel, space } = this.#memory;
-    const bytes = Buffer.concat(series.map(({ labels }) => labels));
+    const labelBytes = Buffer.concat(series.map(({ labels }) => labels));
     const samples = series.reduce((sum, { times }) => sum + times.length, 0);
-    let labelsAt = space.labels.put(bytes);
+    let labelsAt = space.labels.put(labelBytes);
     this.#decoder.reserve(series.length, samples);
     const { buffer } = kernel.bytes;
     const entries = new Uint32Array(buffer, space.entries.address, series.length * ENTRY.length);
@@ -273,47 +268,7 @@ export class WriteAdmission {
       samples,
       unresolved: series.length,
       last: -1,
-      rawBytes: bytes.length,
-      exemplars: 0,
-      histograms: 0,
-    };
-  }
-
-  /** Puts series into the working space as a walk does. */
-  #put(series: readonly SeriesSamples[]): DecodedRequest {
-    const { kernel, space } = this.#memory;
-    const writer = new ByteWriter();
-    const ends = series.map(({ labels }) => {
-      for (const [name, value] of labels) writeLabel(writer, Buffer.from(name), Buffer.from(value));
-      return writer.length;
-    });
-    const bytes = writer.take();
-    const labels = space.labels.put(bytes);
-    const samples = series.reduce((sum, one) => sum + one.samples.length, 0);
-    this.#decoder.reserve(series.length, samples);
-    const { buffer } = kernel.bytes;
-    const entries = new Uint32Array(buffer, space.entries.address, series.length * ENTRY.length);
-    const times = new BigInt64Array(buffer, space.times.address, samples);
-    const values = new Float64Array(buffer, space.values.address, samples);
-    let place = 0;
-    for (const [i, { samples: own }] of series.entries()) {
-      const start = ends[i - 1] ?? 0;
-      entries[i * ENTRY.length + ENTRY.labels] = labels + start;
-      entries[i * ENTRY.length + ENTRY.labelsBytes] = (ends[i] ?? 0) - start;
-      entries[i * ENTRY.length + ENTRY.firstSample] = place;
-      entries[i * ENTRY.length + ENTRY.samples] = own.length;
-      for (const { timeNs, value } of own) {
-        times[place] = clampTime(timeNs);
-        values[place++] = value;
-      }
-    }
-    new Int32Array(buffer, space.references.address, series.length).fill(UNRESOLVED);
-    return {
-      series: series.length,
-      samples,
-      unresolved: series.length,
-      last: -1,
-      rawBytes: bytes.length,
+      rawBytes: labelBytes.length,
       exemplars: 0,
       histograms: 0,
     };
@@ -321,12 +276,6 @@ export class WriteAdmission {
 }
 
 const MAX_LABEL_BYTES = 65_000;
-const MAX_TIME = (1n << 63n) - 1n;
-
-/** What is beyond the numbers is beyond the bounds, too. */
-function clampTime(timeNs: bigint): bigint {
-  return timeNs > MAX_TIME ? MAX_TIME : timeNs < -MAX_TIME ? -MAX_TIME - 1n : timeNs;
-}
 
 function faultName(result: number): KernelFaultName {
   try {

@@ -81,6 +81,43 @@ describe('restart', () => {
     expect(await dump(engine)).toEqual({ up: expected(SAMPLES) });
   });
 
+  test('without an image: what files have since is neither read from snapshots nor replayed', async () => {
+    const place = await simulatedPlace();
+    const cold = [{ name: 'default', coldWritesEnabled: true }];
+    const late: Samples = [[at(21), 7]];
+    const now: Samples = [[at(29) + 3n * HOUR_NS, 8]];
+    {
+      await using engine = await readyEngine(place, cold, { imageLogBytes: 0 });
+      await write(engine, 'up', [[at(19), 3]]);
+      await engine.snapshot();
+      await write(engine, 'up', SAMPLES);
+      place.clock.advance(3n * HOUR_NS);
+      await write(engine, 'up', now);
+      expect((await engine.flush()).filesets).toBe(1);
+      await write(engine, 'up', late);
+    }
+    const content = { up: expected([[at(19), 3], [at(20), 1.5], ...late, ...now]) };
+    const detailOf = (engine: Engine): string =>
+      engine
+        .status()
+        .bootstrapRuns.flatMap(({ sources }) => sources.map(({ detail }) => detail))
+        .join();
+    {
+      await using engine = await openEngine(place, { imageLogBytes: 0 });
+      await engine.ready();
+      expect(detailOf(engine)).toContain('0 samples from 0 snapshots, 2 samples from 3 records');
+      expect(await dump(engine)).toEqual(content);
+    }
+    // Unless the files are gone: then the log is what has it.
+    for (const path of place.fs.files().keys()) {
+      if (path.includes('/data/')) await place.fs.remove(path);
+    }
+    await using engine = await openEngine(place, { imageLogBytes: 0 });
+    await engine.ready();
+    expect(detailOf(engine)).toContain('1 samples from 1 snapshots, 4 samples from 3 records');
+    expect(await dump(engine)).toEqual(content);
+  });
+
   test('on a real disk, several times, with files, snapshots and log', async () => {
     const folder = mkdtempSync(join(tmpdir(), 'varve-test-engine-'));
     try {

@@ -1,11 +1,10 @@
-import { readFileSync } from 'node:fs';
 import type { Clock } from '../../core/clock.ts';
 import type { FileSystem } from '../../core/file-system.ts';
 import type { RunEvents } from '../../run/events.ts';
 import { singleNodeTopology, type TopologySnapshot } from '../bootstrap/topology-snapshot.ts';
 import type { AppendToLog } from '../buffer/namespace-buffer.ts';
 import type { Log } from '../commit-log/spare-segments.ts';
-import { KERNEL_FILE, Kernel } from '../kernel/kernel.ts';
+import { builtKernels, Kernel } from '../kernel/kernel.ts';
 import type { Interventions } from '../bootstrap/interventions.ts';
 import { BootstrapOperator } from './bootstrap-operator.ts';
 import type { Catalog } from './catalog.ts';
@@ -175,7 +174,7 @@ function bootstrapOptions(options: CompleteOptions): Pick<EngineBootstrapDeps, '
 }
 
 function codecKernel(wasm: Uint8Array | undefined): Kernel {
-  return new Kernel(wasm ?? readFileSync(KERNEL_FILE), { limitBytes: CODEC_LIMIT_BYTES });
+  return new Kernel(wasm ?? builtKernels(), { limitBytes: CODEC_LIMIT_BYTES });
 }
 
 function aloneTopology({ content }: Catalog, origin: string): TopologySnapshot {

@@ -65,6 +65,11 @@ export function encodeDropped(shards: readonly number[]): Buffer {
   return Buffer.concat([head(DROPPED, 0), body]);
 }
 
+/** Without reading more of it. */
+export function isFlushedRecord(bytes: Uint8Array): boolean {
+  return bytes[0] === FLUSHED;
+}
+
 /** Batches are views of `bytes`. @throws FormatFault */
 export function decodeLogRecord(bytes: Buffer): LogContent {
   const cursor = new ByteCursor(bytes);

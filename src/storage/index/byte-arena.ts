@@ -38,6 +38,36 @@ export class ByteArena {
     return address;
   }
 
+  /** What `from` makes the same memory of: views, good until something is changed. */
+  parts(): Uint8Array[] {
+    return this.#pages.flatMap((page, which) => {
+      const usedBytes = Math.min(PAGE_BYTES, this.#next - which * PAGE_BYTES);
+      // The first page stays small when what comes next does not fit into it however large it is.
+      return usedBytes <= page.length
+        ? [page.subarray(0, usedBytes)]
+        : [page, new Uint8Array(usedBytes - page.length)];
+    });
+  }
+
+  /** The bytes are the memory's from now on. */
+  static from(bytes: Uint8Array): ByteArena {
+    const arena = new ByteArena();
+    for (let start = 0; start < bytes.length; start += PAGE_BYTES) {
+      const some = Buffer.from(
+        bytes.buffer,
+        bytes.byteOffset + start,
+        Math.min(PAGE_BYTES, bytes.length - start),
+      );
+      if (some.length === PAGE_BYTES) arena.#pages.push(some);
+      else {
+        arena.#grow(arena.#pages.length, some.length);
+        arena.#pages.at(-1)?.set(some);
+      }
+    }
+    arena.#next = bytes.length;
+    return arena;
+  }
+
   /** The first page starts small and grows; the others are whole from the start. */
   #grow(which: number, neededBytes: number): void {
     const old = this.#pages[which];

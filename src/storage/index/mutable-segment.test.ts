@@ -124,3 +124,57 @@ test('an empty segment is small, and memory is told as it grows', () => {
   expect(segment.memoryBytes).toBeGreaterThan(10_000 * 30);
   expect(segment.memoryBytes).toBeLessThan(10_000 * 130);
 });
+
+test('a segment that is made again of its fields is the same, and goes on in the same way', () => {
+  const value = fc.oneof(
+    fc.string({ minLength: 1, maxLength: 3 }),
+    fc.constantFrom('x'.repeat(2000), 'y'.repeat(900)),
+  );
+  const labels = fc.dictionary(fc.constantFrom('a', 'b', 'c', 'd'), value, {
+    minKeys: 1,
+    noNullPrototype: true,
+  });
+  fc.assert(
+    fc.property(fc.array(labels, { maxLength: 40 }), fc.nat(40), (series, first) => {
+      const whole = new MutableSegment();
+      let other = new MutableSegment();
+      for (const [ref, one] of series.entries()) {
+        const bytes = encodeLabels(Object.entries(one));
+        whole.add(ref, bytes);
+        if (ref === first) other = copyOf(other);
+        other.add(ref, bytes);
+      }
+      other = copyOf(other);
+      expect(sizesOf(other)).toEqual(sizesOf(whole));
+      expect(segmentBytes([other])).toEqual(segmentBytes([whole]));
+      expect(series.map((_, ref) => other.positionOf(ref))).toEqual(series.map((_, ref) => ref));
+    }),
+    { numRuns: 100 },
+  );
+});
+
+test('many series, whose lists have several pages, are the same again', () => {
+  const whole = new MutableSegment();
+  const add = (segment: MutableSegment, from: number, to: number): void => {
+    for (let ref = from; ref < to; ref++) {
+      segment.add(
+        ref,
+        encodeLabels([
+          ['a', `value ${ref % 1000}`],
+          ['b', `other ${ref % 7}`],
+          ['c', String(ref)],
+        ]),
+      );
+    }
+  };
+  add(whole, 0, 40_000);
+  let other = new MutableSegment();
+  add(other, 0, 33_333);
+  other = copyOf(other);
+  add(other, 33_333, 40_000);
+  expect(segmentBytes([other])).toEqual(segmentBytes([whole]));
+});
+
+function copyOf(segment: MutableSegment): MutableSegment {
+  return MutableSegment.from(segment.fields().map((pieces) => Buffer.concat(pieces)));
+}

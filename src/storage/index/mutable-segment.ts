@@ -1,8 +1,9 @@
 import { assert } from '../../core/errors.ts';
 import type { IndexSegment } from './index-segment.ts';
 import { checkLabels, isText, LabelCursor, MAX_LABEL_BYTES, MAX_LABELS } from './labels.ts';
-import { PagedNumbers } from './paged-numbers.ts';
+import { numbersIn, PagedNumbers } from './paged-numbers.ts';
 import { PostingChains } from './posting-chains.ts';
+import { SegmentFields, type SegmentField } from './segment-fields.ts';
 import { TermTable } from './term-table.ts';
 
 const NONE = 0xffff_ffff;
@@ -15,20 +16,20 @@ const NONE = 0xffff_ffff;
  * posting. Nothing is ever removed: a block's segment is sealed by `writeSegment` and dropped as a whole.
  */
 export class MutableSegment implements IndexSegment {
-  readonly #names = new TermTable();
-  readonly #terms = new TermTable();
-  readonly #postings = new PostingChains();
+  #names = new TermTable();
+  #terms = new TermTable();
+  #postings = new PostingChains();
   // Of names: how many values and series, and the newest value; of terms: the value of the same name before it.
-  readonly #valueCounts = new PagedNumbers();
-  readonly #seriesCounts = new PagedNumbers();
-  readonly #newestTerms = new PagedNumbers();
-  readonly #previousTerms = new PagedNumbers();
+  #valueCounts = new PagedNumbers();
+  #seriesCounts = new PagedNumbers();
+  #newestTerms = new PagedNumbers();
+  #previousTerms = new PagedNumbers();
   // Of series: its ref, and where its terms start in `rows`.
-  readonly #refs = new PagedNumbers();
-  readonly #rowStarts = new PagedNumbers();
-  readonly #rows = new PagedNumbers();
+  #refs = new PagedNumbers();
+  #rowStarts = new PagedNumbers();
+  #rows = new PagedNumbers();
   /** Position + 1 by hash of ref, or 0 for free. Its length is a power of two. */
-  #refSlots = new Uint32Array(16);
+  #refSlots: Uint32Array = new Uint32Array(16);
   readonly #cursor = new LabelCursor();
   /**
    * Of the labels of the series that is added: term and name, or -1 for new ones, and where name and value lie. The
@@ -60,7 +61,13 @@ export class MutableSegment implements IndexSegment {
   }
 
   get memoryBytes(): number {
-    const lists = [
+    const fixed =
+      this.#names.sizeBytes + this.#terms.sizeBytes + this.#postings.sizeBytes + this.#refSlots.byteLength;
+    return this.#lists.reduce((sum, list) => sum + list.sizeBytes, fixed);
+  }
+
+  get #lists(): readonly PagedNumbers[] {
+    return [
       this.#valueCounts,
       this.#seriesCounts,
       this.#newestTerms,
@@ -69,9 +76,35 @@ export class MutableSegment implements IndexSegment {
       this.#rowStarts,
       this.#rows,
     ];
-    const fixed =
-      this.#names.sizeBytes + this.#terms.sizeBytes + this.#postings.sizeBytes + this.#refSlots.byteLength;
-    return lists.reduce((sum, list) => sum + list.sizeBytes, fixed);
+  }
+
+  /** All that it is, for `from`: views, good until a series is added. */
+  fields(): SegmentField[] {
+    return [
+      ...this.#names.fields(),
+      ...this.#terms.fields(),
+      ...this.#postings.fields(),
+      ...this.#lists.map((list) => list.parts()),
+      [new Uint8Array(this.#refSlots.buffer, this.#refSlots.byteOffset, this.#refSlots.byteLength)],
+    ];
+  }
+
+  /** The same segment again. The bytes are its own from now on, and exactly those that `fields` gave. */
+  static from(bytes: readonly Uint8Array[]): MutableSegment {
+    const fields = new SegmentFields(bytes);
+    const segment = new MutableSegment();
+    segment.#names = TermTable.from(fields);
+    segment.#terms = TermTable.from(fields);
+    segment.#postings = PostingChains.from(fields);
+    segment.#valueCounts = PagedNumbers.from(fields.next());
+    segment.#seriesCounts = PagedNumbers.from(fields.next());
+    segment.#newestTerms = PagedNumbers.from(fields.next());
+    segment.#previousTerms = PagedNumbers.from(fields.next());
+    segment.#refs = PagedNumbers.from(fields.next());
+    segment.#rowStarts = PagedNumbers.from(fields.next());
+    segment.#rows = PagedNumbers.from(fields.next());
+    segment.#refSlots = numbersIn(fields.next());
+    return segment;
   }
 
   /**

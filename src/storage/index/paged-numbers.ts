@@ -36,6 +36,29 @@ export class PagedNumbers {
     page[inPage] = value;
   }
 
+  /** What `from` makes the same list of: views, good until something is changed. */
+  parts(): Uint8Array[] {
+    return this.#pages.map((page, which) => {
+      const used = Math.min(page.length, this.#count - which * PAGE_COUNT);
+      return new Uint8Array(page.buffer, page.byteOffset, used * 4);
+    });
+  }
+
+  /** The bytes are the list's from now on. */
+  static from(bytes: Uint8Array): PagedNumbers {
+    const list = new PagedNumbers();
+    const numbers = numbersIn(bytes);
+    for (let start = 0; start < numbers.length; start += PAGE_COUNT) {
+      const some = numbers.subarray(start, start + PAGE_COUNT);
+      if (some.length < PAGE_COUNT) for (const value of some) list.push(value);
+      else {
+        list.#pages.push(some);
+        list.#count += PAGE_COUNT;
+      }
+    }
+    return list;
+  }
+
   #grow(which: number, small: Uint32Array | undefined): Uint32Array {
     const page = new Uint32Array(
       which > 0 ? PAGE_COUNT : small === undefined ? FIRST_PAGE_COUNT : small.length * 4,
@@ -44,4 +67,10 @@ export class PagedNumbers {
     this.#pages[which] = page;
     return page;
   }
+}
+
+/** Bytes as numbers of 32 bits, without copying them where they lie as numbers do. */
+export function numbersIn(bytes: Uint8Array): Uint32Array {
+  const own = bytes.byteOffset % 4 === 0 ? bytes : new Uint8Array(bytes);
+  return new Uint32Array(own.buffer, own.byteOffset, own.byteLength / 4);
 }

@@ -1,5 +1,6 @@
 import { ByteArena } from './byte-arena.ts';
 import { PagedNumbers } from './paged-numbers.ts';
+import type { SegmentField, SegmentFields } from './segment-fields.ts';
 
 const FIRST_SLICE_BYTES = 16;
 const LAST_LEVEL = 8; // 4 KiB
@@ -13,20 +14,39 @@ const LINK_BYTES = 4;
  * link means: go on in the next slice. A list with a single number has no slice; unique label values are common.
  */
 export class PostingChains {
-  readonly #arena = new ByteArena();
-  readonly #counts = new PagedNumbers();
+  #arena = new ByteArena();
+  #counts = new PagedNumbers();
   /** The only number, or the index of the chain. */
-  readonly #heads = new PagedNumbers();
+  #heads = new PagedNumbers();
   // Of chains: address of the first slice, last number, where to write, and room left | level << 16.
-  readonly #starts = new PagedNumbers();
-  readonly #lasts = new PagedNumbers();
-  readonly #tails = new PagedNumbers();
-  readonly #rooms = new PagedNumbers();
+  #starts = new PagedNumbers();
+  #lasts = new PagedNumbers();
+  #tails = new PagedNumbers();
+  #rooms = new PagedNumbers();
 
   get sizeBytes(): number {
-    const { sizeBytes } = this.#arena;
-    const lists = [this.#counts, this.#heads, this.#starts, this.#lasts, this.#tails, this.#rooms];
-    return lists.reduce((sum, list) => sum + list.sizeBytes, sizeBytes);
+    return this.#lists.reduce((sum, list) => sum + list.sizeBytes, 0);
+  }
+
+  get #lists(): readonly (ByteArena | PagedNumbers)[] {
+    return [this.#arena, this.#counts, this.#heads, this.#starts, this.#lasts, this.#tails, this.#rooms];
+  }
+
+  /** What `from` makes the same lists of: views, good until something is added. */
+  fields(): SegmentField[] {
+    return this.#lists.map((list) => list.parts());
+  }
+
+  static from(fields: SegmentFields): PostingChains {
+    const chains = new PostingChains();
+    chains.#arena = ByteArena.from(fields.next());
+    chains.#counts = PagedNumbers.from(fields.next());
+    chains.#heads = PagedNumbers.from(fields.next());
+    chains.#starts = PagedNumbers.from(fields.next());
+    chains.#lasts = PagedNumbers.from(fields.next());
+    chains.#tails = PagedNumbers.from(fields.next());
+    chains.#rooms = PagedNumbers.from(fields.next());
+    return chains;
   }
 
   count(list: number): number {

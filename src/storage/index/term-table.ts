@@ -1,5 +1,6 @@
 import { ByteArena } from './byte-arena.ts';
-import { PagedNumbers } from './paged-numbers.ts';
+import { numbersIn, PagedNumbers } from './paged-numbers.ts';
+import type { SegmentField, SegmentFields } from './segment-fields.ts';
 
 /**
  * Gives texts dense numbers, in the order in which they come. A text belongs to a scope (a number), and the same
@@ -9,12 +10,12 @@ import { PagedNumbers } from './paged-numbers.ts';
  * Nothing here is a JavaScript object per entry.
  */
 export class TermTable {
-  readonly #arena = new ByteArena();
-  readonly #addresses = new PagedNumbers();
-  readonly #scopes = new PagedNumbers();
-  readonly #hashes = new PagedNumbers();
+  #arena = new ByteArena();
+  #addresses = new PagedNumbers();
+  #scopes = new PagedNumbers();
+  #hashes = new PagedNumbers();
   /** Entry number + 1, or 0 for free. Its length is a power of two. */
-  #slots = new Uint32Array(16);
+  #slots: Uint32Array = new Uint32Array(16);
 
   get count(): number {
     return this.#addresses.count;
@@ -113,6 +114,25 @@ export class TermTable {
       if (page[own + i] !== bytes[start + i]) return false;
     }
     return true;
+  }
+
+  /** What `from` makes the same table of: views, good until something is added. */
+  fields(): SegmentField[] {
+    const lists = [this.#arena, this.#addresses, this.#scopes, this.#hashes];
+    return [
+      ...lists.map((list) => list.parts()),
+      [new Uint8Array(this.#slots.buffer, this.#slots.byteOffset, this.#slots.byteLength)],
+    ];
+  }
+
+  static from(fields: SegmentFields): TermTable {
+    const table = new TermTable();
+    table.#arena = ByteArena.from(fields.next());
+    table.#addresses = PagedNumbers.from(fields.next());
+    table.#scopes = PagedNumbers.from(fields.next());
+    table.#hashes = PagedNumbers.from(fields.next());
+    table.#slots = numbersIn(fields.next());
+    return table;
   }
 
   #place(entry: number, hash: number): void {

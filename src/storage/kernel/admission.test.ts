@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { admitSamples } from './admission.ts';
+import { admitSamples, leaveOutRows } from './admission.ts';
 import { ENTRY } from './kernel.ts';
 import { KernelHarness } from './kernel-harness.suite.ts';
 
@@ -70,5 +70,45 @@ test('kernel and plain counterpart let the same samples pass, in their series', 
       }
     }),
     { numRuns: 300 },
+  );
+});
+
+test('kernel and plain counterpart leave the same rows out', () => {
+  const row = fc.record({
+    reference: fc.integer({ min: -1, max: 3 }),
+    time: fc.bigInt({ min: -20n, max: 20n }),
+    value: fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
+  });
+  const bound = fc.bigInt({ min: -25n, max: 25n });
+  fc.assert(
+    fc.property(fc.array(row, { maxLength: 40 }), bound, bound, (rows, from, to) => {
+      const [references, times, values] = [
+        harness.put(
+          0,
+          Int32Array.from(rows, ({ reference }) => reference),
+        ),
+        harness.put(
+          1,
+          BigInt64Array.from(rows, ({ time }) => time),
+        ),
+        harness.put(
+          2,
+          BigUint64Array.from(rows, ({ value }) => value),
+        ),
+      ];
+      const count = calls.leaveOutRows(references, times, values, rows.length, from, to);
+      const left = [
+        [...new Int32Array(harness.take(references, count * 4).buffer)],
+        [...new BigInt64Array(harness.take(times, count * 8).buffer)],
+        [...new BigUint64Array(harness.take(values, count * 8).buffer)],
+      ];
+      const expected = leaveOutRows(rows, from, to);
+      expect(left).toEqual([
+        expected.map(({ reference }) => reference),
+        expected.map(({ time }) => time),
+        expected.map(({ value }) => value),
+      ]);
+    }),
+    { numRuns: 200 },
   );
 });

@@ -3,6 +3,16 @@ export interface SeriesTimes {
   readonly times: readonly bigint[];
 }
 
+export interface Row {
+  /** -1: it has no series. */
+  readonly reference: number;
+  readonly time: bigint;
+}
+
+export function leaveOutRows<T extends Row>(rows: readonly T[], from: bigint, to: bigint): T[] {
+  return rows.filter(({ reference, time }) => reference < 0 || time < from || time >= to);
+}
+
 export interface Admission {
   /** Of each series, the places of its samples that pass, counted through all series. */
   readonly kept: readonly (readonly number[])[];

@@ -58,6 +58,15 @@ export class KernelHarness {
     return this.take(out, size);
   }
 
+  encodeValuesLike(values: BigUint64Array, like: Uint8Array): Uint8Array {
+    const { calls } = this.kernel;
+    const [out, scratch] = [this.region(1), this.region(2)];
+    const [from, likeAt] = [this.put(0, values), this.put(3, like)];
+    const size = checked(calls.encodeValuesLike(from, values.length, out, scratch, likeAt));
+    if (size > calls.maxValueColumnBytes(values.length)) throw new Error(`${size} bytes are too many`);
+    return this.take(out, size);
+  }
+
   decodeValues(bytes: Uint8Array, count: number): BigUint64Array {
     const out = this.region(1);
     this.#guarded(out, (count + 4) * 8, () =>

@@ -1,8 +1,17 @@
+import { readFileSync } from 'node:fs';
 import { PACKAGE_ROOT } from '../../core/package-root.ts';
 import { KernelFault } from './kernel-fault.ts';
 
 /** Where `bin/build-kernels.js` puts the kernels. */
 export const KERNEL_FILE = new URL('build/kernel.wasm', PACKAGE_ROOT);
+
+let built: Uint8Array | undefined;
+
+/** The kernels of this build, read once: what is compiled from one array is compiled once. */
+export function builtKernels(): Uint8Array {
+  built ??= readFileSync(KERNEL_FILE);
+  return built;
+}
 
 /** An address in the kernel's memory. */
 export type Address = number;
@@ -20,6 +29,8 @@ export interface KernelCalls {
   maxValueColumnBytes(count: number): number;
   valueScratchBytes(count: number): number;
   encodeValues(values: Address, count: number, out: Address, scratch: Address): number;
+  /** With the exponent of another column, where that fits; see `value-column.ts`. */
+  encodeValuesLike(values: Address, count: number, out: Address, scratch: Address, like: Address): number;
   decodeValues(from: Address, sizeBytes: number, count: number, out: Address): number;
 
   /**
@@ -158,6 +169,15 @@ export interface KernelCalls {
   ): number;
   /** Finds the least and the greatest of times, for the next two. */
   findSpan(times: Address, count: number): void;
+  /** Leaves of rows those outside of [from, to), and those without series, moved together; returns how many. */
+  leaveOutRows(
+    references: Address,
+    times: Address,
+    values: Address,
+    count: number,
+    from: bigint,
+    to: bigint,
+  ): number;
   admittedLeast(): bigint;
   admittedMost(): bigint;
   /** In how many blocks from `start` on times are; `bits` has zero bits, one a block. */

@@ -34,6 +34,37 @@ describe('value columns', () => {
     );
   });
 
+  test('whatever column a column is to be like, it is read back bit for bit', () => {
+    fc.assert(
+      fc.property(valueColumn, valueColumn, (column, other) => {
+        const encoded = kernel.encodeValuesLike(column, values.encodeValues(other));
+        expect(kernel.decodeValues(encoded, column.length)).toEqual(column);
+        expect(values.decodeValues(encoded, column.length)).toEqual(column);
+      }),
+      { numRuns: 600 },
+    );
+  });
+
+  test.each([
+    ['decimals', (i: number) => (1000 + 7 * i) / 100],
+    ['a constant', () => 3.25],
+    ['doubles of full precision', (i: number) => Math.sin(i)],
+  ])('%s that are like those before are written as if nothing were known', (_name, valueOf) => {
+    const [before, after] = [0, 64].map((from) =>
+      bits(...Array.from({ length: 64 }, (_, i) => valueOf(from + i))),
+    ) as [BigUint64Array, BigUint64Array];
+    const encoded = kernel.encodeValuesLike(after, kernel.encodeValues(before));
+    expect(hex(encoded)).toBe(hex(kernel.encodeValues(after)));
+  });
+
+  test('values that have become decimals are not written as bits any more', () => {
+    const before = bits(...Array.from({ length: 64 }, (_, i) => Math.sin(i)));
+    const after = bits(...Array.from({ length: 64 }, (_, i) => i));
+    expect(hex(kernel.encodeValuesLike(after, kernel.encodeValues(before)))).toBe(
+      hex(kernel.encodeValues(after)),
+    );
+  });
+
   test.each([
     { name: 'a constant', column: bits(1, 1, 1, 1), size: 4 },
     { name: 'one NaN', column: BigUint64Array.of(0x7ff8_0000_0000_0001n), size: 10 },

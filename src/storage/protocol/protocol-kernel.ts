@@ -1,5 +1,4 @@
-import { readFileSync } from 'node:fs';
-import { KERNEL_FILE, Kernel, type Address } from '../kernel/kernel.ts';
+import { builtKernels, Kernel, type Address } from '../kernel/kernel.ts';
 import { checked } from '../kernel/kernel-fault.ts';
 import { varintBytes, writeVarint } from './protobuf-writer.ts';
 
@@ -26,7 +25,7 @@ export class ProtocolKernel {
   readonly #times: Address;
   readonly #values: Address;
 
-  constructor(wasm: Uint8Array = readFileSync(KERNEL_FILE)) {
+  constructor(wasm: Uint8Array = builtKernels()) {
     this.#kernel = new Kernel(wasm, { limitBytes: MEMORY_BYTES });
     const { calls } = this.#kernel;
     this.#toBytes = Math.max(calls.maxSnappyBytes(PIECE_BYTES), MAX_REQUEST_BYTES);

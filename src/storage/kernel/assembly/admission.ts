@@ -76,6 +76,23 @@ export function findSpan(times: usize, count: u32): void {
   }
 }
 
+/**
+ * Leaves of `count` rows those outside of [from, to), and those that have no series, moved together; returns how many.
+ */
+export function leaveOutRows(references: usize, times: usize, values: usize, count: u32, from: i64, to: i64): u32 {
+  let kept: u32 = 0;
+  for (let i: u32 = 0; i < count; i++) {
+    const reference = load<i32>(references + (<usize>i << 2));
+    const time = load<i64>(times + (<usize>i << 3));
+    if (reference >= 0 && time >= from && time < to) continue;
+    store<i32>(references + (<usize>kept << 2), reference);
+    store<i64>(times + (<usize>kept << 3), time);
+    store<u64>(values + (<usize>kept << 3), load<u64>(values + (<usize>i << 3)));
+    kept++;
+  }
+  return kept;
+}
+
 /** In how many blocks of `size` from `start` on times are; `bits` has room for one bit a block, and times are in them. */
 export function countBlocks(times: usize, count: u32, start: i64, size: i64, bits: usize): u32 {
   let blocks: u32 = 0;

@@ -15,8 +15,8 @@ import {
   STEPPED,
   takeClosed,
 } from './chunk-layout';
-import { decodeTimes, encodeTimes } from './time-column';
-import { decodeValues, encodeValues } from './value-column';
+import { decodeTimes, encodeSteps, encodeTimes } from './time-column';
+import { decodeValues, encodeValues, encodeValuesLike } from './value-column';
 
 const BEFORE: usize = 0;
 const TIME_BYTES: usize = 4;
@@ -53,12 +53,23 @@ export function readOpenPiece(line: usize, timesOut: usize, valuesOut: usize): v
 export function closePiece(chunks: usize, line: usize): bool {
   const piece = load<usize>(line, PIECE);
   const count = load<u32>(line, COUNT);
-  readOpenPiece(line, times, values);
-  const timeBytes = encodeTimes(times, count, encodedTimes, scratch);
-  const valueBytes = encodeValues(values, count, encodedValues, scratch);
+  const before = load<usize>(piece, CLOSED);
+  let plain = values;
+  let timeBytes: i32;
+  if (load<u8>(piece, STEPPED) == ALL_STEPPED) {
+    plain = piece + PIECE_HEAD;
+    timeBytes = encodeSteps(load<i64>(piece, FIRST_TIME), load<i64>(line, STEP), count, encodedTimes);
+  } else {
+    readOpenPiece(line, times, values);
+    timeBytes = encodeTimes(times, count, encodedTimes, scratch);
+  }
+  const valueBytes =
+    before == 0
+      ? encodeValues(plain, count, encodedValues, scratch)
+      : encodeValuesLike(plain, count, encodedValues, scratch, before + HEAD + load<u16>(before, TIME_BYTES));
   const closed = takeClosed(chunks, HEAD + timeBytes + valueBytes);
   if (closed == 0) return false;
-  store<usize>(closed, load<usize>(piece, CLOSED), BEFORE);
+  store<usize>(closed, before, BEFORE);
   store<u16>(closed, <u16>timeBytes, TIME_BYTES);
   store<u16>(closed, <u16>valueBytes, VALUE_BYTES);
   memory.copy(closed + HEAD, encodedTimes, timeBytes);

@@ -1,6 +1,7 @@
 export {
   decodeValues,
   encodeValues,
+  encodeValuesLike,
   maxValueColumnBytes,
   valueScratchBytes,
 } from './value-column';
@@ -97,6 +98,7 @@ export {
   admittedMost,
   countBlocks,
   findSpan,
+  leaveOutRows,
   refusedNew,
   refusedNewEntry,
   refusedNewTime,

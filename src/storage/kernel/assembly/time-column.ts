@@ -70,6 +70,13 @@ export function encodeTimes(times: usize, count: u32, out: usize, scratch: usize
   return <i32>(cursor - out);
 }
 
+/** The column of `count` timestamps that follow each other at equal steps, as `encodeTimes` writes it. */
+export function encodeSteps(first: i64, step: i64, count: u32, out: usize): i32 {
+  setCursor(out);
+  writeHead(REGULAR, count, first, count > 1 ? step : 0);
+  return <i32>(cursor - out);
+}
+
 function writeHead(mode: u32, count: u32, first: i64, unit: u64): void {
   writeVarint(mode);
   writeVarint(count);

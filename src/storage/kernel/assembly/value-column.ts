@@ -205,14 +205,63 @@ export function valueScratchBytes(count: u32): u32 {
 export function encodeValues(values: usize, count: u32, out: usize, scratch: usize): i32 {
   if (count == 0) return BAD_COUNT;
   setCursor(out);
-  const first = bitsAt(values, 0);
-  let same = true;
-  for (let i: u32 = 1; i < count && same; i++) same = bitsAt(values, i) == first;
-  if (same) {
-    writeVarint(CONSTANT);
-    writeVarint(bswap(first));
+  if (areSame(values, count)) return encodeConstant(values, out);
+  return encodeVarying(values, count, out, scratch);
+}
+
+/**
+ * The same, mostly without a search for the exponent: `like` is a column of values of the same kind, those before in
+ * their series. What it writes may be a little longer.
+ */
+export function encodeValuesLike(values: usize, count: u32, out: usize, scratch: usize, like: usize): i32 {
+  if (count == 0) return BAD_COUNT;
+  setCursor(out);
+  if (areSame(values, count)) return encodeConstant(values, out);
+  const flags = <u32>load<u8>(like);
+  const raw = scratch + (<usize>count << 3);
+  if (flags & BITS) {
+    // Values that are whole with some exponent have no reason to be stored as bits any more.
+    const wasWhole = isWhole(bitsAt(values, 0)) || isWhole(bitsAt(values, count - 1));
+    if (wasWhole) return encodeVarying(values, count, out, scratch);
+    memory.copy(raw, values, <usize>count << 3);
+    const zeros = cutZeros(raw, count);
+    bestSize(raw, count);
+    writeHead(bestMode | BITS, 0, zeros);
+    writeIntegers(raw, count, bestMode);
     return <i32>(cursor - out);
   }
+  const exponent = <i32>load<u8>(like, 1);
+  if (flags == FRAME || flags == DELTA) {
+    if (toIntegers(values, count, exponent, scratch, raw) == 0) {
+      const zeros = cutZeros(scratch, count);
+      bestSize(scratch, count);
+      writeHead(bestMode, exponent, zeros);
+      writeIntegers(scratch, count, bestMode);
+      return <i32>(cursor - out);
+    }
+  }
+  return encodeVarying(values, count, out, scratch);
+}
+
+@inline
+function isWhole(bits: u64): bool {
+  return exponentOf(bits, 0) <= MAX_EXPONENT;
+}
+
+@inline
+function areSame(values: usize, count: u32): bool {
+  const first = bitsAt(values, 0);
+  for (let i: u32 = 1; i < count; i++) if (bitsAt(values, i) != first) return false;
+  return true;
+}
+
+function encodeConstant(values: usize, out: usize): i32 {
+  writeVarint(CONSTANT);
+  writeVarint(bswap(bitsAt(values, 0)));
+  return <i32>(cursor - out);
+}
+
+function encodeVarying(values: usize, count: u32, out: usize, scratch: usize): i32 {
   const integers = scratch;
   const raw = scratch + (<usize>count << 3);
   const exceptions = raw + (<usize>count << 3);
