@@ -4,7 +4,9 @@ import type { BufferState } from '../buffer/namespace-buffer.ts';
 import type { Log } from '../commit-log/spare-segments.ts';
 import type { Catalog, CatalogContent } from './catalog.ts';
 import { DATA_FOLDER } from './fileset-store.ts';
+import { IMAGE_FOLDER } from './image-folder.ts';
 import { INDEX_FOLDER } from './index-store.ts';
+import { memoryIndexName } from './memory-index.ts';
 import { Namespace, type NamespaceDeps } from './namespace.ts';
 import { namespaceOptions, refusedChange, sameNamespace } from './namespace-options.ts';
 import { removeTree } from './remove-tree.ts';
@@ -109,11 +111,12 @@ export class NamespaceRegistry {
     const { catalog, fs } = this.#deps;
     const { deleted } = this.#content;
     if (deleted.length === 0) return;
-    for (const { name } of deleted) {
+    for (const { id, name } of deleted) {
       for (const folder of [DATA_FOLDER, SNAPSHOT_FOLDER, INDEX_FOLDER]) {
         await removeTree(fs, join(this.#folder, folder, name));
       }
       await removeIfThere(fs, join(this.#folder, TOMBSTONE_FOLDER, `${name}.db`));
+      await removeIfThere(fs, join(this.#folder, IMAGE_FOLDER, memoryIndexName(id)));
     }
     await catalog.change({ ...this.#content, deleted: [] });
   }

@@ -10,6 +10,7 @@ import type { FilesetId } from '../fileset/fileset-id.ts';
 import type { CoveredFileset } from './index-cover.ts';
 import { IndexStore } from './index-store.ts';
 import { FilesetStore } from './fileset-store.ts';
+import { MemoryIndex } from './memory-index.ts';
 import { filesetKey, PayloadCache, type PayloadCacheOptions } from './payload-cache.ts';
 import type { ColumnCodec } from './sealed-series.ts';
 import { ShardOwnership } from './shard-ownership.ts';
@@ -51,6 +52,7 @@ export class Namespace {
   readonly append: AppendToLog;
   readonly filesets: FilesetStore;
   readonly index: IndexStore;
+  readonly memoryIndex: MemoryIndex;
   readonly tombstones: TombstoneSet;
   readonly cache: PayloadCache;
   /** Which shards are this node's. */
@@ -89,6 +91,7 @@ export class Namespace {
     this.#options = options;
     this.filesets = new FilesetStore({ fs, codec }, folder, namespace);
     this.index = new IndexStore(fs, { folder, namespace, indexBlockSizeNs, memoryBytes: INDEX_MEMORY_BYTES });
+    this.memoryIndex = new MemoryIndex(fs, folder, place.id);
     this.tombstones = new TombstoneSet(fs, folder, namespace);
     this.cache = new PayloadCache(cacheOptions(options));
     this.buffer = place.state

@@ -9,11 +9,10 @@ import { listSegments } from '../commit-log/segment-folder.ts';
 import { loadSnapshots, type LoadedSnapshots } from '../fileset/snapshots.ts';
 import { makeFolders } from '../../core/file-system.ts';
 import type { HybridClock } from './hybrid-clock.ts';
+import { IMAGE_FOLDER } from './image-folder.ts';
 import { LOG_FOLDER } from './log-folder.ts';
 import type { Namespace } from './namespace.ts';
 import { snapshotRoot } from './take-snapshot.ts';
-
-export const IMAGE_FOLDER = 'image';
 
 /** What an image notes beside the memory: JSON. */
 interface ImageNotes {

@@ -15,9 +15,10 @@ import { BlockReader } from './block-reader.ts';
 import { catalogDamage } from './catalog.ts';
 import { FilesetSummary } from './fileset-summary.ts';
 import { DATA_FOLDER } from './fileset-store.ts';
+import { IMAGE_FOLDER } from './image-folder.ts';
 import { INDEX_FOLDER, IndexStore } from './index-store.ts';
 import { LOG_FOLDER } from './log-folder.ts';
-import { IMAGE_FOLDER } from './recover-memory.ts';
+import { memoryIndexDamages } from './memory-index.ts';
 import type { ColumnCodec } from './sealed-series.ts';
 import type { Finding, StoredFileset } from './storage-engine.ts';
 import { snapshotRoot } from './take-snapshot.ts';
@@ -68,6 +69,7 @@ export async function* verifyFolder(
   }
   signal?.throwIfAborted();
   for (const damage of await verifyImages(fs, join(folder, IMAGE_FOLDER))) yield { kind: 'image', ...damage };
+  for (const damage of await memoryIndexDamages(fs, folder)) yield { kind: 'image', ...damage };
   yield* verifyLog(deps, folder, { signal, written });
 }
 

@@ -18,6 +18,7 @@ import { rebuildIndex, uncovered } from './rebuild-index.ts';
 import { salvageFileset } from './salvage-fileset.ts';
 import type { ColumnCodec } from './sealed-series.ts';
 import { Serial } from './serial.ts';
+import { SnapshotSchedule } from './snapshot-schedule.ts';
 import type {
   CleanUpReport,
   EngineOptions,
@@ -59,7 +60,7 @@ export class Upkeep {
   readonly #options: UpkeepOptions;
   readonly #work = new Serial();
   #parts: { readonly maintenance: Maintenance; readonly snapshots: Snapshots } | undefined;
-  #lastSnapshotMs: number;
+  readonly #schedule: SnapshotSchedule;
   #relieving = false;
   #imaging = false;
   /** Of the newest image, and how much was appended to the log when it was made. */
@@ -74,7 +75,7 @@ export class Upkeep {
   constructor(deps: UpkeepDeps, options: UpkeepOptions) {
     this.#deps = deps;
     this.#options = options;
-    this.#lastSnapshotMs = deps.clock.monotonicMs();
+    this.#schedule = new SnapshotSchedule(deps.clock, options);
   }
 
   get outOfSpace(): boolean {
@@ -124,10 +125,12 @@ export class Upkeep {
       const { maintenance } = this.#parts;
       if (this.#isFull) await this.#makeRoom();
       await maintenance.flush(registry.all, { force: false });
-      if (this.#snapshotIsDue(maintenance)) await this.#takeSnapshot();
+      // What cannot be done for want of room must not keep the clean-up from making some.
+      if (this.#snapshotIsDue(maintenance)) await this.#snapshotOrTell();
       await this.#imageWhenIdle();
       await maintenance.cleanUp(registry.all);
       await this.#completeIndexes();
+      await this.#saveIndexes();
     });
   }
 
@@ -137,8 +140,9 @@ export class Upkeep {
 
   /** The log has no room: images only save time, and snapshots make most of the log unnecessary. */
   async #makeRoom(): Promise<void> {
-    const { images, engineLog, log } = this.#deps;
+    const { images, registry, engineLog, log } = this.#deps;
     await images.discard();
+    for (const { memoryIndex } of registry.all) await memoryIndex.remove();
     this.#imageBytes = 0;
     if (engineLog.appendedBytes === this.#madeRoomAt) return;
     // Once: where there is no room for one, it is tried again when the next is due.
@@ -157,6 +161,21 @@ export class Upkeep {
   async #completeIndexes(): Promise<void> {
     for (const namespace of this.#deps.registry.all) {
       if (namespace.options.indexEnabled) await completeIndex(namespace);
+    }
+  }
+
+  /** A restart need not make them anew. */
+  async #saveIndexes(): Promise<void> {
+    if (this.#isFull || this.#options.imageLogBytes === 0) return;
+    for (const { memoryIndex, buffer, closed } of this.#deps.registry.all) {
+      if (closed) continue;
+      await memoryIndex.saveIfGrown(buffer).catch((error: unknown) => {
+        const reason = messageOf(error);
+        this.#deps.log.warn(
+          { reason },
+          'the index of the memory could not be written; a restart makes it anew',
+        );
+      });
     }
   }
 
@@ -297,27 +316,29 @@ export class Upkeep {
     });
   }
 
-  #snapshotIsDue(maintenance: Maintenance): boolean {
-    const { registry, clock, engineLog } = this.#deps;
-    const { snapshotIntervalMs, maxLogBytes } = this.#options;
-    const { bytes } = engineLog;
-    if (bytes === 0) return false;
-    if (bytes > maxLogBytes) return true;
-    if (!registry.all.some(({ options }) => options.snapshotEnabled)) return false;
-    return (
-      maintenance.flushedSinceSnapshot || clock.monotonicMs() - this.#lastSnapshotMs >= snapshotIntervalMs
-    );
+  #snapshotIsDue({ flushedSinceSnapshot: hasFlushed }: Maintenance): boolean {
+    const { registry, engineLog } = this.#deps;
+    const isWanted = registry.all.some(({ options }) => options.snapshotEnabled);
+    return this.#schedule.isDue({ logBytes: engineLog.bytes, hasFlushed, isWanted });
+  }
+
+  async #snapshotOrTell(): Promise<void> {
+    try {
+      await this.#takeSnapshot();
+    } catch (error) {
+      this.#deps.log.warn({ reason: messageOf(error) }, 'no snapshot could be taken; it is tried again soon');
+    }
   }
 
   async #takeSnapshot(): Promise<SnapshotReport> {
     assert(this.#parts, 'snapshots are taken when the log can be written');
     const { maintenance, snapshots } = this.#parts;
-    const { engineLog, clock, hybridClock, registry } = this.#deps;
+    const { engineLog, hybridClock, registry } = this.#deps;
     const bytesBefore = engineLog.bytes;
-    this.#lastSnapshotMs = clock.monotonicMs();
     const { lastAtNs, failures } = this.snapshotStatus;
     try {
       const report = await snapshots.take(registry.all);
+      this.#schedule.succeeded();
       this.#deps.onSnapshot?.();
       engineLog.truncated(bytesBefore);
       maintenance.flushedSinceSnapshot = false;
@@ -327,6 +348,7 @@ export class Upkeep {
       return report;
     } catch (error) {
       assert(error instanceof Error, 'errors are thrown');
+      this.#schedule.failed();
       this.snapshotStatus = { lastAtNs, failures: failures + 1, lastFailure: messageOf(error) };
       throw error;
     }

@@ -7,7 +7,7 @@ export const FORMAT_VERSION = 1;
 /** Those that have changed since. What an older version wrote is read as well. */
 const NEWER_VERSIONS: Partial<Record<Magic, number>> = { VRVINDEX: 2 };
 export const FILE_HEADER_BYTES = 16;
-const CHECKSUM_BYTES = 4;
+export const CHECKSUM_BYTES = 4;
 
 export type Magic =
   | 'VRVDATA_'
@@ -23,7 +23,8 @@ export type Magic =
   | 'VRVCOVER'
   | 'VRVSUMRY'
   | 'VRVBACKP'
-  | 'VRVINTER';
+  | 'VRVINTER'
+  | 'VRVMEMIX';
 
 /** The head of a file that is read in parts: letters, version, their checksum. */
 export function encodeFileHeader(magic: Magic): Buffer {
@@ -49,12 +50,19 @@ export function checkFileHeader(file: string, magic: Magic, bytes: Buffer): void
  */
 export function encodeCheckedFile(magic: Magic, kind: number, body: Uint8Array): Buffer {
   const bytes = Buffer.alloc(FILE_HEADER_BYTES + body.length + CHECKSUM_BYTES);
+  bytes.set(checkedFileHead(magic, kind, body.length));
+  bytes.set(body, FILE_HEADER_BYTES);
+  bytes.writeUInt32LE(crc32(bytes.subarray(0, -CHECKSUM_BYTES)), bytes.length - CHECKSUM_BYTES);
+  return bytes;
+}
+
+/** What comes before a body of this size, for files that are written piece by piece. */
+export function checkedFileHead(magic: Magic, kind: number, bodyBytes: number): Buffer {
+  const bytes = Buffer.alloc(FILE_HEADER_BYTES);
   bytes.write(magic, 'latin1');
   bytes.writeUInt16LE(versionOf(magic), 8);
   bytes.writeUInt16LE(kind, 10);
-  bytes.writeUInt32LE(bytes.length, 12);
-  bytes.set(body, FILE_HEADER_BYTES);
-  bytes.writeUInt32LE(crc32(bytes.subarray(0, -CHECKSUM_BYTES)), bytes.length - CHECKSUM_BYTES);
+  bytes.writeUInt32LE(FILE_HEADER_BYTES + bodyBytes + CHECKSUM_BYTES, 12);
   return bytes;
 }
 
