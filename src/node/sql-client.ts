@@ -47,13 +47,21 @@ export class SqlClient implements AsyncDisposable {
   async #withWriteMaster(error: unknown): Promise<unknown> {
     if (sqlStateOf(error) !== SqlState.readOnlySqlTransaction || !(error instanceof VarveError)) return error;
     if (error.hint !== undefined || this.closed || this.inTransaction) return error;
-    const master = await this.#connection
-      .maybeOne<{ master: string | null }>('select varve_group.write_master() as master')
-      .then((row) => row?.master ?? undefined)
-      .catch(() => undefined);
+    const master = await this.#writeMaster();
     if (master === undefined) return error;
     const hint = `The write master is "${master}": connect there, or through the group's write port.`;
     return new VarveError(error.code, error.message, { sqlstate: error.sqlstate, hint, cause: error });
+  }
+
+  async #writeMaster(): Promise<string | undefined> {
+    try {
+      const { master } = await this.#connection.one<{ master: string | null }>(
+        'select varve_group.write_master() as master',
+      );
+      return master ?? undefined;
+    } catch {
+      return undefined; // In no group.
+    }
   }
 
   [Symbol.asyncDispose](): Promise<void> {
