@@ -153,7 +153,7 @@ export const STORAGE_ERROR_CODES = {
     sqlstate: '55000',
     http: 409,
     manual:
-      'A backup of namespaces cannot be restored here as things are: another number of shards, blocks of another size, shards that are on their way between nodes, or a namespace that was made anew since the restore began. The message says which. Nothing was changed by this request; the hint says what to do.',
+      'A backup of namespaces cannot be restored here as things are: blocks of another size, shards that are on their way between nodes, or a namespace that was made anew since the restore began. The message says which. Nothing was changed by this request; the hint says what to do.',
   },
   // src/storage: HTTP
   READ_INVALID: {

@@ -1,6 +1,5 @@
 import { randomBytes } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
-import { readFileSync } from 'node:fs';
 import { systemClock } from '../core/clock.ts';
 import { VarveError } from '../core/errors.ts';
 import { lockFolder } from '../core/folder-lock.ts';
@@ -10,19 +9,17 @@ import { BackupFolder, type BackupListing, type Pruned } from '../storage/backup
 import type { BackupManifest } from '../storage/backup/backup-manifest.ts';
 import { TakeBackup, type BackupProgress, type BackupReport } from '../storage/backup/take-backup.ts';
 import { verifyBackup } from '../storage/backup/verify-backup.ts';
-import { ColumnCodec } from '../storage/engine/sealed-series.ts';
 import type { FileDamage } from '../storage/fileset/fileset-damage.ts';
-import { Kernel, KERNEL_FILE } from '../storage/kernel/kernel.ts';
 import { HttpPeerTransport } from '../storage/peers/http-peer-transport.ts';
 import { PeerClient } from '../storage/peers/peer-client.ts';
 import { HttpReplicaTransport } from '../storage/replication/http-replica-transport.ts';
+import { columnCodec } from './column-codec.ts';
 import { firstAnswer } from './storage-access.ts';
 import { backupCluster, listedSettings } from './storage-backup.ts';
 import type { StorageClient } from './storage-client.ts';
 
 const REQUEST_TIMEOUT_MS = 30_000;
 const TRIES = 3;
-const KERNEL_LIMIT_BYTES = 1024 * 1024 * 1024;
 
 export interface BackupJob {
   readonly clients: readonly StorageClient[];
@@ -51,7 +48,7 @@ export async function takeBackup(path: string, job: BackupJob, signal: AbortSign
     { transport, clock: systemClock, random: Math.random },
     { timeoutMs: REQUEST_TIMEOUT_MS, tries: TRIES },
   );
-  const columns = new ColumnCodec(new Kernel(readFileSync(KERNEL_FILE), { limitBytes: KERNEL_LIMIT_BYTES }));
+  const columns = columnCodec();
   // Each request that is under way listens to it.
   setMaxListeners(0, signal);
   const backup = new TakeBackup(

@@ -1,3 +1,6 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { systemClock } from '../core/clock.ts';
 import { VarveError } from '../core/errors.ts';
 import { NodeFileSystem } from '../core/node-file-system.ts';
@@ -7,11 +10,14 @@ import { HttpRestoreTarget } from '../storage/backup/http-restore-target.ts';
 import {
   RestoreBackup,
   type RestoreOutlook,
-  type RestoreProgress,
   type RestoreReport,
+  type Staging,
 } from '../storage/backup/restore-backup.ts';
+import type { RestoreProgress } from '../storage/backup/send-filesets.ts';
 import { verifyBackup } from '../storage/backup/verify-backup.ts';
 import { formatTime } from '../storage/protocol/time-text.ts';
+import type { ColumnCodec } from '../storage/engine/sealed-series.ts';
+import { columnCodec } from './column-codec.ts';
 import { backupCluster, restoreNamespaces } from './storage-backup.ts';
 import type { StorageClient } from './storage-client.ts';
 
@@ -66,7 +72,9 @@ export class RestoreJob {
       [...cluster.endpoints].map(([node, endpoint]) => [node, new HttpRestoreTarget(node, endpoint, token)]),
     );
     const namespaces = restoreNamespaces(clients);
-    const deps = { fs, clock: systemClock, targets, namespaces, onProgress };
+    const columns = columnCodec();
+    const codec = (): ColumnCodec => columns;
+    const deps = { fs, clock: systemClock, targets, namespaces, codec, staging, onProgress };
     const jobs = chosen.map((namespace) => {
       const into = order.into ?? namespace.name;
       const request = { cluster, manifest, namespace, into, overwrite };
@@ -97,6 +105,12 @@ export class RestoreJob {
     for (const { restore } of this.#jobs) reports.push(await restore.run());
     return reports;
   }
+}
+
+/** Where the system has its temporary files. */
+async function staging(): Promise<Staging> {
+  const root = await mkdtemp(join(tmpdir(), 'varve-restore-'));
+  return { root, [Symbol.asyncDispose]: () => rm(root, { recursive: true, force: true }) };
 }
 
 function chosenOf(

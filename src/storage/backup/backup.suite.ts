@@ -15,7 +15,8 @@ import { encodeDeletions } from '../replication/deletion-ledger.ts';
 import type { ReplicaTransport } from '../replication/replica-transport.ts';
 import type { BackupCluster } from './backup-cluster.ts';
 import type { BackupFolder } from './backup-folder.ts';
-import { RestoreBackup, type RestoreReport, type RestoreTarget } from './restore-backup.ts';
+import { RestoreBackup, type RestoreReport } from './restore-backup.ts';
+import type { RestoreTarget } from './send-filesets.ts';
 import { RestoreMarks } from './restore-mark.ts';
 import { BodyParts, encodeRestoredHead } from './restore-messages.ts';
 import { RestoreServer } from './restore-server.ts';
@@ -24,6 +25,7 @@ import { TakeBackup, type BackupReport } from './take-backup.ts';
 export const FOLDER = '/backups';
 const NEVER = new AbortController().signal;
 setMaxListeners(0, NEVER);
+let stagings = 0;
 const codec = new ColumnCodec(new Kernel(readFileSync(KERNEL_FILE), { limitBytes: 256 * 1024 * 1024 }));
 
 /** Nobody has deleted anything that others do not know. */
@@ -147,6 +149,12 @@ export async function restore(cluster: PeerCluster, options: RestoreOptions): Pr
         list: async () => settingsOf(cluster.engine(nodes[0] ?? '')),
         create: async (name) => await options.namespaces?.create(name),
         remove: async (name) => await options.namespaces?.remove(name),
+      },
+      codec: () => codec,
+      staging: async () => {
+        const root = `/staging-${++stagings}`;
+        await fs.makeFolder(root);
+        return { root, [Symbol.asyncDispose]: async () => {} };
       },
       onProgress: () => {},
     },

@@ -255,15 +255,35 @@ test('a namespace that has samples is left alone, or made anew when that is said
   expect(await versionedDump(engine)).toEqual(await versionedDump(source.engine('c')));
 });
 
-test('another number of shards or another size of blocks is refused before anything is changed', async () => {
+test('nodes with another number of shards get the same samples, each where it belongs, and a restore goes on there, too', async () => {
   const source = await begun(NODES);
   await filled(source);
   const { fs, folder } = await folderOfBackups();
   await take(source, { fs, folder, id: 'one', nodes: NODES });
-  const more = await begun(['x'], { shardCount: 8 });
-  await expect(restore(more, { fs, folder, id: 'one', nodes: ['x'] })).rejects.toThrow(
-    'the backup has 4 shards and these nodes have 8',
-  );
+  const wanted = await versionedDump(source.engine('c'));
+  for (const shardCount of [1, 7]) {
+    const target = await begun(['x', 'y'], { shardCount });
+    const options = { fs, folder, id: 'one', nodes: ['x', 'y'] };
+    const breaking = restore(target, {
+      ...options,
+      onSend: (sent) => {
+        if (sent >= 3) throw new Error('killed');
+      },
+    });
+    await expect(breaking).rejects.toThrow('killed');
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    const report = await restore(target, options);
+    expect(report.present).toBeGreaterThan(0);
+    expect(await versionedDump(target.engine('x'))).toEqual(wanted);
+    expect(await versionedDump(target.engine('y'))).toEqual(wanted);
+  }
+});
+
+test('blocks of another size are refused before anything is changed', async () => {
+  const source = await begun(NODES);
+  await filled(source);
+  const { fs, folder } = await folderOfBackups();
+  await take(source, { fs, folder, id: 'one', nodes: NODES });
   const longer = await begun(['x'], { namespaces: [{ name: 'default', blockSizeNs: 4n * HOUR_NS }] });
   await expect(restore(longer, { fs, folder, id: 'one', nodes: ['x'] })).rejects.toThrow(
     'namespace default has blocks of 4h',

@@ -1,5 +1,5 @@
 import { errorFromJson, messageOf, VarveError } from '../../core/errors.ts';
-import type { RestoreTarget } from './restore-backup.ts';
+import type { RestoreTarget } from './send-filesets.ts';
 import {
   encodeBegin,
   encodeRestoredHead,

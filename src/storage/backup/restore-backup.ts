@@ -1,30 +1,14 @@
 import type { Clock } from '../../core/clock.ts';
-import { messageOf, VarveError } from '../../core/errors.ts';
-import { hasCode, readWholeFile, type FileSystem } from '../../core/file-system.ts';
-import { decodeDigestFile } from '../fileset/digest-file.ts';
-import { decodeAt, FileDamageError } from '../fileset/fileset-damage.ts';
-import { filesetPath, type FilesetId } from '../fileset/fileset-id.ts';
-import { decodeInfo } from '../fileset/info-file.ts';
-import type { CopiedKind } from '../fileset/receive-fileset.ts';
+import { VarveError } from '../../core/errors.ts';
+import type { FileSystem } from '../../core/file-system.ts';
+import type { ColumnCodec } from '../engine/sealed-series.ts';
 import { namespaceFromSettings, type NamespaceSettings } from '../protocol/namespace-json.ts';
 import type { BackupCluster } from './backup-cluster.ts';
-import { damagedBackup, type BackupFolder } from './backup-folder.ts';
+import type { BackupFolder } from './backup-folder.ts';
 import type { BackedUpFileset, BackedUpNamespace, BackupManifest } from './backup-manifest.ts';
-import { blockKey, type RestoreBegin, type RestoredFileset, type RestoreLook } from './restore-messages.ts';
-
-/** A storage node as a restore speaks to it. */
-export interface RestoreTarget {
-  readonly node: string;
-  /** @throws NAMESPACE_UNKNOWN, and why it does not answer */
-  look(namespace: string, signal: AbortSignal): Promise<RestoreLook>;
-  begin(begin: RestoreBegin, signal: AbortSignal): Promise<RestoreLook>;
-  send(
-    fileset: RestoredFileset,
-    content: () => AsyncIterable<Uint8Array>,
-    signal: AbortSignal,
-  ): Promise<'taken' | 'present'>;
-  end(begin: RestoreBegin, signal: AbortSignal): Promise<void>;
-}
+import { reshardBlock } from './reshard.ts';
+import type { RestoreLook } from './restore-messages.ts';
+import { FilesetSender, type RestoreProgress, type RestoreTarget } from './send-filesets.ts';
 
 /** The namespaces of the cluster. */
 export interface RestoreNamespaces {
@@ -33,19 +17,19 @@ export interface RestoreNamespaces {
   remove(name: string): Promise<void>;
 }
 
+export interface Staging extends AsyncDisposable {
+  readonly root: string;
+}
+
 export interface RestoreDeps {
   readonly fs: FileSystem;
   readonly clock: Clock;
   readonly targets: ReadonlyMap<string, RestoreTarget>;
   readonly namespaces: RestoreNamespaces;
+  readonly codec: () => ColumnCodec;
+  /** An empty folder for files of one block; removed with what is in it. */
+  readonly staging: () => Promise<Staging>;
   readonly onProgress: (progress: RestoreProgress) => void;
-}
-
-export interface RestoreProgress {
-  readonly namespace: string;
-  readonly done: number;
-  readonly total: number;
-  readonly sentBytes: number;
 }
 
 export interface RestoreRequest {
@@ -79,9 +63,6 @@ export interface RestoreReport {
   readonly sentBytes: number;
 }
 
-const PIECE_BYTES = 256 * 1024;
-const SENDS_AT_ONCE = 6;
-const TRIES = 3;
 const POLL_MS = 100;
 const FOLLOW_MS = 30_000;
 
@@ -95,9 +76,6 @@ export class RestoreBackup {
   readonly #folder: BackupFolder;
   readonly #request: RestoreRequest;
   readonly #signal: AbortSignal;
-  #taken = 0;
-  #present = 0;
-  #sentBytes = 0;
 
   constructor(deps: RestoreDeps, folder: BackupFolder, request: RestoreRequest, signal: AbortSignal) {
     this.#deps = deps;
@@ -112,13 +90,6 @@ export class RestoreBackup {
    */
   async check(): Promise<RestoreOutlook> {
     const { cluster, manifest, namespace, into, overwrite } = this.#request;
-    if (manifest.shardCount !== cluster.shardCount) {
-      throw new VarveError(
-        'RESTORE_REFUSED',
-        `the backup has ${manifest.shardCount} shards and these nodes have ${cluster.shardCount}`,
-        { hint: `Start nodes in empty folders with --shard-count ${manifest.shardCount}.` },
-      );
-    }
     const moving = cluster.replicas.findIndex((all) => all.some(({ state }) => state !== 'available'));
     if (moving >= 0) {
       throw new VarveError('RESTORE_REFUSED', `shard ${moving} is on its way to another node`, {
@@ -170,15 +141,13 @@ export class RestoreBackup {
     const keptFromNs = this.#keptFromNs(isAnew ? namespace.settings : settings);
     const { blockSizeNs } = namespaceFromSettings(into, namespace.settings);
     const due = namespace.filesets.filter(({ blockStartNs }) => blockStartNs + blockSizeNs > keptFromNs);
-    await this.#sendAll(due, has);
+    const sender = await this.#sendAll(due, has);
     for (const target of this.#targets) await target.end(begin, this.#signal);
     return {
       namespace: into,
       samples: due.reduce((sum, { samples }) => sum + samples, 0),
-      taken: this.#taken,
-      present: this.#present,
+      ...sender.figures,
       expired: namespace.filesets.length - due.length,
-      sentBytes: this.#sentBytes,
     };
   }
 
@@ -230,78 +199,30 @@ export class RestoreBackup {
     }
   }
 
-  async #sendAll(due: readonly BackedUpFileset[], has: ReadonlyMap<string, RestoreLook>): Promise<void> {
-    const { cluster, into } = this.#request;
-    const sends = due.flatMap((fileset) =>
-      (cluster.replicas[fileset.shard] ?? []).flatMap(({ node }) => {
-        const target = this.#deps.targets.get(node);
-        return target ? [{ fileset, target }] : [];
-      }),
+  /** Block by block where they have to be written anew, because there is another number of shards. */
+  async #sendAll(
+    due: readonly BackedUpFileset[],
+    has: ReadonlyMap<string, RestoreLook>,
+  ): Promise<FilesetSender> {
+    const { cluster, manifest, namespace, into } = this.#request;
+    const { shardCount } = cluster;
+    const isSame = manifest.shardCount === shardCount;
+    const blocks = byBlock(due);
+    const filesets = isSame ? due.length : blocks.length * shardCount;
+    const what = { cluster, backup: manifest.id, namespace: namespace.name, into };
+    const sender = new FilesetSender(
+      this.#deps,
+      { ...what, has, total: filesets * cluster.replicaFactor },
+      this.#signal,
     );
-    const next = sends[Symbol.iterator]();
-    let done = 0;
-    const worker = async (): Promise<void> => {
-      for (const { fileset, target } of next) {
-        if (has.get(target.node)?.filesets[blockKey(fileset)] === fileset.digest) this.#present++;
-        else await this.#send(fileset, target);
-        done++;
-        this.#deps.onProgress({ namespace: into, done, total: sends.length, sentBytes: this.#sentBytes });
-      }
-    };
-    await Promise.all(Array.from({ length: SENDS_AT_ONCE }, worker));
-  }
-
-  async #send(fileset: BackedUpFileset, target: RestoreTarget): Promise<void> {
-    const id = { ...fileset, namespace: this.#request.namespace.name };
-    const what = await this.#read(id);
-    for (let tries = 1; ; tries++) {
-      try {
-        const outcome = await target.send(what, () => this.#content(id, what), this.#signal);
-        if (outcome === 'taken') this.#taken++;
-        else this.#present++;
-        return;
-      } catch (error) {
-        this.#signal.throwIfAborted();
-        const mayPass =
-          error instanceof VarveError && ['STORAGE_NOT_READY', 'PEER_UNAVAILABLE'].includes(error.code);
-        if (!mayPass || tries === TRIES) throw error;
-        await this.#deps.clock.sleep(POLL_MS * tries * 10, this.#signal);
-      }
+    if (isSame) await sender.send(this.#folder.root, due);
+    for (const block of isSame ? [] : blocks) {
+      await using staging = await this.#deps.staging();
+      const from = { root: this.#folder.root, namespace: namespace.name, filesets: block };
+      const to = { root: staging.root, shardCount };
+      await sender.send(staging.root, await reshardBlock(this.#deps, from, to));
     }
-  }
-
-  /** Its info as it is to be there, and what its files have to be. */
-  async #read(id: FilesetId & { readonly digest: string }): Promise<RestoredFileset> {
-    const { fs } = this.#deps;
-    const { root } = this.#folder;
-    const { manifest, into } = this.#request;
-    try {
-      const [infoFile, digestFile] = [filesetPath(root, id, 'info'), filesetPath(root, id, 'digest')];
-      const [infoBytes, digestBytes] = [
-        await readWholeFile(fs, infoFile),
-        await readWholeFile(fs, digestFile),
-      ];
-      const info = decodeAt(infoFile, 0, () => decodeInfo(infoFile, infoBytes, id));
-      const sums = decodeAt(digestFile, 0, () => decodeDigestFile(digestFile, digestBytes));
-      return { backup: manifest.id, info: { ...info, namespace: into }, sums };
-    } catch (error) {
-      if (error instanceof FileDamageError) throw damagedBackup(error.damage);
-      if (!hasCode(error, 'ENOENT')) throw error;
-      throw damagedBackup({ file: filesetPath(root, id, 'info'), offset: 0, reason: messageOf(error) });
-    }
-  }
-
-  async *#content(id: FilesetId, { sums }: RestoredFileset): AsyncGenerator<Uint8Array, void, void> {
-    for (const kind of ['data', 'index'] satisfies CopiedKind[]) {
-      await using file = await this.#deps.fs.open(filesetPath(this.#folder.root, id, kind), 'read');
-      for (let offset = 0; offset < sums[kind].sizeBytes;) {
-        const piece = await file.read(offset, Math.min(PIECE_BYTES, sums[kind].sizeBytes - offset));
-        if (piece.length === 0) throw damagedBackup({ file: file.path, offset, reason: 'it ends too early' });
-        offset += piece.length;
-        this.#sentBytes += piece.length;
-        yield piece;
-      }
-    }
+    return sender;
   }
 
   /** What ended before it would be removed at once. */
@@ -319,4 +240,14 @@ export class RestoreBackup {
       { hint: 'Restore into a new namespace with --into NAME.' },
     );
   }
+}
+
+function byBlock(filesets: readonly BackedUpFileset[]): BackedUpFileset[][] {
+  const blocks = new Map<bigint, BackedUpFileset[]>();
+  for (const one of filesets) {
+    const block = blocks.get(one.blockStartNs) ?? [];
+    blocks.set(one.blockStartNs, block);
+    block.push(one);
+  }
+  return [...blocks.values()];
 }

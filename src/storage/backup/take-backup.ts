@@ -1,11 +1,9 @@
 import type { Clock } from '../../core/clock.ts';
 import type { FileSystem } from '../../core/file-system.ts';
 import { VarveError } from '../../core/errors.ts';
-import { decodeAnnotation } from '../engine/block-annotation.ts';
 import { BlockWriter } from '../engine/block-writer.ts';
 import type { ColumnCodec } from '../engine/sealed-series.ts';
 import { nextVolume } from '../fileset/fileset-folder.ts';
-import { filesetPath } from '../fileset/fileset-id.ts';
 import { FilesetWriter } from '../fileset/fileset-writer.ts';
 import type { FilesetInfo } from '../fileset/info-file.ts';
 import { removeFileset } from '../fileset/remove-fileset.ts';
@@ -17,6 +15,7 @@ import type { ReplicaTransport } from '../replication/replica-transport.ts';
 import { requiredReplicas, type BackupCluster, type BackupLevel } from './backup-cluster.ts';
 import type { BackupFolder } from './backup-folder.ts';
 import type { BackedUpFileset, BackedUpNamespace, BackupManifest } from './backup-manifest.ts';
+import { describeFileset } from './describe-fileset.ts';
 import { settleDeletions } from './settle-deletions.ts';
 import { surveyShards } from './shard-survey.ts';
 
@@ -131,7 +130,7 @@ export class TakeBackup {
     const worker = async (): Promise<void> => {
       for (const job of next) {
         const info = await this.#block(of, job, stored);
-        if (info) found.push(describe(this.#folder, info));
+        if (info) found.push(describeFileset(this.#folder.root, info));
         done++;
         const { onProgress } = this.#deps;
         onProgress({ namespace, done, total: jobs.length, sentBytes: this.#sentBytes });
@@ -248,11 +247,4 @@ function contentKey(
   digest: string,
 ): string {
   return `${shard}/${blockStartNs}/${digest}`;
-}
-
-function describe(folder: BackupFolder, info: FilesetInfo): BackedUpFileset {
-  const { shard, blockStartNs, volume, digest, payloadBytes, indexBytes } = info;
-  const { series, samples } = decodeAnnotation(info, filesetPath(folder.root, info, 'info'));
-  const sizeBytes = payloadBytes + indexBytes;
-  return { shard, blockStartNs, volume, digest: digest.toString('hex'), series, samples, sizeBytes };
 }
