@@ -3,6 +3,8 @@ import type { Connection, Endpoint } from '../postgres/connection.ts';
 
 const ADMIN = {
   maxCount: 8,
+  // What is asked is short, and often asked for several things at once.
+  growAfterMs: 10,
   // Shorter than DROP DATABASE waits for others to leave.
   idleTimeoutMs: 1_000,
   waitTimeoutMs: 30_000,

@@ -83,6 +83,15 @@ async function occupy(from: Pool): Promise<() => void> {
   return free;
 }
 
+it('shares a connection among short uses when it is to grow late, and grows beside a long one', async () => {
+  await using late = make({ growAfterMs: 200 });
+  const pids = await Promise.all(Array.from({ length: 5 }, () => pidOf(late)));
+  expect(new Set(pids).size).toBe(1);
+  const free = await occupy(late);
+  expect(await pidOf(late)).not.toBe(pids[0]);
+  free();
+});
+
 it('ends a wait by its deadline or signal, and the place goes to those who still wait', async () => {
   await using one = make({ maxCount: 1, waitTimeoutMs: 100 });
   const free = await occupy(one);

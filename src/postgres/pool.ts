@@ -12,6 +12,11 @@ export interface PoolOptions {
   readonly idleTimeoutMs: number;
   /** The longest wait for a connection when all are in use. */
   readonly waitTimeoutMs: number;
+  /**
+   * While others are in use, one more is opened only when none of them came back for so long: opening one costs more
+   * than most uses take. At once when left out.
+   */
+  readonly growAfterMs?: number;
 }
 
 interface Waiter {
@@ -97,38 +102,47 @@ export class Pool implements AsyncDisposable {
 
   async #takeSlot(signal: AbortSignal | undefined): Promise<void> {
     this.#refuseWhenClosed();
-    if (this.#takenCount < this.#options.maxCount) {
+    const { endpoint, maxCount, waitTimeoutMs, growAfterMs = 0 } = this.#options;
+    const isFree = this.#idle.length > 0 || this.#takenCount === 0;
+    if (!isFree && growAfterMs > 0 && this.#takenCount < maxCount && (await this.#wait(growAfterMs, signal)))
+      return;
+    if (this.#takenCount < maxCount) {
       this.#takenCount += 1;
       return;
     }
-    await this.#waitForSlot(signal);
-    // A slot was handed over: the count stays.
-    this.#refuseWhenClosed();
-  }
-
-  async #waitForSlot(signal: AbortSignal | undefined): Promise<void> {
-    const { endpoint, maxCount, waitTimeoutMs } = this.#options;
-    const late = new VarveError(
+    if (await this.#wait(waitTimeoutMs, signal)) return;
+    throw new VarveError(
       'DEADLINE_EXCEEDED',
       `no connection to ${describeEndpoint(endpoint)} became free within ${waitTimeoutMs} ms`,
       { detail: `All ${maxCount} are in use.` },
     );
+  }
+
+  /** True when a slot was handed over, which then stays counted; false when none was in time. */
+  async #wait(timeoutMs: number, signal: AbortSignal | undefined): Promise<boolean> {
     let abort = (): void => {};
     let timer: NodeJS.Timeout | undefined;
     try {
-      await new Promise<void>((resolve, reject) => {
-        const waiter: Waiter = { resolve };
+      const isHanded = await new Promise<boolean>((resolve, reject) => {
+        const waiter: Waiter = { resolve: () => resolve(true) };
         this.#waiting.push(waiter);
-        const giveUp = (reason: Error): void => {
+        const leave = (): void => {
           // At once, or a slot could still be handed to one who is leaving.
           const at = this.#waiting.indexOf(waiter);
           if (at >= 0) this.#waiting.splice(at, 1);
-          reject(reason);
         };
-        abort = () => giveUp(signal?.reason as Error);
+        abort = () => {
+          leave();
+          reject(signal?.reason as Error);
+        };
         signal?.addEventListener('abort', abort, { once: true });
-        timer = setTimeout(() => giveUp(late), waitTimeoutMs);
+        timer = setTimeout(() => {
+          leave();
+          resolve(false);
+        }, timeoutMs);
       });
+      this.#refuseWhenClosed();
+      return isHanded;
     } finally {
       clearTimeout(timer);
       signal?.removeEventListener('abort', abort);

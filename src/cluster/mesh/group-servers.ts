@@ -19,6 +19,8 @@ const CONNECT_TIMEOUT_MS = 5_000;
 /** A walsender or worker that is cut off notices by this. */
 const CONNECT_TIMEOUT_S = 5;
 const STATEMENT_TIMEOUT_MS = 30_000;
+/** As long as opening one takes, and longer than most of what is asked: a fail-over hardly waits for it. */
+const GROW_AFTER_MS = 10;
 
 /**
  * Settings of the group's own sessions. Their commits wait for no quorum: changing a subscription must be possible
@@ -119,6 +121,7 @@ export class GroupServers implements AsyncDisposable {
       endpoint: this.endpoint(server, database),
       connect: CONNECT,
       maxCount: 6,
+      growAfterMs: GROW_AFTER_MS,
       idleTimeoutMs: 5_000,
       waitTimeoutMs: 30_000,
     });
