@@ -142,13 +142,16 @@ export class GroupProcesses implements AsyncDisposable {
     return { host: '127.0.0.1', port: node.pgPort, database, user: 'postgres', password: PASSWORD };
   }
 
+  async processes(node: NodeProcess): Promise<readonly number[]> {
+    return [node.process?.pid, await postmasterOf(pidFileOf(node))].filter((pid) => pid !== undefined);
+  }
+
   /** The daemon, what it runs at the moment (initdb), and its server, as when a machine fails. */
   async kill(node: NodeProcess): Promise<void> {
-    const pid = Number((await readFile(pidFileOf(node), 'utf8').catch(() => '')).split('\n')[0]);
     // A postmaster's children end with it.
-    for (const target of [-(node.process?.pid ?? 0), pid]) {
+    for (const target of [-(node.process?.pid ?? 0), (await postmasterOf(pidFileOf(node))) ?? 0]) {
       try {
-        if (target < 0 || target > 1) process.kill(target, 'SIGKILL');
+        if (target !== 0) process.kill(target, 'SIGKILL');
       } catch {
         // It is gone.
       }
@@ -214,4 +217,10 @@ async function roleOf({ httpPort }: NodeProcess): Promise<string | null> {
 
 export function pidFileOf({ folder }: NodeProcess): string {
   return join(folder, 'pg', 'data', 'postmaster.pid');
+}
+
+/** The process that a `postmaster.pid` names. */
+export async function postmasterOf(pidFile: string): Promise<number | undefined> {
+  const pid = Number((await readFile(pidFile, 'utf8').catch(() => '')).split('\n')[0]);
+  return pid > 1 ? pid : undefined;
 }

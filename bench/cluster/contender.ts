@@ -14,6 +14,8 @@ export interface Contender<N extends ContenderNode = ContenderNode> extends Asyn
   /** Whether another could take over without a loss. */
   isSettled(): Promise<boolean>;
   endpoint(node: N): Endpoint;
+  /** What was started, and its server's first process, from which all others come. */
+  processes(node: N): Promise<readonly number[]>;
   /** The daemon and its server at once, as when a machine fails. */
   kill(node: N): Promise<void>;
   switchover(): Promise<void>;

@@ -1,6 +1,6 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { chmodSync, chownSync, closeSync, mkdirSync, openSync } from 'node:fs';
-import { mkdtemp, readFile, writeFile } from 'node:fs/promises';
+import { mkdtemp, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { chooseFreePorts } from '../../src/node/ports.ts';
@@ -9,6 +9,7 @@ import { resolveRunAs, type RunAs } from '../../src/postgres/run-as.ts';
 import { discard } from './attic.ts';
 import { killProcessGroup, signal, type Contender } from './contender.ts';
 import { lastLines } from './last-lines.ts';
+import { postmasterOf } from '../../test/group-processes.ts';
 
 /** Patroni of Debian 12 with its PostgreSQL 15, three nodes on this machine. */
 export const PATRONI_PROGRAM = '/usr/bin/patroni';
@@ -118,14 +119,18 @@ export class PatroniCluster implements Contender<PatroniNode> {
     return { host: '127.0.0.1', port: node.pgPort, database, user: 'postgres', password: PASSWORD };
   }
 
+  async processes({ process, dataDir }: PatroniNode): Promise<readonly number[]> {
+    return [process?.pid, await postmasterOf(join(dataDir, 'postmaster.pid'))].filter(
+      (pid) => pid !== undefined,
+    );
+  }
+
   /** Patroni, what it runs at the moment (initdb, pg_basebackup) and its PostgreSQL. */
   async kill(node: PatroniNode): Promise<void> {
     killProcessGroup(node.process?.pid);
-    const pid = Number(
-      (await readFile(join(node.dataDir, 'postmaster.pid'), 'utf8').catch(() => '')).split('\n')[0],
-    );
-    // The postmaster: its children end with it.
-    if (pid > 1) signal(pid);
+    const pid = await postmasterOf(join(node.dataDir, 'postmaster.pid'));
+    // Its children end with it.
+    if (pid !== undefined) signal(pid);
   }
 
   complaints(): Promise<string> {

@@ -1,6 +1,5 @@
-import { readFile } from 'node:fs/promises';
 import type { RunEvent } from '../../src/run/step.ts';
-import { pidFileOf, type NodeProcess } from '../../test/group-processes.ts';
+import { pidFileOf, postmasterOf, type NodeProcess } from '../../test/group-processes.ts';
 import { median } from '../measure.ts';
 import { short, Table } from '../storage/figures.ts';
 import { pause, until, untilWhole } from './contender.ts';
@@ -93,8 +92,7 @@ async function oneLife(
 
 async function sample(node: NodeProcess): Promise<Sample> {
   const daemon = node.process?.pid ?? 0;
-  const text = await readFile(pidFileOf(node), 'utf8').catch(() => '');
-  const postmaster = Number(text.split('\n')[0]);
+  const postmaster = await postmasterOf(pidFileOf(node));
   const all = treeProcessorMs([daemon], new Set([postmaster]));
   const own = processorTime(daemon)?.ownMs ?? 0;
   return {
@@ -102,7 +100,7 @@ async function sample(node: NodeProcess): Promise<Sample> {
     times: {
       daemon: own,
       programs: all - own,
-      server: postmaster > 1 ? treeProcessorMs([postmaster]) : 0,
+      server: postmaster === undefined ? 0 : treeProcessorMs([postmaster]),
     },
   };
 }

@@ -26,13 +26,25 @@ export function childrenOf(pid: number): readonly number[] {
 }
 
 /** Of processes, and of all that have come from them; those of `apart`, and theirs, do not count. */
-export function treeProcessorMs(pids: readonly number[], apart: ReadonlySet<number> = new Set()): number {
+export function treeProcessorMs(
+  pids: readonly number[],
+  apart: ReadonlySet<number | undefined> = new Set(),
+): number {
   let sumMs = 0;
   for (const pid of pids) {
     const time = apart.has(pid) ? undefined : processorTime(pid);
     if (time) sumMs += time.ownMs + time.endedMs + treeProcessorMs(childrenOf(pid), apart);
   }
   return sumMs;
+}
+
+/** Of processes that may come from each other, each counted once. */
+export function processorMsOf(pids: readonly number[]): number {
+  const all = new Set(pids);
+  const each = [...all].map((pid) =>
+    treeProcessorMs([pid], new Set([...all].filter((other) => other !== pid))),
+  );
+  return each.reduce((sum, ms) => sum + ms, 0);
 }
 
 function read(path: string): string | undefined {

@@ -2,6 +2,7 @@ import { messageOf } from '../../src/core/errors.ts';
 import { SqlState, sqlStateOf } from '../../src/postgres/sqlstate.ts';
 import { middle, goal, Table } from '../storage/figures.ts';
 import { median } from '../measure.ts';
+import { processorMsOf } from './processor-time.ts';
 import { pause, primaryOf, until, untilWhole, type Contender, type ContenderNode } from './contender.ts';
 import { lostRows, makeLoadTable, WriteLoad } from '../../test/write-load.ts';
 
@@ -19,6 +20,8 @@ interface Life {
   readonly figures: Map<Figure, number>;
   /** Not a number when it did not get so far. */
   lostRows: number;
+  /** Of all processes until the bootstrap is over: what else is done on the machine hardly changes it. */
+  processorMs: number;
 }
 
 const WHOLE_TIMEOUT_MS = 120_000;
@@ -42,7 +45,7 @@ export async function compareWithPatroni(
   for (let round = 0; round <= options.rounds; round += 1) {
     for (const name of round % 2 === 0 ? names : names.toReversed()) {
       const figures = round === 0 ? new Set<Figure>(['bootstrap']) : options.figures;
-      const life: Life = { figures: new Map(), lostRows: Number.NaN };
+      const life: Life = { figures: new Map(), lostRows: Number.NaN, processorMs: Number.NaN };
       // What came before it counts, and so do the other rounds.
       await live(await rivals[name](`bench${round}`), figures, life).catch((error: unknown) => {
         console.log(`  ${name.padEnd(8)} FAILED: ${messageOf(error)}`);
@@ -64,6 +67,8 @@ async function live(prepared: Contender, wanted: ReadonlySet<Figure>, life: Life
   for (const node of group.nodes) group.start(node);
   await untilWhole(group, WHOLE_TIMEOUT_MS);
   figures.set('bootstrap', performance.now() - began);
+  const processes = await Promise.all(group.nodes.map((node) => group.processes(node)));
+  life.processorMs = processorMsOf(processes.flat());
   if (!wanted.has('switch-over') && !wanted.has('fail-over')) return;
 
   await makeTableAtPrimary(group);
@@ -144,6 +149,12 @@ function tell(
     const ratio = median(ours) / median(theirs);
     table.row(figure, [middle(ours), middle(theirs), `${ratio.toFixed(2)}×`]);
     goal(`${figure}, to Patroni`, { atMost: figure === 'bootstrap' ? 0.6 : 1, unit: '×' }, ratio);
+  }
+  if (figures.has('bootstrap')) {
+    const used = (name: 'Varve' | 'Patroni'): number[] => lives[name].map(({ processorMs }) => processorMs);
+    const [ours, theirs] = [used('Varve'), used('Patroni')];
+    const ratio = median(ours) / median(theirs);
+    table.row('bootstrap, processor time', [middle(ours), middle(theirs), `${ratio.toFixed(2)}×`]);
   }
   table.print();
   if (!figures.has('switch-over') && !figures.has('fail-over')) return;
