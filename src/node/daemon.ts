@@ -110,12 +110,12 @@ class Daemon {
 
   #makeStorage(): StorageService | undefined {
     const { log, clock, report } = this.#deps;
-    const { name, storage: settings, coordinator, httpHost } = this.#options;
+    const { name, storage: settings, httpHost } = this.#options;
     if (!settings) return undefined;
     const note = (level: 'info' | 'warn', text: string): void => report({ type: 'note', level, text });
     const storage = new StorageService(
-      { log, clock, events: this.#events, note },
-      { node: name, settings, coordinator, isLoopback: isLoopback(httpHost), retries: true },
+      { log, clock, coordinator: this.#coordinator, events: this.#events, note },
+      { node: name, settings, isLoopback: isLoopback(httpHost), retries: true },
     );
     void storage.registerMetrics(this.metrics);
     return storage;
@@ -163,6 +163,7 @@ class Daemon {
   /** Until the signal fires; PostgreSQL is left to the caller. */
   async run(signal: AbortSignal): Promise<void> {
     const { log, report, clock } = this.#deps;
+    const coordinator = this.#coordinator;
     const ended = new AbortController();
     const either = AbortSignal.any([signal, ended.signal]);
     try {
@@ -170,10 +171,11 @@ class Daemon {
       const running = await this.postgres.start(signal);
       await Promise.all([
         this.postgres.run(either),
-        keepRegistered({ log, clock }, this.#options, {
-          isReady: () => this.#state === 'ready',
-          signal: either,
-        }),
+        coordinator &&
+          keepRegistered({ log, clock, coordinator }, this.#options, {
+            isReady: () => this.#state === 'ready',
+            signal: either,
+          }),
         this.#serve(running, either),
       ]);
     } catch (error) {

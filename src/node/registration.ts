@@ -4,7 +4,6 @@ import { Backoff } from '../core/backoff.ts';
 import type { Clock } from '../core/clock.ts';
 import { messageOf } from '../core/errors.ts';
 import type { Coordinator, Registration, Session } from '../coordination/coordinator.ts';
-import { openCoordinator } from '../coordination/open-coordinator.ts';
 import { writeFileAtomic } from '../postgres/atomic-file.ts';
 import type { Log } from './log.ts';
 import type { NodeOptions } from './node-options.ts';
@@ -19,6 +18,7 @@ const RETRY = { firstMs: 250, maxMs: 10_000 } as const;
 export interface RegistrationDeps {
   readonly log: Log;
   readonly clock: Clock;
+  readonly coordinator: Coordinator;
 }
 
 /**
@@ -28,14 +28,12 @@ export interface RegistrationDeps {
  */
 export async function keepRegistered(
   deps: RegistrationDeps,
-  options: Pick<NodeOptions, 'name' | 'kind' | 'folder' | 'httpPort' | 'coordinator'>,
+  options: Pick<NodeOptions, 'name' | 'kind' | 'folder' | 'httpPort'>,
   state: { readonly isReady: () => boolean; readonly signal: AbortSignal },
 ): Promise<void> {
-  if (!options.coordinator) return;
-  const { log, clock } = deps;
+  const { log, clock, coordinator } = deps;
   const { signal } = state;
   const backoff = new Backoff(RETRY);
-  await using coordinator = openCoordinator(options.coordinator, deps);
   while (!signal.aborted) {
     try {
       await using session = await ownSession(coordinator, options);

@@ -1,6 +1,7 @@
 import { mkdir } from 'node:fs/promises';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Registry } from 'prom-client';
+import type { Coordinator } from '../coordination/coordinator.ts';
 import type { Clock } from '../core/clock.ts';
 import { messageOf, VarveError } from '../core/errors.ts';
 import { applyEvent, emptyBoard, type Board } from '../run/board.ts';
@@ -33,12 +34,13 @@ export async function runStorageNode(
   signal: AbortSignal,
 ): Promise<void> {
   await mkdir(options.folder, { recursive: true, mode: 0o700 });
-  const daemon = new StorageDaemon(deps, options);
   try {
+    await using coordinator = await coordinatorOf(deps, options);
+    const daemon = new StorageDaemon(deps, options, coordinator);
     await using http = await daemon.listen();
     deps.onListening?.(http.url);
     const ended = new AbortController();
-    const registered = keepKnown(deps, options, {
+    const registered = keepKnown({ ...deps, coordinator }, options, {
       isReady: () => daemon.service.notReady() === undefined,
       signal: AbortSignal.any([signal, ended.signal]),
     });
@@ -55,15 +57,25 @@ export async function runStorageNode(
   }
 }
 
+/** Loaded where there is one. */
+async function coordinatorOf(
+  deps: StorageDaemonDeps,
+  { coordinator }: StorageNodeOptions,
+): Promise<Coordinator | undefined> {
+  if (!coordinator) return undefined;
+  const { openCoordinator } = await import('../coordination/open-coordinator.ts');
+  return openCoordinator(coordinator, deps);
+}
+
 /** So that it can be found by its name. What that takes is loaded where there is a coordinator. */
 async function keepKnown(
-  { log, clock }: StorageDaemonDeps,
+  { log, clock, coordinator }: StorageDaemonDeps & { readonly coordinator: Coordinator | undefined },
   options: StorageNodeOptions,
   state: { readonly isReady: () => boolean; readonly signal: AbortSignal },
 ): Promise<void> {
-  if (!options.coordinator) return;
+  if (!coordinator) return;
   const { keepRegistered } = await import('./registration.ts');
-  await keepRegistered({ log, clock }, { ...options, kind: 'storage' }, state);
+  await keepRegistered({ log, clock, coordinator }, { ...options, kind: 'storage' }, state);
 }
 
 function knownError(error: unknown): VarveError {
@@ -78,7 +90,7 @@ class StorageDaemon {
   #board: Board = emptyBoard;
   #metrics: Promise<Registry> | undefined;
 
-  constructor(deps: StorageDaemonDeps, options: StorageNodeOptions) {
+  constructor(deps: StorageDaemonDeps, options: StorageNodeOptions, coordinator: Coordinator | undefined) {
     this.#options = options;
     this.#startedAtMs = deps.clock.nowMs();
     this.#events.subscribe((event) => {
@@ -90,6 +102,7 @@ class StorageDaemon {
       {
         log,
         clock,
+        coordinator,
         events: this.#events,
         note: (level, text) => {
           log[level]({}, text);
@@ -100,7 +113,6 @@ class StorageDaemon {
       {
         node: options.name,
         settings: options.storage,
-        coordinator: options.coordinator,
         isLoopback: isLoopback(options.httpHost),
         retries: false,
       },

@@ -8,7 +8,6 @@ import { messageOf, VarveError } from '../core/errors.ts';
 import { lockFolder } from '../core/folder-lock.ts';
 import { NodeFileSystem } from '../core/node-file-system.ts';
 import type { Coordinator } from '../coordination/coordinator.ts';
-import type { CoordinatorOptions } from '../coordination/open-coordinator.ts';
 import type { RunEvents } from '../run/events.ts';
 import { Engine } from '../storage/engine/engine.ts';
 import type { NamespaceOptions, StorageEngine } from '../storage/engine/storage-engine.ts';
@@ -42,6 +41,8 @@ import { recoveryText, storageStatus, type StorageStatus } from './storage-statu
 export interface StorageServiceDeps {
   readonly log: Log;
   readonly clock: Clock;
+  /** The node's own; an engine without one stands alone. */
+  readonly coordinator: Coordinator | undefined;
   readonly events: RunEvents | undefined;
   /** For those who look at a terminal. */
   readonly note: (level: 'info' | 'warn', text: string) => void;
@@ -52,7 +53,6 @@ export interface StorageServiceDeps {
 export interface StorageServiceOptions {
   readonly node: string;
   readonly settings: StorageSettings;
-  readonly coordinator: CoordinatorOptions | undefined;
   /** Only this machine reaches the port. */
   readonly isLoopback: boolean;
   /** Open it again when that fails; otherwise `run` throws. */
@@ -199,11 +199,11 @@ export class StorageService {
   }
 
   async #runEngine(signal: AbortSignal): Promise<void> {
-    const { log, clock, events } = this.#deps;
-    const { settings, node, coordinator: coordinatorAt } = this.#options;
+    const { log, clock, events, coordinator } = this.#deps;
+    const { settings, node } = this.#options;
     await using _lock = await lockFolder(settings.engine.folder);
     const fs = new NodeFileSystem();
-    await using peers = coordinatorAt ? await this.#openPeers() : undefined;
+    await using peers = coordinator ? await this.#openPeers() : undefined;
     await using engine = await Engine.open(
       {
         fs,
@@ -217,7 +217,6 @@ export class StorageService {
       },
       settings.engine,
     );
-    await using coordinator = coordinatorAt ? await this.#coordinator(coordinatorAt) : undefined;
     const placement = coordinator ? await this.#openPlacement({ engine, coordinator, fs }) : undefined;
     await using replication = placement ? await this.#openReplication(engine, { placement, fs }) : undefined;
     this.#placement = placement;
@@ -254,12 +253,7 @@ export class StorageService {
     this.#engine = undefined;
   }
 
-  /** Loaded where there is one: an engine that stands alone starts without. */
-  async #coordinator(options: CoordinatorOptions): Promise<Coordinator> {
-    const { openCoordinator } = await import('../coordination/open-coordinator.ts');
-    return openCoordinator(options, this.#deps);
-  }
-
+  /** Loaded where there is a coordinator: an engine that stands alone starts without. */
   async #openPlacement(parts: {
     readonly engine: Engine;
     readonly coordinator: Coordinator;
