@@ -83,16 +83,27 @@ export async function nextVolume(
   root: string,
   block: Omit<FilesetId, 'volume'>,
 ): Promise<number> {
-  const folder = shardFolder(root, block);
+  return ((await highestVolumes(fs, root, block)).get(block.blockStartNs) ?? -1) + 1;
+}
+
+/** Of each block of a shard the highest volume that has left any file. */
+export async function highestVolumes(
+  fs: FileSystem,
+  root: string,
+  shard: ShardId,
+): Promise<Map<bigint, number>> {
+  const folder = shardFolder(root, shard);
   const names = [
     ...(await namesIn(fs, folder, 'file')),
     ...(await namesIn(fs, join(folder, QUARANTINE_FOLDER), 'file')),
   ];
-  const volumes = names.flatMap((name) => {
-    const parsed = parseFileName(name);
-    return parsed?.blockStartNs === block.blockStartNs ? [parsed.volume] : [];
-  });
-  return volumes.reduce((highest, volume) => Math.max(highest, volume), -1) + 1;
+  const highest = new Map<bigint, number>();
+  for (const name of names) {
+    const { blockStartNs, volume } = parseFileName(name) ?? {};
+    if (blockStartNs === undefined || volume === undefined) continue;
+    highest.set(blockStartNs, Math.max(highest.get(blockStartNs) ?? -1, volume));
+  }
+  return highest;
 }
 
 /** Infos of filesets, all read at once, in their order; what cannot be used is its damage. */

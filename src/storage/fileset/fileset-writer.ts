@@ -17,6 +17,8 @@ export interface FilesetOptions {
   readonly kind: FilesetKind;
   readonly blockSizeNs: bigint;
   readonly createdAtNs: bigint;
+  /** The shard's folder exists. */
+  readonly hasFolder?: boolean;
 }
 
 interface Streams {
@@ -59,7 +61,7 @@ export class FilesetWriter {
       'a shard is a small number',
     );
     assert(Number.isInteger(id.volume) && id.volume >= 0 && id.volume <= 999_999_999, 'volumes count from 0');
-    await makeFolders(fs, root, shardFolderNames(id));
+    if (!options.hasFolder) await makeFolders(fs, root, shardFolderNames(id));
     if (await fs.stat(filesetPath(root, id, 'checkpoint'))) {
       throw new VarveError('FILESET_EXISTS', `the fileset of ${describeFileset(id)} is complete already`, {
         hint: 'Write the block under the next volume.',

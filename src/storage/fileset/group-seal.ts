@@ -1,6 +1,6 @@
 import type { FileSystem } from '../../core/file-system.ts';
 import type { FilesetId } from './fileset-id.ts';
-import { sealFilesets } from './seal-filesets.ts';
+import { nameSealed } from './seal-filesets.ts';
 
 /** A failure costs all of them. */
 const MAX_GROUP = 512;
@@ -11,7 +11,10 @@ interface Waiting {
   readonly reject: (error: unknown) => void;
 }
 
-/** Seals filesets below one root: those that come while some are being sealed are the next to be, all in one step. */
+/**
+ * Seals filesets below one root: those that come while some are being sealed are the next to be, all in one step. The
+ * step that syncs the files of a group syncs the names of the group before.
+ */
 export class GroupSeal {
   readonly #fs: FileSystem;
   readonly #root: string;
@@ -33,19 +36,22 @@ export class GroupSeal {
 
   async #run(): Promise<void> {
     this.#running = true;
-    while (this.#waiting.length > 0) {
+    let named: readonly Waiting[] = [];
+    while (this.#waiting.length + named.length > 0) {
       const group = this.#waiting.splice(0, MAX_GROUP);
       try {
-        await sealFilesets(
-          this.#fs,
-          this.#root,
-          group.map(({ id }) => id),
-        );
-        for (const { resolve } of group) resolve();
+        await nameSealed(this.#fs, this.#root, idsOf(group), idsOf(named));
+        for (const { resolve } of named) resolve();
+        named = group;
       } catch (error) {
-        for (const { reject } of group) reject(error);
+        for (const { reject } of [...named, ...group]) reject(error);
+        named = [];
       }
     }
     this.#running = false;
   }
+}
+
+function idsOf(group: readonly Waiting[]): FilesetId[] {
+  return group.map(({ id }) => id);
 }

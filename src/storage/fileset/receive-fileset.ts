@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import { crc32 } from 'node:zlib';
 import { assert } from '../../core/errors.ts';
 import { makeFolderIfMissing, type FileSystem } from '../../core/file-system.ts';
 import type { FileSum } from './digest-file.ts';
@@ -6,7 +7,7 @@ import { FileStream } from './file-stream.ts';
 import { filesetPath, shardFolderNames, type FilesetId } from './fileset-id.ts';
 import type { FilesetInfo } from './info-file.ts';
 import { removeFileset } from './remove-fileset.ts';
-import { sealFilesets, writeSmallFiles } from './seal-filesets.ts';
+import { sealFilesets, writeFile, writeSmallFiles } from './seal-filesets.ts';
 
 /** The files that are copied; the others are made from what is known of them. */
 export const COPIED_KINDS = ['data', 'index'] as const;
@@ -21,6 +22,8 @@ export interface ReceivedFileset {
   /** Of the one that is copied, which may have another volume. */
   readonly info: FilesetInfo;
   readonly sums: CopiedSums;
+  /** The shard's folder exists. */
+  readonly hasFolder?: boolean;
 }
 
 /**
@@ -32,16 +35,20 @@ export class FilesetReceiver {
   readonly what: ReceivedFileset;
   readonly #fs: FileSystem;
   readonly #streams = new Map<CopiedKind, FileStream>();
+  /** Of files that came in one piece, which are written. */
+  readonly #whole = new Map<CopiedKind, FileSum>();
+  #hasFolder: boolean;
   #state: 'open' | 'written' | 'done' = 'open';
 
   constructor(fs: FileSystem, what: ReceivedFileset) {
     this.#fs = fs;
     this.what = what;
+    this.#hasFolder = what.hasFolder ?? false;
   }
 
   /** How much of a file is there. */
   receivedBytes(kind: CopiedKind): number {
-    return this.#streams.get(kind)?.offset ?? 0;
+    return this.#whole.get(kind)?.sizeBytes ?? this.#streams.get(kind)?.offset ?? 0;
   }
 
   /** What is to come of a file. */
@@ -55,6 +62,14 @@ export class FilesetReceiver {
     assert(bytes.length <= this.missingBytes(kind), 'a file is not longer than was said');
     const stream = this.#streams.get(kind) ?? (await this.#open(kind));
     await stream.append(bytes);
+  }
+
+  /** All of a file of which nothing has come before. */
+  async put(kind: CopiedKind, bytes: Uint8Array): Promise<void> {
+    assert(this.#state === 'open' && this.receivedBytes(kind) === 0, 'a file comes once');
+    await this.#makeFolder();
+    this.#whole.set(kind, { sizeBytes: bytes.length, checksum: crc32(bytes) });
+    await writeFile(this.#fs, filesetPath(this.what.root, this.what.id, kind), bytes);
   }
 
   /**
@@ -73,8 +88,7 @@ export class FilesetReceiver {
   async write(): Promise<FilesetInfo | undefined> {
     const { root, id, info, sums } = this.what;
     for (const kind of COPIED_KINDS) {
-      const stream = this.#streams.get(kind) ?? (await this.#open(kind));
-      const { sizeBytes, checksum } = await stream.finish();
+      const { sizeBytes, checksum } = this.#whole.get(kind) ?? (await this.#finish(kind));
       if (sizeBytes === sums[kind].sizeBytes && checksum === sums[kind].checksum) continue;
       await this.abort();
       return undefined;
@@ -96,20 +110,30 @@ export class FilesetReceiver {
     if (this.#state === 'done') return;
     this.#state = 'done';
     for (const stream of this.#streams.values()) await stream.abandon();
-    if (this.#streams.size === 0) return;
+    if (this.#streams.size + this.#whole.size === 0) return;
     await removeFileset(this.#fs, this.what.root, this.what.id);
+  }
+
+  async #finish(kind: CopiedKind): Promise<FileSum> {
+    return await (this.#streams.get(kind) ?? (await this.#open(kind))).finish();
   }
 
   async #open(kind: CopiedKind): Promise<FileStream> {
     const { root, id } = this.what;
-    let folder = root;
-    for (const name of shardFolderNames(id)) {
-      folder = join(folder, name);
-      // Its name becomes durable with the fileset.
-      await makeFolderIfMissing(this.#fs, folder);
-    }
+    await this.#makeFolder();
     const stream = new FileStream(await this.#fs.open(filesetPath(root, id, kind), 'replace'));
     this.#streams.set(kind, stream);
     return stream;
+  }
+
+  /** Its name becomes durable with the fileset. */
+  async #makeFolder(): Promise<void> {
+    if (this.#hasFolder) return;
+    this.#hasFolder = true;
+    let folder = this.what.root;
+    for (const name of shardFolderNames(this.what.id)) {
+      folder = join(folder, name);
+      await makeFolderIfMissing(this.#fs, folder);
+    }
   }
 }

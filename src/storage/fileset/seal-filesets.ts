@@ -21,18 +21,36 @@ export async function writeSmallFiles(
 
 /**
  * Makes filesets durable and complete whose files are all written: first all of what they have, then the names of
- * their checkpoints, so that none of them is ever there in part. For many together the disk is waited for twice.
+ * their checkpoints, so that none of them is ever there in part.
  * @throws what the disk throws; then any of them may be complete
  */
 export async function sealFilesets(fs: FileSystem, root: string, ids: readonly FilesetId[]): Promise<void> {
-  const folders = [...new Set(ids.map((id) => shardFolder(root, id)))];
-  const above = [...new Set(folders.map(dirname))];
+  await nameSealed(fs, root, ids);
+  await fs.syncAll({ files: [], folders: foldersOf(root, ids) });
+}
+
+/**
+ * The same, but for that the names of the checkpoints are not durable yet: the next sync of the folders sees to it.
+ * @param renamed of which that is to be done now
+ */
+export async function nameSealed(
+  fs: FileSystem,
+  root: string,
+  ids: readonly FilesetId[],
+  renamed: readonly FilesetId[] = [],
+): Promise<void> {
+  const folders = foldersOf(root, ids);
+  const above = new Set(folders.map(dirname));
   const files = ids.flatMap((id) =>
     FILE_KINDS.map((kind) => (kind === 'checkpoint' ? unsealed(root, id) : filesetPath(root, id, kind))),
   );
-  await fs.syncAll({ files, folders: [root, ...above, ...folders] });
+  const all = new Set([root, ...above, ...folders, ...foldersOf(root, renamed)]);
+  await fs.syncAll({ files, folders: [...all] });
   for (const id of ids) await fs.rename(unsealed(root, id), filesetPath(root, id, 'checkpoint'));
-  await fs.syncAll({ files: [], folders });
+}
+
+function foldersOf(root: string, ids: readonly FilesetId[]): string[] {
+  return [...new Set(ids.map((id) => shardFolder(root, id)))];
 }
 
 function unsealed(root: string, id: FilesetId): string {
@@ -43,7 +61,8 @@ function sumOf(bytes: Buffer): FileSum {
   return { sizeBytes: bytes.length, checksum: contentChecksum(bytes) };
 }
 
-async function writeFile(fs: FileSystem, path: string, bytes: Buffer): Promise<void> {
+/** Not yet durable. */
+export async function writeFile(fs: FileSystem, path: string, bytes: Uint8Array): Promise<void> {
   await using file = await fs.open(path, 'replace');
   await file.write(0, bytes);
 }

@@ -5,11 +5,11 @@ import { placeOf } from '../engine/fileset-summary.ts';
 import type { Namespace } from '../engine/namespace.ts';
 import type { PeerView } from '../engine/peer-view.ts';
 import { decodeAt } from '../fileset/fileset-damage.ts';
-import { nextVolume } from '../fileset/fileset-folder.ts';
 import type { FilesetId } from '../fileset/fileset-id.ts';
 import { FilesetWriter } from '../fileset/fileset-writer.ts';
 import { decodeInfo, type FilesetInfo } from '../fileset/info-file.ts';
 import { COPIED_KINDS, FilesetReceiver, type CopiedKind } from '../fileset/receive-fileset.ts';
+import type { ShardFolders } from '../fileset/shard-folders.ts';
 import { openColumns } from './block-content.ts';
 import { mergedSeries } from './merged-series.ts';
 import { PeerFailure, type PeerClient } from './peer-client.ts';
@@ -50,6 +50,8 @@ export interface BlockFetchDeps {
   readonly memo: FetchMemo;
   /** So many blocks come at the same time; those that wait for the disk are not among them. */
   readonly turns: Turns;
+  /** Where filesets are written. */
+  readonly folders: ShardFolders;
   /** Makes a fileset durable that is written. */
   readonly seal: (id: FilesetId) => Promise<void>;
   /** Filesets up to this size come in one answer. */
@@ -154,23 +156,20 @@ export class BlockFetch {
   }
 
   async #receiver(key: string, job: BlockJob, nodes: readonly string[]): Promise<FilesetReceiver> {
-    const { memo, view, onBytes } = this.#deps;
+    const { memo, view, folders, onBytes } = this.#deps;
     const digest = job.offers[0]?.block.fileset?.digest ?? '';
     const known = memo.partial.get(key);
     if (known?.what.info.digest.toString('hex') === digest) return known;
     memo.partial.delete(key);
     await known?.abort();
     const { info, sums, files } = await this.#describe(job, nodes, digest);
-    const root = this.#namespace.filesets.root;
-    const { shard, startNs: blockStartNs } = job;
-    const place = { namespace: this.#namespace.name, shard, blockStartNs };
-    const id = { ...place, volume: await nextVolume(view.fs, root, place) };
-    const receiver = new FilesetReceiver(view.fs, { root, id, info, sums });
+    const id = await this.#idOf(job);
+    const receiver = new FilesetReceiver(view.fs, { root: folders.root, id, info, sums, hasFolder: true });
     memo.partial.set(key, receiver);
     for (const kind of files ? COPIED_KINDS : []) {
       const bytes = files?.[kind] ?? NO_BYTES;
       onBytes(bytes.length);
-      await receiver.append(kind, bytes);
+      await receiver.put(kind, bytes);
     }
     return receiver;
   }
@@ -255,15 +254,14 @@ export class BlockFetch {
     readonly info: FilesetInfo | undefined;
     readonly series: number;
   }> {
-    const { fs, clock } = this.#deps.view;
-    const { root } = this.#namespace.filesets;
-    const { shard, startNs: blockStartNs } = job;
-    const place = { namespace: this.#namespace.name, shard, blockStartNs };
-    const id = { ...place, volume: await nextVolume(fs, root, place) };
+    const { view, folders } = this.#deps;
+    const { fs, clock } = view;
+    const { root } = folders;
+    const id = await this.#idOf(job);
     const { blockSizeNs } = this.#namespace.options;
     const files = await FilesetWriter.create(
       { fs },
-      { root, id, kind: 'flush', blockSizeNs, createdAtNs: clock.nowNs() },
+      { root, id, kind: 'flush', blockSizeNs, createdAtNs: clock.nowNs(), hasFolder: true },
     );
     try {
       const writer = new BlockWriter(files);
@@ -303,6 +301,10 @@ export class BlockFetch {
     const { client, view, signal, onBytes } = this.#deps;
     const block = { namespace: this.#namespace.name, shard, blockStartNs: startNs };
     return mergedSeries({ client, codec: view.codec, signal, onBytes }, block, nodes);
+  }
+
+  async #idOf({ shard, startNs: blockStartNs }: BlockJob): Promise<FilesetId> {
+    return await this.#deps.folders.nextOf({ namespace: this.#namespace.name, shard, blockStartNs });
   }
 
   async #put(info: FilesetInfo): Promise<void> {

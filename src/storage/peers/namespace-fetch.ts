@@ -18,6 +18,7 @@ import { rebuildIndex, uncovered } from '../engine/rebuild-index.ts';
 import type { UnfulfilledReason } from '../engine/storage-engine.ts';
 import { FileDamageError } from '../fileset/fileset-damage.ts';
 import type { FilesetId } from '../fileset/fileset-id.ts';
+import type { ShardFolders } from '../fileset/shard-folders.ts';
 import {
   BlockFetch,
   type BlockJob,
@@ -37,6 +38,7 @@ export interface FetchDeps {
   readonly memo: FetchMemo;
   /** So many blocks come at the same time. */
   readonly turns: Turns;
+  readonly folders: ShardFolders;
   readonly seal: (id: FilesetId) => Promise<void>;
   readonly inlineBytes: number;
   readonly onMemory: (shard: number) => void;

@@ -14,9 +14,10 @@ import { ShardTimeRanges } from '../bootstrap/shard-time-ranges.ts';
 import type { PeerView } from '../engine/peer-view.ts';
 import { canBeGiven, givers, requiredGivers, type BootstrapLevel } from './consistency.ts';
 import { GroupSeal } from '../fileset/group-seal.ts';
+import { ShardFolders } from '../fileset/shard-folders.ts';
 import type { FetchMemo } from './block-fetch.ts';
 import { FetchTally } from './fetch-tally.ts';
-import { NamespaceFetch } from './namespace-fetch.ts';
+import { NamespaceFetch, type FetchDeps } from './namespace-fetch.ts';
 import { PeerClient } from './peer-client.ts';
 import type { PeerTransport } from './peer-transport.ts';
 import { fetchRound } from './round-fetch.ts';
@@ -98,8 +99,8 @@ export class PeersSource implements BootstrapSource {
     const { view, clock } = this.#deps;
     const { level, inlineBytes = 1024 * 1024 } = this.#options;
     const results = new Map<string, BootstrapResult>();
-    const seals = new Map<string, GroupSeal>();
     const fetches = new Map<string, NamespaceFetch>();
+    let files: Pick<FetchDeps, 'folders' | 'seal'> | undefined;
     for (const [name, request] of requests) {
       const namespace = view.namespace(name);
       if (!namespace) continue;
@@ -107,19 +108,12 @@ export class PeersSource implements BootstrapSource {
         results.set(name, { data: NOTHING, index: NOTHING, detail: 'nothing was left to ask for' });
         continue;
       }
-      const { root } = namespace.filesets;
-      if (!seals.has(root)) await makeFolders(view.fs, dirname(root), [basename(root)]);
-      const seal = seals.get(root) ?? new GroupSeal(view.fs, root);
-      seals.set(root, seal);
+      // One for all namespaces of an engine.
+      files ??= await this.#filesIn(namespace.filesets.root);
       const tally = this.#tallyOf(name, request, context);
-      const deps = { ...this.#deps, client: this.#client, memo: this.#memo, turns: this.#turns, inlineBytes };
-      fetches.set(
-        name,
-        new NamespaceFetch(
-          { ...deps, seal: (id) => seal.seal(id) },
-          { namespace, request, context, level, tally },
-        ),
-      );
+      const own = { client: this.#client, memo: this.#memo, turns: this.#turns, inlineBytes };
+      const what = { namespace, request, context, level, tally };
+      fetches.set(name, new NamespaceFetch({ ...this.#deps, ...own, ...files }, what));
     }
     await fetchRound([...fetches.values()], context);
     const fetchedMs = clock.monotonicMs();
@@ -136,6 +130,14 @@ export class PeersSource implements BootstrapSource {
   async [Symbol.asyncDispose](): Promise<void> {
     for (const receiver of this.#memo.partial.values()) await receiver.abort();
     this.#memo.partial.clear();
+  }
+
+  /** Where filesets are written, and who makes them durable, in one round. */
+  async #filesIn(root: string): Promise<Pick<FetchDeps, 'folders' | 'seal'>> {
+    const { fs } = this.#deps.view;
+    await makeFolders(fs, dirname(root), [basename(root)]);
+    const group = new GroupSeal(fs, root);
+    return { folders: new ShardFolders(fs, root), seal: (id) => group.seal(id) };
   }
 
   /** One for all rounds of an attempt. */
