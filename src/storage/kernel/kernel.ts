@@ -105,6 +105,27 @@ export interface KernelCalls {
     maxSamples: number,
     spare: Address,
   ): number;
+  /**
+   * Takes a body apart by shard: a part for each series, address and bytes of it and its group, 32-bit numbers. `groups`
+   * has a group for each shard; the bytes of each group are added to `sizes`. A series of which the shard cannot be told
+   * without putting its labels in order has group 2^32 − 1, and is not in `sizes`. What else was found is asked for after
+   * it.
+   */
+  splitRequest(
+    body: Address,
+    sizeBytes: number,
+    parts: Address,
+    maxSeries: number,
+    groups: Address,
+    shardCount: number,
+    sizes: Address,
+  ): number;
+  splitSamples(): number;
+  splitExemplars(): number;
+  splitHistograms(): number;
+  splitUnknown(): number;
+  /** Copies each part to where `places` says for its group, one behind the other. */
+  gatherParts(parts: Address, count: number, places: Address): void;
   walkedUnresolved(): number;
   walkedLast(): number;
   walkedSamples(): number;

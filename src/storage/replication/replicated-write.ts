@@ -1,7 +1,6 @@
 import { VarveError } from '../../core/errors.ts';
 import { withDeadline } from '../../core/deadline.ts';
 import type { RejectReason, Rejection, WriteOutcome } from '../engine/storage-engine.ts';
-import type { ProtocolKernel } from '../protocol/protocol-kernel.ts';
 import type { Hint } from './hint-frames.ts';
 import type { LocalReplica } from './local-replica.ts';
 import type { ReplicaHealth } from './replica-health.ts';
@@ -21,7 +20,6 @@ export interface ReplicatedWriteDeps {
   readonly local: LocalReplica;
   readonly transport: ReplicaTransport;
   readonly health: ReplicaHealth;
-  readonly kernel: ProtocolKernel;
   readonly hint: (id: string, hint: Hint) => void;
 }
 
@@ -46,7 +44,7 @@ const MAX_UNDER_WAY_BYTES = 64 * 1024 * 1024;
 export class ReplicatedWrite {
   readonly #deps: ReplicatedWriteDeps;
   readonly #options: ReplicatedWriteOptions;
-  readonly #splitter: BodySplitter;
+  readonly #splitter = new BodySplitter();
   readonly #underWay = new Map<string, number>();
   /** Gives up one that is under way. */
   readonly #sends = new Set<(why: VarveError) => void>();
@@ -56,7 +54,6 @@ export class ReplicatedWrite {
   constructor(deps: ReplicatedWriteDeps, options: ReplicatedWriteOptions) {
     this.#deps = deps;
     this.#options = options;
-    this.#splitter = new BodySplitter(deps.kernel);
   }
 
   get figures(): WriteFigures {

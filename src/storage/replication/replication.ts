@@ -5,7 +5,6 @@ import type { Placement } from '../../placement/placement.ts';
 import type { Log } from '../commit-log/spare-segments.ts';
 import type { ReplicaAccess } from '../engine/replica-access.ts';
 import type { StorageEngine } from '../engine/storage-engine.ts';
-import type { ProtocolKernel } from '../protocol/protocol-kernel.ts';
 import { DeletionLedger } from './deletion-ledger.ts';
 import { Hints, type HintStatus } from './hints.ts';
 import { LocalReplica } from './local-replica.ts';
@@ -24,7 +23,6 @@ export interface ReplicationDeps {
   readonly log: Log;
   readonly engine: StorageEngine & { readonly replica: ReplicaAccess };
   readonly transport: ReplicaTransport;
-  readonly kernel: ProtocolKernel;
   /** As it is known now; undefined: there is none, and the node is alone. */
   readonly placement: () => Placement | undefined;
 }
@@ -84,7 +82,7 @@ export class Replication {
     options: ReplicationOptions,
     parts: { readonly local: LocalReplica; readonly hints: Hints; readonly health: ReplicaHealth },
   ) {
-    const { clock, random, log, transport, kernel } = deps;
+    const { clock, random, log, transport } = deps;
     const { node, writeLevel, readLevel, replicaTimeoutMs: timeoutMs } = options;
     const { local, hints, health } = parts;
     this.#deps = deps;
@@ -94,7 +92,7 @@ export class Replication {
     const routing = (): Routing | undefined => this.#routing();
     const hint = hints.add.bind(hints);
     this.#write = new ReplicatedWrite(
-      { node, local, transport, health, kernel, hint },
+      { node, local, transport, health, hint },
       { level: writeLevel, timeoutMs },
     );
     this.#read = new ReplicatedRead(

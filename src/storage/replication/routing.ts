@@ -53,6 +53,11 @@ export class Routing {
     return this.#groupOf[shard] as number;
   }
 
+  /** The same of all shards, by shard. */
+  get groupsOfShards(): Int32Array {
+    return this.#groupOf;
+  }
+
   /** How many units a write needs. */
   writesNeeded(level: WriteLevel): number {
     return level === 'one' ? 1 : level === 'all' ? this.replicaFactor : this.majority;

@@ -15,7 +15,7 @@ import { BodySplitter, shardOf } from './split-body.ts';
 import { placementWith, SHARDS } from './test-cluster.suite.ts';
 
 const kernel = new ProtocolKernel();
-const splitter = new BodySplitter(kernel);
+const splitter = new BodySplitter();
 const has = (place: number, shard: number) =>
   place === shard || place === (shard + 1) % SHARDS ? ('available' as const) : undefined;
 const routing = new Routing(placementWith(['a', 'b', 'c', 'd'], 2, has));
@@ -87,7 +87,7 @@ function bodyOfColumns(all: readonly Series[]): Uint8Array {
   return writer.take();
 }
 
-const LIMITS = { maxSeries: 1000, maxSamples: 1000, maxSymbols: 1000, maxLabelBytes: 1e6 };
+const LIMITS = { maxSeries: 5000, maxSamples: 5000, maxSymbols: 1000, maxLabelBytes: 1e7 };
 type Found = readonly [id: string, times: readonly bigint[], values: readonly bigint[]];
 
 const FORMATS = [
@@ -150,6 +150,21 @@ test.each(FORMATS)(
     );
   },
 );
+
+test('a body of more series than there was room for, and of more bytes than are compressed at once, is taken apart as well', () => {
+  const all = Array.from({ length: 5000 }, (_, i) => ({
+    labels: [
+      ['__name__', 'm'],
+      ['n', `${i}`.padStart(i % 500, '0')],
+    ] as const,
+    samples: [[i, i] as const],
+  }));
+  const [{ format, encode, decode }] = FORMATS as [(typeof FORMATS)[0]];
+  const split = splitter.split(format, encode(all), routing);
+  const found = [...split.bodies.values()].flatMap((part) => decode(part).map(([, times]) => times[0]));
+  expect([split.samples, found.length]).toEqual([all.length, 2 * all.length]);
+  expect(new Set(found).size).toBe(all.length);
+});
 
 test('bodies that are none are refused, and no bytes whatsoever do more than that', () => {
   for (const body of [

@@ -4,8 +4,10 @@ import { REQUEST_LIMITS } from '../buffer/request-decoder.ts';
 import { KernelFault, checked } from '../kernel/kernel-fault.ts';
 import { murmur3 } from '../kernel/murmur3.ts';
 import { canonicalLabels, encodeLabels } from '../kernel/remote-write.ts';
-import { snappyLength, type ProtocolKernel } from '../protocol/protocol-kernel.ts';
+import { varintBytes } from '../protocol/protobuf-writer.ts';
+import { snappyLength } from '../protocol/protocol-kernel.ts';
 import { ColumnsWriter, readColumns } from './columns-body.ts';
+import { FieldReader } from './field-reader.ts';
 import type { ReplicaFormat } from './replica-transport.ts';
 import type { Routing } from './routing.ts';
 
@@ -24,32 +26,48 @@ export interface SplitBody {
 /** Places of the instances that get a group. */
 export type TargetsOf = (group: number) => readonly number[];
 
-const MEMORY_BYTES = 256 * 1024 * 1024;
+const MEMORY_BYTES = 512 * 1024 * 1024;
 const MARGIN_BYTES = 64;
+const FIRST_SERIES = 4096;
+/** What is compressed at once: snappy's own blocks have 64 KiB. */
+const PIECE_BYTES = 256 * 1024;
 
-const SERIES_1 = 0x0a;
 const SYMBOL_2 = 0x22;
 const SERIES_2 = 0x2a;
-const LABEL = 0x0a;
 const REFERENCES = 0x0a;
 const SAMPLE = 0x12;
-const EXEMPLAR_1 = 0x1a;
-const HISTOGRAM_1 = 0x22;
 const HISTOGRAM_2 = 0x1a;
 const EXEMPLAR_2 = 0x22;
 
+/** Of a part in the kernel's memory: 32-bit numbers. */
+const PART = { address: 0, sizeBytes: 1, group: 2, length: 3 } as const;
+const PART_BYTES = 4 * PART.length;
+/** Of a part that the kernel cannot tell the shard of. */
+const UNKNOWN = 2 ** 32 - 1;
+
+/** A message that was taken apart: its parts are in the kernel's memory. */
+interface Cut {
+  readonly parts: number;
+  readonly samples: number;
+  readonly exemplars: number;
+  readonly histograms: number;
+}
+
+/** A region of the kernel's memory. */
+interface Span {
+  readonly address: number;
+  readonly sizeBytes: number;
+}
+
 /**
  * Takes bodies apart by shard. Series are copied as they are, with all that is in them: samples are not looked at.
- * What no series can be made of goes where its bytes lead; the replicas there refuse it.
+ * What no series can be made of goes where its bytes lead; the replicas there refuse it. All of it happens in the memory
+ * of kernels that nobody else uses, so that a series costs as much as its bytes do.
  */
 export class BodySplitter {
-  readonly #kernel: ProtocolKernel;
-  #memory: BufferMemory | undefined;
+  #kernels: BufferMemory | undefined;
+  #room = FIRST_SERIES;
   readonly #reader = new FieldReader();
-
-  constructor(kernel: ProtocolKernel) {
-    this.#kernel = kernel;
-  }
 
   /** To all that have a shard, unless `targets` says otherwise. @throws WRITE_INVALID */
   split(
@@ -61,8 +79,8 @@ export class BodySplitter {
     if (format === 'columns') return splitColumns(body, routing, targets);
     try {
       const message = this.#decompress(body);
-      const fields = format === 1 ? this.#fields1(message, routing) : this.#fields2(message, routing);
-      return this.#assemble(message, fields, targets);
+      const cut = format === 1 ? this.#cut1(message, routing) : this.#cut2(message, routing);
+      return this.#assemble(cut, routing, targets);
     } catch (error) {
       if (!(error instanceof KernelFault)) throw error;
       throw new VarveError('WRITE_INVALID', `the body is no remote write request: ${error.message}`, {
@@ -71,84 +89,169 @@ export class BodySplitter {
     }
   }
 
-  /** A view of the kernel's memory. */
-  #decompress(body: Uint8Array): Uint8Array {
-    this.#memory ??= new BufferMemory({ limitBytes: MEMORY_BYTES });
+  get #memory(): BufferMemory {
+    this.#kernels ??= new BufferMemory({ limitBytes: MEMORY_BYTES });
+    return this.#kernels;
+  }
+
+  #decompress(body: Uint8Array): Span {
     const { kernel, space } = this.#memory;
     if (body.length > REQUEST_LIMITS.bodyBytes) throw new KernelFault('TOO_LARGE');
     const from = space.input.put(body);
     const sizeBytes = checked(kernel.calls.snappyLength(from, body.length));
     if (sizeBytes > REQUEST_LIMITS.bodyBytes) throw new KernelFault('TOO_LARGE');
-    const out = space.raw.ensure(sizeBytes + MARGIN_BYTES);
-    checked(kernel.calls.decodeSnappy(from, body.length, out, sizeBytes));
-    return kernel.bytes.subarray(out, out + sizeBytes);
+    const address = space.raw.ensure(sizeBytes + MARGIN_BYTES);
+    checked(kernel.calls.decodeSnappy(from, body.length, address, sizeBytes));
+    return { address, sizeBytes };
   }
 
-  #fields1(message: Uint8Array, routing: Routing): SplitFields {
-    const fields = new SplitFields(routing);
-    const reader = new FieldReader().over(message, 0, message.length);
-    while (reader.next()) {
-      if (reader.tag !== SERIES_1) continue;
-      fields.add(this.#shard1(message, reader, { fields, routing }), reader.start, reader.end);
+  #cut1({ address, sizeBytes }: Span, routing: Routing): Cut {
+    const { kernel, space } = this.#memory;
+    const { calls } = kernel;
+    const groups = space.references.put(routing.groupsOfShards);
+    for (;;) {
+      const parts = space.entries.ensure(this.#room * PART_BYTES);
+      this.#clearSizes(routing);
+      const count = calls.splitRequest(
+        address,
+        sizeBytes,
+        parts,
+        this.#room,
+        groups,
+        routing.shardCount,
+        space.times.address,
+      );
+      if (!this.#hadRoom(count)) continue;
+      if (calls.splitUnknown() > 0) this.#placeUnknown(count, routing);
+      return {
+        parts: count,
+        samples: calls.splitSamples(),
+        exemplars: calls.splitExemplars(),
+        histograms: calls.splitHistograms(),
+      };
     }
-    return fields;
   }
 
-  #shard1(
-    message: Uint8Array,
-    series: FieldReader,
-    { fields, routing }: { readonly fields: SplitFields; readonly routing: Routing },
-  ): number {
-    const { shardCount } = routing;
-    const labelsEnd = canonicalEnd(message, series.content, series.end);
-    const reader = this.#reader.over(message, labelsEnd, series.end);
-    let isCanonical = labelsEnd > series.content;
-    while (reader.next()) {
-      fields.count(reader.tag, EXEMPLAR_1, HISTOGRAM_1);
-      isCanonical &&= reader.tag !== LABEL;
+  /** Makes more of it for another try. @throws KernelFault for a body that is none, or has too many series */
+  #hadRoom(count: number): boolean {
+    if (count >= 0) return true;
+    try {
+      checked(count);
+    } catch (error) {
+      const isFull = error instanceof KernelFault && error.fault === 'TOO_LARGE';
+      if (!isFull || this.#room >= REQUEST_LIMITS.series) throw error;
     }
-    if (isCanonical) return murmur3(message, 0, series.content, labelsEnd) % shardCount;
-    return shardOfAny(message.subarray(series.content, series.end), shardCount);
+    this.#room = Math.min(2 * this.#room, REQUEST_LIMITS.series);
+    return false;
   }
 
-  #fields2(message: Uint8Array, routing: Routing): SplitFields {
-    const fields = new SplitFields(routing);
+  /** Series whose labels have to be put in order, or are none. */
+  #placeUnknown(count: number, routing: Routing): void {
+    const { bytes } = this.#memory.kernel;
+    const parts = this.#parts(count);
+    const sizes = this.#sizes(routing);
+    for (let at = 0; at < parts.length; at += PART.length) {
+      if (parts[at + PART.group] !== UNKNOWN) continue;
+      const start = parts[at + PART.address] as number;
+      const sizeBytes = parts[at + PART.sizeBytes] as number;
+      this.#reader.over(bytes, start, start + sizeBytes).next();
+      const labels = bytes.subarray(this.#reader.content, this.#reader.end);
+      const group = routing.groupOf(shardOfAny(labels, routing.shardCount));
+      parts[at + PART.group] = group;
+      sizes[group] = (sizes[group] as number) + sizeBytes;
+    }
+  }
+
+  /** Symbols are for all. */
+  #cut2({ address, sizeBytes }: Span, routing: Routing): Cut {
+    const { kernel, space } = this.#memory;
+    const fields = (): FieldReader => new FieldReader().over(kernel.bytes, address, address + sizeBytes);
+    let count = 0;
+    for (const reader = fields(); reader.next();) {
+      if (reader.tag === SYMBOL_2 || reader.tag === SERIES_2) count++;
+    }
+    space.entries.ensure(count * PART_BYTES);
+    this.#clearSizes(routing);
+    // Where the memory is may be another place from here on.
+    const parts = this.#parts(count);
+    const sizes = this.#sizes(routing);
+    let place = 0;
+    const put = ({ start, end }: FieldReader, group: number): void => {
+      parts.set([start, end - start, group], PART.length * place++);
+      sizes[group] = (sizes[group] as number) + end - start;
+    };
     const symbols: Uint8Array[] = [];
-    const reader = new FieldReader().over(message, 0, message.length);
-    while (reader.next()) {
+    for (const reader = fields(); reader.next();) {
       if (reader.tag !== SYMBOL_2) continue;
-      symbols.push(message.subarray(reader.content, reader.end));
-      fields.addToAll(reader.start, reader.end);
+      symbols.push(kernel.bytes.subarray(reader.content, reader.end));
+      put(reader, routing.groups.length);
     }
-    const series = new FieldReader().over(message, 0, message.length);
-    while (series.next()) {
+    const found = { samples: 0, exemplars: 0, histograms: 0 };
+    for (const series = fields(); series.next();) {
       if (series.tag !== SERIES_2) continue;
-      const labels = labelsOf(message, series, { symbols, fields });
-      fields.add(shardOfAny(labels, routing.shardCount), series.start, series.end);
+      const labels = labelsOf(kernel.bytes, series, { symbols, found });
+      put(series, routing.groupOf(shardOfAny(labels, routing.shardCount)));
     }
-    return fields;
+    return { parts: count, ...found };
   }
 
-  /** Each part is compressed once, for all that get it. */
-  #assemble(message: Uint8Array, fields: SplitFields, targets: TargetsOf): SplitBody {
-    const groups = fields.groups();
-    const common = this.#compress(fields.join(message, undefined));
-    const parts = new Map<number, CompressedPart[]>();
+  /** Each group is compressed once, for all that get it. */
+  #assemble(cut: Cut, routing: Routing, targets: TargetsOf): SplitBody {
+    const { parts: count, samples, exemplars, histograms } = cut;
+    const { kernel, space } = this.#memory;
+    const sizes = this.#sizes(routing).slice();
+    const total = sizes.reduce((sum, size) => sum + size, 0);
+    let end = space.payload.ensure(total + MARGIN_BYTES);
+    const places = sizes.map((size) => {
+      end += size;
+      return end - size;
+    });
+    kernel.calls.gatherParts(space.entries.address, count, space.values.put(places));
+    const compressed = (group: number): CompressedPart =>
+      this.#compress({ address: places[group] as number, sizeBytes: sizes[group] as number });
+    const common = compressed(routing.groups.length);
+    const groups = routing.groups.flatMap((_, group) => ((sizes[group] as number) > 0 ? [group] : []));
+    const own = new Map<number, CompressedPart[]>();
     for (const group of groups) {
-      const part = this.#compress(fields.join(message, group));
+      const part = compressed(group);
       for (const place of targets(group)) {
-        const own = parts.get(place) ?? [common];
-        own.push(part);
-        parts.set(place, own);
+        const list = own.get(place) ?? [common];
+        list.push(part);
+        own.set(place, list);
       }
     }
-    const bodies = new Map([...parts].map(([place, own]) => [place, joinParts(own)]));
-    const { samples, exemplars, histograms } = fields;
+    const bodies = new Map([...own].map(([place, list]) => [place, joinParts(list)]));
     return { groups, bodies, samples, exemplars, histograms };
   }
 
-  #compress(bytes: Uint8Array): CompressedPart {
-    return { bytes: bytes.length, elements: [...this.#kernel.snappyPieces(bytes)] };
+  #compress({ address, sizeBytes }: Span): CompressedPart {
+    const { kernel, space } = this.#memory;
+    const { calls } = kernel;
+    const out = space.sealedValues.ensure(calls.maxSnappyBytes(PIECE_BYTES));
+    const scratch = space.scratch.ensure(calls.snappyScratchBytes());
+    const elements: Uint8Array[] = [];
+    for (let done = 0; done < sizeBytes; done += PIECE_BYTES) {
+      const size = Math.min(PIECE_BYTES, sizeBytes - done);
+      const end = out + checked(calls.encodeSnappy(address + done, size, out, scratch));
+      elements.push(kernel.bytes.slice(out + varintBytes(size), end));
+    }
+    return { bytes: sizeBytes, elements };
+  }
+
+  #parts(count: number): Uint32Array {
+    const { kernel, space } = this.#memory;
+    return new Uint32Array(kernel.bytes.buffer, space.entries.address, PART.length * count);
+  }
+
+  /** Bytes of each group, and of what is for all behind them. */
+  #sizes(routing: Routing): Uint32Array {
+    const { kernel, space } = this.#memory;
+    return new Uint32Array(kernel.bytes.buffer, space.times.address, routing.groups.length + 1);
+  }
+
+  #clearSizes(routing: Routing): void {
+    this.#memory.space.times.ensure(4 * (routing.groups.length + 1));
+    this.#sizes(routing).fill(0);
   }
 }
 
@@ -163,176 +266,26 @@ function joinParts(parts: readonly CompressedPart[]): Uint8Array {
   return Buffer.concat([snappyLength(sizeBytes), ...parts.flatMap(({ elements }) => elements)]);
 }
 
-/** Which parts of a message go where. */
-class SplitFields {
-  samples = 0;
-  exemplars = 0;
-  histograms = 0;
-  readonly #routing: Routing;
-  /** By group: start and end, alternating. */
-  readonly #parts: (number[] | undefined)[] = [];
-  readonly #common: number[] = [];
-
-  constructor(routing: Routing) {
-    this.#routing = routing;
-  }
-
-  add(shard: number, start: number, end: number): void {
-    const group = this.#routing.groupOf(shard);
-    (this.#parts[group] ??= []).push(start, end);
-  }
-
-  addToAll(start: number, end: number): void {
-    this.#common.push(start, end);
-  }
-
-  count(tag: number, exemplar: number, histogram: number): void {
-    if (tag === SAMPLE) this.samples++;
-    else if (tag === exemplar) this.exemplars++;
-    else if (tag === histogram) this.histograms++;
-  }
-
-  groups(): number[] {
-    return this.#parts.flatMap((parts, group) => (parts ? [group] : []));
-  }
-
-  /** What a group has; what all get, of none. */
-  join(message: Uint8Array, group: number | undefined): Uint8Array {
-    const list = group === undefined ? this.#common : (this.#parts[group] ?? []);
-    let sizeBytes = 0;
-    for (let i = 0; i < list.length; i += 2) sizeBytes += (list[i + 1] as number) - (list[i] as number);
-    const joined = new Uint8Array(sizeBytes);
-    let at = 0;
-    for (let i = 0; i < list.length; i += 2) {
-      const [start, end] = [list[i] as number, list[i + 1] as number];
-      // Most are short.
-      for (let from = start; from < end; from++) joined[at++] = message[from] as number;
-    }
-    return joined;
-  }
-}
-
-/** Goes over the fields of a message without making anything. @throws KernelFault */
-class FieldReader {
-  tag = 0;
-  /** Of the field, with its tag. */
-  start = 0;
-  content = 0;
-  end = 0;
-  #bytes: Uint8Array = new Uint8Array(0);
-  #stop = 0;
-
-  /** May be used again and again. */
-  over(bytes: Uint8Array, start: number, stop: number): this {
-    this.#bytes = bytes;
-    this.end = start;
-    this.#stop = stop;
-    return this;
-  }
-
-  next(): boolean {
-    if (this.end >= this.#stop) return false;
-    this.start = this.end;
-    this.content = this.start;
-    this.tag = this.#number();
-    switch (this.tag & 7) {
-      case 0:
-        this.end = this.content;
-        this.#skipNumber();
-        break;
-      case 1:
-        this.end = this.content + 8;
-        break;
-      case 2:
-        this.end = this.#number();
-        this.end += this.content;
-        break;
-      case 5:
-        this.end = this.content + 4;
-        break;
-      default:
-        throw new KernelFault('BAD_TAG');
-    }
-    if (this.end > this.#stop) throw new KernelFault('TRUNCATED');
-    return true;
-  }
-
-  /** A length or a tag: 31 bits. Moves `content` behind it. */
-  #number(): number {
-    let value = 0;
-    for (let shift = 0; shift < 35; shift += 7) {
-      if (this.content >= this.#stop) throw new KernelFault('TRUNCATED');
-      const byte = this.#bytes[this.content++] as number;
-      value += (byte & 0x7f) * 2 ** shift;
-      if (byte < 0x80) return value;
-    }
-    throw new KernelFault('BAD_VARINT');
-  }
-
-  #skipNumber(): void {
-    for (let bytes = 0; ; bytes++) {
-      if (bytes === 10) throw new KernelFault('BAD_VARINT');
-      if (this.end >= this.#stop) throw new KernelFault('TRUNCATED');
-      if ((this.#bytes[this.end++] as number) < 0x80) return;
-    }
-  }
-}
-
-const NAME = 0x0a;
-const VALUE = 0x12;
-
-/**
- * Where the labels end that a series begins with, if they are as senders have them as a rule, and as the ID of a series
- * has them: by ascending names, none empty, each with lengths below 128. `start` when the first is not so.
- */
-function canonicalEnd(bytes: Uint8Array, start: number, stop: number): number {
-  let end = start;
-  let [lastName, lastLength] = [start, 0];
-  while (end + 6 < stop && bytes[end] === LABEL) {
-    const labelEnd = end + 2 + (bytes[end + 1] as number);
-    const name = end + 4;
-    const nameLength = bytes[end + 3] as number;
-    const value = name + nameLength + 2;
-    const isWell =
-      (bytes[end + 1] as number) < 0x80 &&
-      labelEnd <= stop &&
-      bytes[end + 2] === NAME &&
-      value < labelEnd &&
-      bytes[value - 2] === VALUE &&
-      value + (bytes[value - 1] as number) === labelEnd &&
-      isBehind(bytes, [lastName, lastLength], [name, nameLength]);
-    if (!isWell) return start;
-    [lastName, lastLength] = [name, nameLength];
-    end = labelEnd;
-  }
-  return end;
-}
-
-/** Whether the second text is greater, by its bytes. */
-function isBehind(
-  bytes: Uint8Array,
-  [one, oneLength]: readonly [number, number],
-  [other, otherLength]: readonly [number, number],
-): boolean {
-  const length = Math.min(oneLength, otherLength);
-  for (let i = 0; i < length; i++) {
-    const difference = (bytes[other + i] as number) - (bytes[one + i] as number);
-    if (difference !== 0) return difference > 0;
-  }
-  return otherLength > oneLength;
+/** What series of version 2 have besides labels, counted. */
+interface Found {
+  samples: number;
+  exemplars: number;
+  histograms: number;
 }
 
 /** The labels of a series of version 2, as version 1 has them. */
 function labelsOf(
   message: Uint8Array,
   series: FieldReader,
-  { symbols, fields }: { readonly symbols: readonly Uint8Array[]; readonly fields: SplitFields },
+  { symbols, found }: { readonly symbols: readonly Uint8Array[]; readonly found: Found },
 ): Uint8Array {
   const pairs: { name: Uint8Array; value: Uint8Array }[] = [];
   let name: Uint8Array | undefined;
   const reader = new FieldReader().over(message, series.content, series.end);
   while (reader.next()) {
-    fields.count(reader.tag, EXEMPLAR_2, HISTOGRAM_2);
+    if (reader.tag === SAMPLE) found.samples++;
+    else if (reader.tag === EXEMPLAR_2) found.exemplars++;
+    else if (reader.tag === HISTOGRAM_2) found.histograms++;
     const isPacked = reader.tag === REFERENCES;
     if (!isPacked && reader.tag !== 0x08) continue;
     for (let at = reader.content; at < reader.end;) {

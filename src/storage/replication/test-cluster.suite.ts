@@ -7,7 +7,6 @@ import { topologyOf } from '../../placement/topology.ts';
 import type { Engine } from '../engine/engine.ts';
 import { namespaceOptions } from '../engine/namespace-options.ts';
 import type { NamespaceOptions, WriteOutcome } from '../engine/storage-engine.ts';
-import { ProtocolKernel } from '../protocol/protocol-kernel.ts';
 import { openEngine } from '../sim/open-engine.suite.ts';
 import { answer } from './replica-server.ts';
 import type {
@@ -20,7 +19,6 @@ import type {
 import { Replication, type ReplicationOptions } from './replication.ts';
 
 export const SHARDS = 4;
-const kernel = new ProtocolKernel();
 const quiet = { info: () => {}, warn: () => {}, error: () => {} };
 
 /** A placement in which every instance has the shards that `has` says. */
@@ -249,7 +247,6 @@ export class TestNode {
         log: quiet,
         engine,
         transport: new SimulatedTransport(this.#cluster, this.id),
-        kernel,
         placement: () => this.#cluster.placement,
       },
       {

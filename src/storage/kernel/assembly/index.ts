@@ -107,3 +107,11 @@ export {
   refusedOldTime,
 } from './admission';
 export { markSeries, moveLines, moveSeries, replaceTable } from './series-compaction';
+export {
+  gatherParts,
+  splitExemplars,
+  splitHistograms,
+  splitRequest,
+  splitSamples,
+  splitUnknown,
+} from './split-request';

@@ -109,7 +109,7 @@ export function snappyScratchBytes(): u32 {
 }
 
 /**
- * Encodes a block and returns how many bytes it wrote, at most `maxSnappyBytes(length)`. 16 bytes behind the
+ * Encodes a block and returns how many bytes it wrote, at most `maxSnappyBytes(length)`. 32 bytes behind the
  * input may be read.
  */
 export function encodeSnappy(from: usize, length: u32, out: usize, scratch: usize): i32 {
@@ -145,13 +145,25 @@ function encodeBlock(from: usize, length: u32, q: usize, table: usize): usize {
     }
     misses = 32;
     q = writeLiteral(from + literal, at - literal, q);
-    let matched: u32 = 4;
-    while (at + matched < length && load<u8>(from + seen + matched) == load<u8>(from + at + matched)) matched++;
+    const matched = matchedBytes(from + seen, from + at, length - at);
     q = writeCopy(at - seen, matched, q);
     at += matched;
     literal = at;
   }
   return writeLiteral(from + literal, length - literal, q);
+}
+
+/** How many bytes are the same at both, of which the first four are; at most `most`. */
+@inline
+function matchedBytes(one: usize, other: usize, most: u32): u32 {
+  let matched: u32 = 4;
+  while (matched + 8 <= most) {
+    const differing = load<u64>(one + matched) ^ load<u64>(other + matched);
+    if (differing != 0) return matched + (<u32>ctz(differing) >> 3);
+    matched += 8;
+  }
+  while (matched < most && load<u8>(one + matched) == load<u8>(other + matched)) matched++;
+  return matched;
 }
 
 function writeLiteral(from: usize, count: u32, q: usize): usize {
@@ -167,7 +179,11 @@ function writeLiteral(from: usize, count: u32, q: usize): usize {
     store<u16>(q, <u16>less, 1);
     q += 3;
   }
-  memory.copy(q, from, count);
+  // Most are short: what is written behind their end is written again.
+  if (count <= 32) {
+    v128.store(q, v128.load(from));
+    v128.store(q + 16, v128.load(from + 16));
+  } else memory.copy(q, from, count);
   return q + count;
 }
 
