@@ -47,16 +47,23 @@ export class VarveError extends Error {
   }
 }
 
-/** The error that another process gave as JSON; one whose code is not known here becomes INTERNAL. */
+/**
+ * The error that another process gave as JSON, its own or, for clients of Prometheus, with the message as `error`; one
+ * whose code is not known here becomes INTERNAL.
+ */
 export function errorFromJson(json: unknown): VarveError {
-  const { code, message, detail, hint, sqlstate } = (json ?? {}) as Readonly<Record<string, unknown>>;
+  const { code, message, error, detail, hint, sqlstate } = (json ?? {}) as Readonly<Record<string, unknown>>;
   const text = (value: unknown): string | undefined => (typeof value === 'string' ? value : undefined);
   const known = typeof code === 'string' && code in ERROR_CODES ? (code as ErrorCode) : 'INTERNAL';
-  return new VarveError(known, text(message) ?? 'another node answered with an error that has no message', {
-    detail: text(detail),
-    hint: text(hint),
-    sqlstate: text(sqlstate),
-  });
+  return new VarveError(
+    known,
+    text(message) ?? text(error) ?? 'another node answered with an error that has no message',
+    {
+      detail: text(detail),
+      hint: text(hint),
+      sqlstate: text(sqlstate),
+    },
+  );
 }
 
 export function errorEntry(code: ErrorCode): ErrorEntry {

@@ -25,6 +25,13 @@ export class LazyHandler {
     await this.#loaded;
   }
 
+  /** Begins to load it, for when its files are replaced under the node; what fails is tried again when somebody asks. */
+  prepare(): void {
+    this.load().catch(() => {
+      this.#loaded = undefined;
+    });
+  }
+
   async handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
     try {
       this.#loaded ??= this.#load();

@@ -232,6 +232,7 @@ export class StorageService {
       );
       this.#directory = directory;
       this.#reason = undefined;
+      this.#operations.prepare();
       const stopped = untilAborted(signal).then(() => this.#close());
       const jobs = [this.#announce(engine, signal), directory.run(signal), stopped];
       if (placement) jobs.push(placement.run(signal));
