@@ -151,9 +151,12 @@ export class BlockReader {
     const { timesNumber, values, overwrites } = series;
     const dictionary = timesNumber === undefined ? undefined : await this.#openDictionary();
     return this.#located(() => {
-      const times = timesNumber === undefined ? series.times : dictionary?.[timesNumber]?.encoded;
+      const shared = timesNumber === undefined ? undefined : dictionary?.[timesNumber];
+      const times = timesNumber === undefined ? series.times : shared?.encoded;
       if (!times) throw new FormatFault(0, 'its times are not in the dictionary');
-      return { count: this.#codec.countTimes(times), times, values, overwrites };
+      if (!shared) return { count: this.#codec.countTimes(times), times, values, overwrites };
+      shared.count ??= this.#codec.countTimes(times);
+      return { count: shared.count, times, values, overwrites, sharedTimes: shared };
     });
   }
 
@@ -244,6 +247,7 @@ interface SharedTimes {
   readonly encoded: Uint8Array;
   /** Once somebody has asked. */
   decoded: BigInt64Array | undefined;
+  count?: number;
 }
 
 function timesOf(shared: SharedTimes | undefined, codec: ColumnCodec): BigInt64Array {

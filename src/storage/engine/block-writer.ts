@@ -11,6 +11,8 @@ export interface SealedInput {
   readonly times: Uint8Array;
   readonly values: Uint8Array;
   readonly overwrites: readonly Overwrite[];
+  /** Those with the same one have the same times: they need not be compared. */
+  readonly sharedTimes?: object;
 }
 
 /** Reading one series reads the whole dictionary: beyond this, columns of times stay with their series. */
@@ -23,6 +25,8 @@ const MAX_DICTIONARY_BYTES = 256 * 1024;
 export class BlockWriter {
   readonly #writer: FilesetWriter;
   readonly #numbers = new Map<string, number>();
+  /** Of the series before, mostly those of the next. */
+  #last: { readonly sharedTimes: object; readonly number: number | undefined } | undefined;
   #dictionaryBytes = 0;
   #series = 0;
   #samples = 0;
@@ -40,7 +44,7 @@ export class BlockWriter {
     if (columns.count === 0) return;
     this.#series++;
     this.#samples += columns.count;
-    const number = this.#numberOf(columns.times);
+    const number = this.#numberOf(columns);
     const payload = encodeSealedSeries({
       timesNumber: number,
       times: number === undefined ? columns.times : undefined,
@@ -66,7 +70,14 @@ export class BlockWriter {
     return encodeAnnotation({ series: this.#series, samples: this.#samples, hasDictionary, deletedUpTo });
   }
 
-  #numberOf(times: Uint8Array): number | undefined {
+  #numberOf({ times, sharedTimes }: SealedInput): number | undefined {
+    if (sharedTimes && sharedTimes === this.#last?.sharedTimes) return this.#last.number;
+    const number = this.#find(times);
+    this.#last = sharedTimes && { sharedTimes, number };
+    return number;
+  }
+
+  #find(times: Uint8Array): number | undefined {
     const key = Buffer.from(times.buffer, times.byteOffset, times.length).toString('latin1');
     const known = this.#numbers.get(key);
     if (known !== undefined) return known;

@@ -172,8 +172,11 @@ export function decodeFile(bytes: Uint8Array): Buffer {
 export class SeriesPageWriter {
   #bytes = Buffer.allocUnsafe(64 * 1024);
   #at = HEAD_BYTES + 1;
+  readonly #sums = new SeriesSums();
   #count = 0;
   #times = new Map<string, number>();
+  /** Of the series before, mostly those of the next. */
+  #last: { readonly sharedTimes: object; readonly number: number } | undefined;
 
   get sizeBytes(): number {
     return this.#at;
@@ -190,22 +193,13 @@ export class SeriesPageWriter {
     this.#room(id.length + CHECKSUM_BYTES + extra + 64);
     this.#varint(id.length);
     this.#put(id);
-    checksumOf(columns).copy(this.#bytes, this.#at);
-    this.#at += CHECKSUM_BYTES;
+    this.#at = this.#sums.write(columns, this.#bytes, this.#at);
     if (!columns || !hasColumns) {
       this.#varint(0);
       return;
     }
     this.#varint(1 + columns.count);
-    const { buffer, byteOffset, length } = columns.times;
-    const key = Buffer.from(buffer, byteOffset, length).toString('latin1');
-    const known = this.#times.get(key);
-    if (known === undefined) {
-      this.#times.set(key, this.#times.size);
-      this.#varint(0);
-      this.#varint(columns.times.length);
-      this.#put(columns.times);
-    } else this.#varint(known + 1);
+    this.#addTimes(columns);
     this.#varint(columns.values.length);
     this.#put(columns.values);
     this.#varint(columns.overwrites.length);
@@ -215,6 +209,26 @@ export class SeriesPageWriter {
       this.#at = this.#bytes.writeBigUInt64LE(version, this.#at);
       before = place;
     }
+  }
+
+  #addTimes({ times, sharedTimes }: SealedInput): void {
+    if (sharedTimes && sharedTimes === this.#last?.sharedTimes) {
+      this.#varint(this.#last.number + 1);
+      return;
+    }
+    const { buffer, byteOffset, length } = times;
+    const key = Buffer.from(buffer, byteOffset, length).toString('latin1');
+    const known = this.#times.get(key);
+    const number = known ?? this.#times.size;
+    this.#last = sharedTimes && { sharedTimes, number };
+    if (known !== undefined) {
+      this.#varint(known + 1);
+      return;
+    }
+    this.#times.set(key, number);
+    this.#varint(0);
+    this.#varint(length);
+    this.#put(times);
   }
 
   finish(isLast: boolean): Buffer {
@@ -270,19 +284,36 @@ function readColumns(cursor: ByteCursor, count: number, known: Uint8Array[]): Se
     place += cursor.varint();
     overwrites.push({ place, version: BigInt.asUintN(64, cursor.int64()) });
   }
-  return { count, times, values, overwrites };
+  return { count, times, values, overwrites, sharedTimes: times };
 }
 
-/** Of encoded columns: encoders give the same bytes for the same samples. */
-function checksumOf(columns: SealedInput | undefined): Buffer {
-  const sum = Buffer.alloc(CHECKSUM_BYTES);
-  if (!columns) return sum;
-  sum.writeUInt32LE(crc32(columns.times), 0);
-  sum.writeUInt32LE(crc32(columns.values), 4);
-  sum.writeUInt32LE(columns.values.length, 8);
-  const parts = columns.overwrites.flatMap(({ place, version }) => [String(place), String(version)]);
-  sum.writeUInt32LE(parts.length === 0 ? columns.count : crc32(parts.join()), 12);
-  return sum;
+/** Checksums of encoded columns: encoders give the same bytes for the same samples. */
+class SeriesSums {
+  /** Of the times of the series before, mostly those of the next. */
+  #last: { readonly sharedTimes: object; readonly sum: number } | undefined;
+
+  /** Writes that of one series, 16 bytes; returns where they end. */
+  write(columns: SealedInput | undefined, into: Buffer, at: number): number {
+    const end = at + CHECKSUM_BYTES;
+    if (!columns) {
+      into.fill(0, at, end);
+      return end;
+    }
+    const { count, values, overwrites } = columns;
+    into.writeUInt32LE(this.#ofTimes(columns), at);
+    into.writeUInt32LE(crc32(values), at + 4);
+    into.writeUInt32LE(values.length, at + 8);
+    const parts = overwrites.flatMap(({ place, version }) => [String(place), String(version)]);
+    into.writeUInt32LE(parts.length === 0 ? count : crc32(parts.join()), at + 12);
+    return end;
+  }
+
+  #ofTimes({ times, sharedTimes }: SealedInput): number {
+    if (sharedTimes && sharedTimes === this.#last?.sharedTimes) return this.#last.sum;
+    const sum = crc32(times);
+    this.#last = sharedTimes && { sharedTimes, sum };
+    return sum;
+  }
 }
 
 const HEAD_BYTES = 4;

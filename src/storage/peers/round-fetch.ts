@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events';
 import type { BootstrapContext } from '../bootstrap/bootstrap-source.ts';
 import type { BlockJob } from './block-fetch.ts';
 import type { NamespaceFetch } from './namespace-fetch.ts';
@@ -21,6 +22,8 @@ export async function fetchRound(
   fetches: readonly NamespaceFetch[],
   context: BootstrapContext,
 ): Promise<void> {
+  // Each of those that are under way may listen.
+  setMaxListeners(2 * BLOCKS_UNDER_WAY, context.signal);
   const due = dueBlocks(fetches, context);
   const worker = async (): Promise<void> => {
     for await (const { fetch, job } of due) await fetch.fetch(job);
