@@ -33,11 +33,10 @@ export async function bootstrap(
       refusals.push(error);
     }
   }
-  for (const { code, message } of refusals) {
-    // Of several nodes most have nothing to do with it; one that does not answer may have.
-    if (planned.length === 0 || code === 'STORAGE_NOT_READY') context.stderr.write(`${message}\n`);
-  }
-  if (planned.length === 0) throw refusals.find(({ code }) => code !== 'STORAGE_NOT_READY') ?? refusals[0];
+  // Most nodes have nothing to do with it; one that does not answer may have.
+  const silent = refusals.filter(({ code }) => code === 'STORAGE_NOT_READY');
+  for (const { message } of silent) context.stderr.write(`${message}\n`);
+  if (planned.length === 0) throw refusals.find((one) => !silent.includes(one)) ?? refusals[0];
   const lines = planned.flatMap(({ plan }) => planLines(plan));
   if (!options.yes && !(await isSure(context, lines))) return ExitCode.no;
   const by = userInfo().username;

@@ -21,7 +21,8 @@ beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), `${TEMP_PREFIX}backups-`));
   source = await StorageNodes.open('backup-source', { count: 3, shardCount: SHARDS });
   target = await StorageNodes.open('backup-target', { count: 2, shardCount: SHARDS });
-  await Promise.all([source.begin(3, 3), target.begin(2, 2)]);
+  await source.begin(3, 3);
+  await target.begin(2, 2);
 });
 
 afterAll(async () => {
@@ -89,6 +90,9 @@ test('namespaces of three nodes, one of which is down, are in a new cluster afte
     expect(ledger.faults(await target.node(2).exported(ledger.namespace))).toEqual([]);
     for (const node of target.nodes) expect(ledger.faults(await node.held(ledger.namespace))).toEqual([]);
   }
+  for (const node of target.nodes) {
+    expect((await node.status()).namespaces.map(({ problem }) => problem)).toEqual([null, null]);
+  }
   await target.node(1).end('SIGKILL');
   await target.node(1).start();
   for (const ledger of ledgers)
@@ -121,6 +125,27 @@ test('of a damaged backup nothing is restored, and the place is named', async ()
   ]);
   const pruned = await varve(['backup', 'prune', folder, '--keep', '1']);
   expect([pruned.code, pruned.stdout]).toEqual([0, expect.stringContaining('forgotten: ')]);
+});
+
+test('a namespace that is half restored is said to be so, also after a restart', async () => {
+  const node = target.node(1);
+  await target.namespace('half', {});
+  const body = JSON.stringify({ namespace: 'half', backup: 'B', version: '0' });
+  const begun = await fetch(`${node.url}/restore/v1/begin`, { method: 'POST', body });
+  expect(begun.status).toBe(200);
+  const problem = async (): Promise<string | null | undefined> =>
+    (await node.status()).namespaces.find(({ name }) => name === 'half')?.problem;
+  expect(await problem()).toBe('is being restored from backup B');
+  await node.end('SIGKILL');
+  await node.start();
+  expect(await problem()).toBe('is being restored from backup B');
+  const end = await fetch(`${node.url}/restore/v1/end`, { method: 'POST', body });
+  expect([end.status, await problem()]).toEqual([200, null]);
+  const again = await fetch(`${node.url}/restore/v1/end`, { method: 'POST', body });
+  expect([again.status, await again.json()]).toEqual([
+    409,
+    expect.objectContaining({ code: 'RESTORE_REFUSED' }),
+  ]);
 });
 
 async function filesOf(path: string, suffix: string): Promise<string[]> {

@@ -1,7 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { messageOf, VarveError } from '../core/errors.ts';
 import { RestoreHttp } from '../storage/backup/restore-http.ts';
-import { RestoreMarks } from '../storage/backup/restore-mark.ts';
+import type { RestoreMarks } from '../storage/backup/restore-mark.ts';
 import { RestoreServer } from '../storage/backup/restore-server.ts';
 import type { InterventionPlan } from '../storage/bootstrap/plan-intervention.ts';
 import type { Engine } from '../storage/engine/engine.ts';
@@ -19,6 +19,8 @@ export interface StorageOperationsDeps {
   readonly engine: () => Engine;
   /** The engine's. */
   readonly folder: string;
+  /** Of namespaces that are being restored. @throws STORAGE_NOT_READY */
+  readonly marks: () => RestoreMarks;
   readonly bodies: RequestBodies;
   readonly door: Door;
   readonly onBug: (error: unknown) => void;
@@ -40,13 +42,13 @@ export class StorageOperations implements HttpHandler {
   constructor(deps: StorageOperationsDeps, node: string) {
     this.#deps = deps;
     this.#node = node;
-    const { engine, bodies, door, onBug, folder } = deps;
+    const { engine, bodies, door, onBug, folder, marks } = deps;
     this.#peers = new PeerHttp({ server: () => new PeerServer(engine().peerView), bodies, door, onBug });
     const restoreServer = (): RestoreServer => {
       const open = engine();
       const { peerView } = open;
       const view = { ...peerView, folder, serially: open.serially.bind(open) };
-      return new RestoreServer({ view, marks: new RestoreMarks(peerView.fs, folder) });
+      return new RestoreServer({ view, marks: marks() });
     };
     this.#restore = new RestoreHttp({ server: restoreServer, bodies, door, onBug });
   }

@@ -9,6 +9,7 @@ import { lockFolder } from '../core/folder-lock.ts';
 import { NodeFileSystem } from '../core/node-file-system.ts';
 import type { Coordinator } from '../coordination/coordinator.ts';
 import type { RunEvents } from '../run/events.ts';
+import { RestoreMarks } from '../storage/backup/restore-mark.ts';
 import { Engine } from '../storage/engine/engine.ts';
 import type { NamespaceOptions, StorageEngine } from '../storage/engine/storage-engine.ts';
 import {
@@ -80,6 +81,7 @@ export class StorageService {
   #now = { reads: () => 0, bodyBytes: () => 0 };
   #engine: Engine | undefined;
   #directory: NamespaceDirectory | undefined;
+  #marks: RestoreMarks | undefined;
   #placement: StoragePlacement | undefined;
   #replication: StorageReplication | undefined;
   #peers: StoragePeers | undefined;
@@ -163,7 +165,7 @@ export class StorageService {
       engine: this.#engine?.status(),
       interventions: this.#engine?.operator.history ?? [],
       reason: this.notReady(),
-      problems: this.#directory?.problems ?? new Map(),
+      problems: this.#problems(),
       placement: this.#placement?.status() ?? null,
       replication: this.#replication?.status() ?? null,
     });
@@ -231,6 +233,7 @@ export class StorageService {
         { file, engine },
       );
       this.#directory = directory;
+      this.#marks = await RestoreMarks.open(fs, settings.engine.folder);
       this.#reason = undefined;
       this.#operations.prepare();
       const stopped = untilAborted(signal).then(() => this.#close());
@@ -241,6 +244,7 @@ export class StorageService {
     } finally {
       this.#close();
       this.#directory = undefined;
+      this.#marks = undefined;
       this.#placement = undefined;
       this.#replication = undefined;
       this.#peers = undefined;
@@ -331,6 +335,7 @@ export class StorageService {
       {
         engine: () => this.#openEngine(),
         folder: this.#options.settings.engine.folder,
+        marks: () => this.#opened(this.#marks),
         bodies: this.#bodies,
         door: this.#door,
         onBug: (error) => this.#deps.log.error({ error }, 'a request of an operator met a bug'),
@@ -346,8 +351,24 @@ export class StorageService {
 
   /** @throws STORAGE_NOT_READY while it is not open */
   #openEngine(): Engine {
-    if (this.#engine) return this.#engine;
+    return this.#opened(this.#engine);
+  }
+
+  /** @throws STORAGE_NOT_READY while it is not there */
+  #opened<T>(part: T | undefined): T {
+    if (part !== undefined) return part;
     throw this.#unready(this.#reason ?? 'the storage engine is starting');
+  }
+
+  /** What of namespaces is not as it was asked for, or not all there yet. */
+  #problems(): Map<string, string> {
+    const problems = new Map(this.#directory?.problems);
+    for (const { name } of this.#engine?.namespaces() ?? []) {
+      const namespace = this.#engine?.peerView.namespace(name);
+      const backup = namespace && this.#marks?.backupOf(namespace);
+      if (backup !== undefined) problems.set(name, `is being restored from backup ${backup}`);
+    }
+    return problems;
   }
 
   async #announce(engine: Engine, signal: AbortSignal): Promise<void> {

@@ -93,10 +93,10 @@ function settingsOf(engine: Engine): { readonly name: string; readonly settings:
   return engine.namespaces().map((options) => ({ name: options.name, settings: namespaceSettings(options) }));
 }
 
-export function restoreServer(engine: Engine): RestoreServer {
+export async function restoreServer(engine: Engine): Promise<RestoreServer> {
   const { peerView } = engine;
   const view = { ...peerView, folder: '/engine', serially: engine.serially.bind(engine) };
-  return new RestoreServer({ view, marks: new RestoreMarks(peerView.fs, '/engine') });
+  return new RestoreServer({ view, marks: await RestoreMarks.open(peerView.fs, '/engine') });
 }
 
 export interface RestoreOptions {
@@ -120,11 +120,17 @@ export async function restore(cluster: PeerCluster, options: RestoreOptions): Pr
   if (!found) throw new Error(`the backup has no ${namespace}`);
   let sent = 0;
   const targets = nodes.map((node): RestoreTarget => {
-    const server = (): RestoreServer => restoreServer(cluster.engine(node));
+    let opened: { readonly engine: Engine; readonly server: Promise<RestoreServer> } | undefined;
+    // One for each start of the node.
+    const server = (): Promise<RestoreServer> => {
+      const engine = cluster.engine(node);
+      if (opened?.engine !== engine) opened = { engine, server: restoreServer(engine) };
+      return opened.server;
+    };
     return {
       node,
-      look: (name) => server().look(name),
-      begin: (begin) => server().begin(begin),
+      look: async (name) => (await server()).look(name),
+      begin: async (begin) => await (await server()).begin(begin),
       send: async (fileset, content) => {
         options.onSend?.(sent++);
         const head = encodeRestoredHead(fileset);
@@ -135,9 +141,9 @@ export async function restore(cluster: PeerCluster, options: RestoreOptions): Pr
           const all = Buffer.concat(parts);
           for (let at = 0; at < all.length; at += 777) yield all.subarray(at, at + 777);
         }
-        return await server().take(new BodyParts(body()));
+        return await (await server()).take(new BodyParts(body()));
       },
-      end: (begin) => server().end(begin),
+      end: async (begin) => await (await server()).end(begin),
     };
   });
   const job = new RestoreBackup(

@@ -215,7 +215,7 @@ test('a restore that breaks off, with a node that is killed, goes on where it wa
   await target.start('x');
   await target.tell('x');
   await target.engine('x').ready();
-  const marked = await restoreServer(target.engine('x')).look('default');
+  const marked = (await restoreServer(target.engine('x'))).look('default');
   expect([marked.backup, marked.isEmpty]).toEqual(['one', Object.keys(marked.filesets).length === 0]);
   const other = await take(source, { fs, folder, id: 'two', nodes: NODES });
   const wrong = restore(target, { fs, folder, id: other.manifest.id, nodes: ['x', 'y'] });
@@ -288,7 +288,7 @@ test('blocks of another size are refused before anything is changed', async () =
   await expect(restore(longer, { fs, folder, id: 'one', nodes: ['x'] })).rejects.toThrow(
     'namespace default has blocks of 4h',
   );
-  expect((await restoreServer(longer.engine('x')).look('default')).backup).toBeNull();
+  expect((await restoreServer(longer.engine('x'))).look('default').backup).toBeNull();
 });
 
 test('damage in a backup is told with its place, whichever file it is in', async () => {

@@ -37,7 +37,7 @@ export class RestoreHttp {
     const what = request.url?.slice(RESTORE_PATH.length);
     switch (what) {
       case 'look':
-        return await server.look((await this.#begin(request)).namespace);
+        return server.look((await this.#begin(request)).namespace);
       case 'begin':
         return await server.begin(await this.#begin(request));
       case 'fileset':

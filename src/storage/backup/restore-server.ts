@@ -46,13 +46,13 @@ export class RestoreServer {
   }
 
   /** How a namespace stands; changes nothing. @throws NAMESPACE_UNKNOWN, STORAGE_NOT_READY */
-  async look(name: string): Promise<RestoreLook> {
+  look(name: string): RestoreLook {
     const namespace = this.#namespace(name);
     const { filesets, ownership } = namespace;
     return {
       namespaceId: namespace.id,
       isEmpty: isEmpty(namespace),
-      backup: (await this.#marks.read(namespace)) ?? null,
+      backup: this.#marks.backupOf(namespace) ?? null,
       unready: ownership.owned.filter((shard) => !namespace.isWhole(shard)),
       filesets: Object.fromEntries(
         [...filesets.places()].map((place) => [blockKey(place), place.info().digest.toString('hex')]),
@@ -71,14 +71,14 @@ export class RestoreServer {
     }
     await serially(async () => {
       const namespace = this.#namespace(name);
-      const before = await this.#marks.read(namespace);
+      const before = this.#marks.backupOf(namespace);
       if (before === backup) return;
       if (before !== undefined || !isEmpty(namespace)) throw notEmpty(name, before);
       await this.#marks.set(namespace, backup);
     });
     // What is written from now on is newer than what comes.
     clock.observe(version);
-    return await this.look(name);
+    return this.look(name);
   }
 
   /**
@@ -89,7 +89,7 @@ export class RestoreServer {
   async take(body: BodyParts): Promise<'taken' | 'present'> {
     const head = await readRestoredHead(body);
     const { shard, blockStartNs } = head.info;
-    const namespace = await this.#admitted(head);
+    const namespace = this.#admitted(head);
     const present = (): string | undefined =>
       namespace.filesets.info(blockStartNs, shard)?.digest.toString('hex');
     const wanted = head.info.digest.toString('hex');
@@ -104,7 +104,7 @@ export class RestoreServer {
       if (!info) throw new VarveError('PEER_UNAVAILABLE', 'a fileset is not what its checksums say');
       await this.#view.serially(async () => {
         // Both may have changed while it came.
-        await this.#admitted(head);
+        this.#admitted(head);
         if (present() === wanted) return;
         if (present() !== undefined) throw notEmpty(namespace.name, head.backup);
         const { root } = namespace.filesets;
@@ -125,16 +125,16 @@ export class RestoreServer {
   async end({ namespace: name, backup }: Pick<RestoreBegin, 'namespace' | 'backup'>): Promise<void> {
     await this.#view.serially(async () => {
       const namespace = this.#namespace(name);
-      if ((await this.#marks.read(namespace)) !== backup) throw notBegun(name, backup);
+      if (this.#marks.backupOf(namespace) !== backup) throw notBegun(name, backup);
       await rebuildIndex(namespace, uncovered(namespace));
       await this.#marks.remove(namespace);
     });
   }
 
-  async #admitted({ backup, info }: RestoredFileset): Promise<Namespace> {
+  #admitted({ backup, info }: RestoredFileset): Namespace {
     const { shard, blockSizeNs } = info;
     const namespace = this.#namespace(info.namespace);
-    if ((await this.#marks.read(namespace)) !== backup) throw notBegun(info.namespace, backup);
+    if (this.#marks.backupOf(namespace) !== backup) throw notBegun(info.namespace, backup);
     if (namespace.options.blockSizeNs !== blockSizeNs) {
       throw new VarveError('RESTORE_REFUSED', `blocks of namespace ${info.namespace} have another size here`);
     }
