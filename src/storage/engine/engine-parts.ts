@@ -88,12 +88,7 @@ export class EngineParts {
   readonly peerView: PeerView;
   readonly operator: BootstrapOperator;
 
-  constructor(
-    deps: EngineDeps,
-    options: CompleteOptions,
-    found: FoundParts,
-    hooks: EngineHooks,
-  ) {
+  constructor(deps: EngineDeps, options: CompleteOptions, found: FoundParts, hooks: EngineHooks) {
     const { fs, clock, log, randomUint32, wasm, node = 'local' } = deps;
     const { folder, shardCount } = options;
     const { catalog, recovered, interventions } = found;
