@@ -20,6 +20,8 @@ const LEFT_TO_SOAK =
         'src/cluster/bootstrap/bootstrap.cluster.test.ts',
         'src/cluster/master/small-groups.cluster.test.ts',
         'src/cluster/master/take-over.cluster.test.ts',
+        'src/node/storage-scenarios.cluster.test.ts',
+        'src/node/storage-chaos.cluster.test.ts',
       ];
 if (LEFT_TO_SOAK.length > 0) console.warn(`left to npm run soak: ${LEFT_TO_SOAK.join(', ')}`);
 

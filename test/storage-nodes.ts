@@ -38,7 +38,7 @@ export interface StorageNodesOptions {
   readonly count: number;
   readonly shardCount: number;
   /** Of all nodes. */
-  readonly flags?: NodeFlags;
+  readonly flags?: NodeFlags | undefined;
 }
 
 /** `varve node` of kind storage as a process, which others reach by a link that can be cut. */
