@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { type Api, type ApiReply, type ApiRequest, BadRequest, parseJson } from './embedded-api.ts';
 import { readBlocking } from './embedded-blocking.ts';
 import {

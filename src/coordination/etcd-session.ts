@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import type { CoordinatorDeps, Session, Version } from './coordinator.ts';
 import type { EtcdHttp, EtcdRequest } from './etcd-http.ts';
 import { sessionKeys } from './etcd-keys.ts';

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { z } from 'zod';
+import * as z from 'zod';
 import { messageOf, VarveError } from '../core/errors.ts';
 import { runSteps, type RunDeps } from '../run/run.ts';
 import { done, todo, type Step } from '../run/step.ts';

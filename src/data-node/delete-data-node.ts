@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import type { Connection } from '../postgres/connection.ts';
 import { SqlState, sqlStateOf } from '../postgres/sqlstate.ts';
 import type { NodeSessions } from './node-session.ts';

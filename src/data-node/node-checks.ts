@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { messageOf, VarveError } from '../core/errors.ts';
 import type { Connection } from '../postgres/connection.ts';
 import { describeDatabase } from './describe-database.ts';

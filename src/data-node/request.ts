@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { VarveError } from '../core/errors.ts';
 
 /** One extension in one database: `varve` or `timescaledb`. */

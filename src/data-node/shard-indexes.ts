@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { z } from 'zod';
+import * as z from 'zod';
 import type { Connection } from '../postgres/connection.ts';
 import type { NodeSessions } from './node-session.ts';
 import type { Operation } from './operation.ts';

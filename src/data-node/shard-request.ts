@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 
 /** What the SQL functions of parts 54 to 58 send, and what `varve._upkeep` answers. */
 

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { VarveError } from '../core/errors.ts';
 import type { InterventionRequest } from '../storage/bootstrap/plan-intervention.ts';
 import { parseTime } from '../storage/protocol/time-text.ts';

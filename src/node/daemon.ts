@@ -23,7 +23,7 @@ import { nodeContext, nodeSteps, runningPostgres } from './node-steps.ts';
 import { PostgresService, type RunningPostgres } from './postgres-service.ts';
 import { keepRegistered } from './registration.ts';
 import { StorageAdmission } from './storage-admission.ts';
-import { StorageService } from './storage-service.ts';
+import type { StorageService } from './storage-service.ts';
 import { isLoopback } from './loopback.ts';
 import { SystemView } from './system-view.ts';
 import type { Report } from './supervision.ts';
@@ -46,6 +46,7 @@ export async function runNode(deps: DaemonDeps, options: NodeOptions, signal: Ab
   await using _coordinator = coordinator;
   const daemon = new Daemon(deps, options, coordinator);
   using _feed = daemon.feed;
+  await daemon.openStorage();
   const view = new SystemView(
     { clock: deps.clock, coordinator, own: () => daemon.status() },
     `http://127.0.0.1:${options.httpPort}`,
@@ -85,8 +86,7 @@ class Daemon {
   #layer: AccessLayer | undefined;
   #admission: StorageAdmission | undefined;
   #group: GroupLayer | undefined;
-  /** Of data nodes, beside PostgreSQL: neither waits for the other. */
-  readonly storage: StorageService | undefined;
+  #storage: StorageService | undefined;
 
   constructor(deps: DaemonDeps, options: NodeOptions, coordinator: Coordinator | undefined) {
     this.#deps = deps;
@@ -105,20 +105,25 @@ class Daemon {
       onUp: ({ version, endpoint }) => deps.log.info({ version, port: endpoint.port }, 'PostgreSQL is up'),
       onDown: (why, delayMs) => this.#recovering(why, delayMs),
     });
-    this.storage = this.#makeStorage();
   }
 
-  #makeStorage(): StorageService | undefined {
+  /** Of data nodes, beside PostgreSQL: neither waits for the other. */
+  get storage(): StorageService | undefined {
+    return this.#storage;
+  }
+
+  /** Only nodes that have an engine load one: it is a third of all code. */
+  async openStorage(): Promise<void> {
     const { log, clock, report } = this.#deps;
     const { name, storage: settings, httpHost } = this.#options;
-    if (!settings) return undefined;
+    if (!settings) return;
+    const { StorageService } = await import('./storage-service.ts');
     const note = (level: 'info' | 'warn', text: string): void => report({ type: 'note', level, text });
-    const storage = new StorageService(
+    this.#storage = new StorageService(
       { log, clock, coordinator: this.#coordinator, events: this.#events, note },
       { node: name, settings, isLoopback: isLoopback(httpHost), retries: true },
     );
-    void storage.registerMetrics(this.metrics);
-    return storage;
+    void this.#storage.registerMetrics(this.metrics);
   }
 
   /** Disposing of it closes the engine. */

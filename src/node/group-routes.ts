@@ -1,5 +1,5 @@
 import { Hono, type Context } from 'hono';
-import { z } from 'zod';
+import * as z from 'zod';
 import { VarveError } from '../core/errors.ts';
 import type { GroupAction, GroupControl } from './group-control.ts';
 

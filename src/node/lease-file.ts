@@ -1,5 +1,5 @@
 import { readFile } from 'node:fs/promises';
-import { z } from 'zod';
+import * as z from 'zod';
 import type { LeaseMemory } from '../cluster/master/master-lock.ts';
 import { writeFileAtomic } from '../postgres/atomic-file.ts';
 

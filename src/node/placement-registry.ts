@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { messageOf, VarveError } from '../core/errors.ts';
 import { ABSENT, type Coordinator, type Version } from '../coordination/coordinator.ts';
 

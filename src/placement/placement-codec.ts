@@ -1,5 +1,5 @@
 import { gunzipSync, gzipSync } from 'node:zlib';
-import { z } from 'zod';
+import * as z from 'zod';
 import { messageOf, VarveError } from '../core/errors.ts';
 import { checkPlacement } from './check-placement.ts';
 import { MAX_SHARDS } from './change-placement.ts';

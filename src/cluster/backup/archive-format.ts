@@ -1,5 +1,5 @@
 import { crc32 } from 'node:zlib';
-import { z } from 'zod';
+import * as z from 'zod';
 
 /**
  * A backup is one file, written from front to back and read the same way, drawn in docs/formats/backup.md:

@@ -2,7 +2,7 @@ import { createHash, type Hash } from 'node:crypto';
 import { open, type FileHandle } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { inflateRaw as inflateRawCallback } from 'node:zlib';
-import type { z } from 'zod';
+import type * as z from 'zod';
 import { messageOf, VarveError } from '../../core/errors.ts';
 import {
   decodeHeader,

@@ -1,6 +1,6 @@
 import { Hono, type Context } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
-import { z } from 'zod';
+import * as z from 'zod';
 import { messageOf, VarveError } from '../../core/errors.ts';
 import { sameText } from './broker-app.ts';
 import { assignment } from './instances.ts';

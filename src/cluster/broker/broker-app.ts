@@ -1,7 +1,7 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { Hono, type Context } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
-import { z } from 'zod';
+import * as z from 'zod';
 import { messageOf, VarveError } from '../../core/errors.ts';
 import { BindingBroker } from './binding-broker.ts';
 import { audit, type BrokerDeps, type Caller } from './broker-deps.ts';

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { ERROR_CODES } from '../../core/error-codes.ts';
 import { messageOf, VarveError, type ErrorCode } from '../../core/errors.ts';
 import type { Coordinator } from '../../coordination/coordinator.ts';
