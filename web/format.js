@@ -60,10 +60,18 @@ export function engineText({ bootstrap, reason }) {
   for (const { source, fulfilledBlocks } of filled)
     blocks.set(source, (blocks.get(source) ?? 0) + fulfilledBlocks);
   const from = [...blocks].map(([source, count]) => `${source} ${count}`).join(', ');
+  const told = toldText(bootstrap);
   const now = [bootstrap.progress, waitText(bootstrap)].filter(Boolean);
-  if (now.length > 0) return `${bootstrap.state}: ${now.join('; ')}`;
+  if (now.length > 0) return `${bootstrap.state}: ${[...now, told].filter(Boolean).join('; ')}`;
   const took = bootstrap.tookMs === null ? '' : ` in ${duration(bootstrap.tookMs)}`;
-  return `${bootstrap.state}${took}${from ? `; blocks: ${from}` : ''}${bootstrap.error ? `; ${bootstrap.error}` : ''}`;
+  const parts = [`${bootstrap.state}${took}`, from && `blocks: ${from}`, bootstrap.error, told];
+  return parts.filter(Boolean).join('; ');
+}
+
+/** The last thing that an operator has told it. */
+function toldText({ interventions }) {
+  const last = interventions?.at(-1);
+  return last ? `${last.at}: ${last.by} ${last.what}` : '';
 }
 
 /** What nobody could fill yet, and why, of the first shard of which that is said. */

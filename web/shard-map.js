@@ -7,6 +7,7 @@ export const LEGEND = [
   ['commitlog', 'from the commit log'],
   ['peers', 'from peers'],
   ['uninitialized', 'new, nothing to get'],
+  ['acceptedLoss', 'lost, as an operator said'],
   ['mixed', 'from several'],
   ['bootstrapping', 'being filled'],
   ['notStarted', 'waits'],

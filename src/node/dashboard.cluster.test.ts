@@ -43,6 +43,13 @@ const WHOLE = {
   group: null,
 };
 
+/** A bootstrap that an operator has helped. */
+const GIVEN_UP = {
+  state: 'done',
+  progress: null,
+  interventions: [{ at: '2026-01-01T00:00:00Z', by: 'eve', what: 'gave up shard 3' }],
+};
+
 const instance = (name: string, state: string, source: string | null): object => ({
   node: name,
   namespace: 'default',
@@ -224,6 +231,7 @@ describe.skipIf(BROWSER === undefined)('the dashboard in a browser', () => {
       nodes: [
         ...WHOLE.nodes,
         node('dn4', { storage: { ...storage, bootstrap: { ...bootstrap, unfulfilled } } }),
+        node('dn5', { storage: { ...storage, bootstrap: { ...bootstrap, ...GIVEN_UP } } }),
       ],
       placement: {
         instances: [
@@ -234,7 +242,9 @@ describe.skipIf(BROWSER === undefined)('the dashboard in a browser', () => {
     });
     const rows = await page.locator('#placement tbody tr').allTextContents();
     expect(rows).toEqual(['dn1016is being taken out', 'dn4161,024']);
-    expect(await page.textContent('#engines')).toContain('running: 3/10 shards · 30%');
+    const engines = await page.textContent('#engines');
+    expect(engines).toContain('running: 3/10 shards · 30%');
+    expect(engines).toContain('done; 2026-01-01T00:00:00Z: eve gave up shard 3');
     expect(await page.locator('#trouble li').allTextContents()).toEqual([
       'dn4: shard 3 of default waits: consistencyNotMet, dn2: no answer',
     ]);
