@@ -30,9 +30,12 @@ export async function primaryOf<N extends ContenderNode>(group: Contender<N>): P
   return primary;
 }
 
+/** Each look takes processor time from those who are looked at. */
+const LOOK_MS = 50;
+
 /** @throws with what the nodes wrote last */
 export async function untilWhole(group: Contender, timeoutMs: number): Promise<void> {
-  await until(() => group.isWhole(), timeoutMs).catch(async (error: unknown) => {
+  await until(() => group.isWhole(), timeoutMs, LOOK_MS).catch(async (error: unknown) => {
     throw new Error(`it did not come up in ${timeoutMs} ms\n${await group.complaints()}`, { cause: error });
   });
 }

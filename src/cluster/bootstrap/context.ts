@@ -82,6 +82,8 @@ export class GroupContext implements AsyncDisposable {
   readonly mesh: Mesh;
   readonly changes: Changes;
   role: BootstrapRole | undefined;
+  /** This node came into a group that is being made, just now: its edges are as new as it is. */
+  isNewcomer = false;
   /** Stays after the bootstrap: the daemon reports through it. */
   registration: Registration | undefined;
   /** Since when the group's creator is missing, on the monotonic clock. */

@@ -133,6 +133,7 @@ async function becomeMember(context: GroupContext): Promise<void> {
     [mine.put({ ...record, state: 'member', databases: context.databases })],
   );
   if (!committed) throw lockMisused(context);
+  context.isNewcomer = true;
 }
 
 /**

@@ -14,7 +14,11 @@ const SWEEP_LOCK_WAIT_MS = 200;
  */
 export const refreshEdges: Step<GroupContext> = {
   name: 'refresh-edges',
-  check: async ({ keys, options }) => {
+  check: async (context) => {
+    const { keys, options, isNewcomer } = context;
+    // In this run; the next one may come after a while.
+    context.isNewcomer = false;
+    if (isNewcomer) return done;
     const record = await keys.members.at(options.node).read();
     return record?.value.state === 'member' && (await keys.members.list()).size > 1
       ? todo('addresses may have changed')
