@@ -210,7 +210,6 @@ test('a restore that breaks off, with a node that is killed, goes on where it wa
     },
   });
   await expect(breaking).rejects.toThrow('killed');
-  await new Promise((resolve) => setTimeout(resolve, 50));
   await target.kill('x');
   await target.start('x');
   await target.tell('x');
@@ -271,7 +270,6 @@ test('nodes with another number of shards get the same samples, each where it be
       },
     });
     await expect(breaking).rejects.toThrow('killed');
-    await new Promise((resolve) => setTimeout(resolve, 50));
     const report = await restore(target, options);
     expect(report.present).toBeGreaterThan(0);
     expect(await versionedDump(target.engine('x'))).toEqual(wanted);

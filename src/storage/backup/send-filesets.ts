@@ -1,4 +1,5 @@
 import type { Clock } from '../../core/clock.ts';
+import { eachAtOnce } from '../../core/each-at-once.ts';
 import { messageOf, VarveError } from '../../core/errors.ts';
 import { hasCode, readWholeFile, type FileSystem } from '../../core/file-system.ts';
 import { decodeDigestFile } from '../fileset/digest-file.ts';
@@ -84,16 +85,12 @@ export class FilesetSender {
         return target ? [{ fileset, target }] : [];
       }),
     );
-    const next = sends[Symbol.iterator]();
-    const worker = async (): Promise<void> => {
-      for (const { fileset, target } of next) {
-        if (has.get(target.node)?.filesets[blockKey(fileset)] === fileset.digest) this.#present++;
-        else await this.#send(root, fileset, target);
-        const { taken, present, sentBytes } = this.figures;
-        this.#deps.onProgress({ namespace: into, done: taken + present, total, sentBytes });
-      }
-    };
-    await Promise.all(Array.from({ length: SENDS_AT_ONCE }, worker));
+    await eachAtOnce(sends, SENDS_AT_ONCE, async ({ fileset, target }) => {
+      if (has.get(target.node)?.filesets[blockKey(fileset)] === fileset.digest) this.#present++;
+      else await this.#send(root, fileset, target);
+      const { taken, present, sentBytes } = this.figures;
+      this.#deps.onProgress({ namespace: into, done: taken + present, total, sentBytes });
+    });
   }
 
   async #send(root: string, fileset: BackedUpFileset, target: RestoreTarget): Promise<void> {

@@ -1,4 +1,5 @@
 import type { Clock } from '../../core/clock.ts';
+import { eachAtOnce } from '../../core/each-at-once.ts';
 import type { FileSystem } from '../../core/file-system.ts';
 import { VarveError } from '../../core/errors.ts';
 import { BlockWriter } from '../engine/block-writer.ts';
@@ -125,18 +126,13 @@ export class TakeBackup {
     const sameSize = (info: FilesetInfo): boolean => info.blockSizeNs === blockSizeNs;
     const stored = new StoredFilesets((await this.#folder.stored(namespace)).filter(sameSize));
     const found: BackedUpFileset[] = [];
-    const next = jobs[Symbol.iterator]();
     let done = 0;
-    const worker = async (): Promise<void> => {
-      for (const job of next) {
-        const info = await this.#block(of, job, stored);
-        if (info) found.push(describeFileset(this.#folder.root, info));
-        done++;
-        const { onProgress } = this.#deps;
-        onProgress({ namespace, done, total: jobs.length, sentBytes: this.#sentBytes });
-      }
-    };
-    await Promise.all(Array.from({ length: BLOCKS_AT_ONCE }, worker));
+    await eachAtOnce(jobs, BLOCKS_AT_ONCE, async (job) => {
+      const info = await this.#block(of, job, stored);
+      if (info) found.push(describeFileset(this.#folder.root, info));
+      const { onProgress } = this.#deps;
+      onProgress({ namespace, done: ++done, total: jobs.length, sentBytes: this.#sentBytes });
+    });
     return found.sort((a, b) =>
       a.blockStartNs === b.blockStartNs ? a.shard - b.shard : a.blockStartNs < b.blockStartNs ? -1 : 1,
     );
