@@ -194,6 +194,14 @@ test('a place in the middle of a segment gives only the records behind it', asyn
   await log.append(bytes('behind'));
   expect((await read(disk, place)).texts).toEqual(['behind']);
   await log[Symbol.asyncDispose]();
+  // What is before it is not even read.
+  const [path = ''] = disk.files().keys();
+  const content = disk.files().get(path) ?? Buffer.alloc(0);
+  content.writeUInt8(content.readUInt8((place.offset ?? 0) - 10) ^ 1, (place.offset ?? 0) - 10);
+  disk.plant(path, content);
+  expect((await read(disk)).report.damages).toHaveLength(1);
+  const { texts, report } = await read(disk, place);
+  expect([texts, report.damages]).toEqual([['behind'], []]);
 });
 
 test('a record that fills a segment is taken, a larger one is refused', async () => {
@@ -499,6 +507,13 @@ test('at no instant is the place of the next append behind where that append goe
         behind.filter(({ segment }) => segment < place.segment),
         `seed ${seed}`,
       ).toEqual([]);
+      const found: number[] = [];
+      const from = { folder: FOLDER, from: place };
+      const report = await replayCommitLog({ fs: disk }, from, (record) => void found.push(record.sequence));
+      expect(found, `seed ${seed}, from ${JSON.stringify(place)}`).toEqual(
+        behind.map(({ sequence }) => sequence),
+      );
+      expect(report.damages, `seed ${seed}, from ${JSON.stringify(place)}`).toEqual([]);
     }
   }
 });

@@ -168,7 +168,10 @@ export class CommitLog {
 
   /** Where the next append goes, at the earliest. */
   position(): LogPosition {
-    return { segment: this.#active?.segment ?? this.#spares.segment, sequence: this.#nextSequence };
+    const sequence = this.#nextSequence;
+    if (!this.#active) return { segment: this.#spares.segment, sequence, offset: SEGMENT_HEADER_BYTES };
+    // What waits comes behind it, also what is before the next append.
+    return { segment: this.#active.segment, sequence, offset: this.#active.writtenBytes };
   }
 
   /** All records before this place can be read, unless they are damaged. */

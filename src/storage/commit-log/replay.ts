@@ -9,6 +9,8 @@ export interface LogPosition {
   readonly segment: number;
   /** Of the first record behind this place. */
   readonly sequence: number;
+  /** Where in the segment's file they begin, if that is known: what is before it need not be read. */
+  readonly offset?: number;
 }
 
 /** Where a log ended, for the writer that carries on from there. */
@@ -71,6 +73,7 @@ export async function replayCommitLog(
     const scanOptions = {
       segment,
       lastSequence,
+      ...(segment === from?.segment && from.offset !== undefined ? { startOffset: from.offset } : {}),
       ...(options.windowBytes === undefined ? {} : { windowBytes: options.windowBytes }),
       untilEnd: options.untilEnd ?? false,
     };

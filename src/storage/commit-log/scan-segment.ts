@@ -36,6 +36,8 @@ export interface SegmentScan {
 
 export interface ScanOptions {
   readonly segment: number;
+  /** Where the first record begins that is looked at; of the file unless given. */
+  readonly startOffset?: number;
   /** Records up to this one are already known: whatever has their numbers is what an unfinished write left. */
   readonly lastSequence: number;
   readonly windowBytes?: number;
@@ -79,6 +81,7 @@ class Scan {
   /** The most that any record says of what was durable. */
   #syncedBytes = 0;
   readonly #untilEnd: boolean;
+  readonly #startOffset: number;
 
   constructor(path: string, window: SegmentWindow, options: ScanOptions) {
     this.#path = path;
@@ -86,6 +89,7 @@ class Scan {
     this.#segment = options.segment;
     this.#lastSequence = options.lastSequence;
     this.#untilEnd = options.untilEnd ?? false;
+    this.#startOffset = options.startOffset ?? SEGMENT_HEADER_BYTES;
   }
 
   /** How to read this segment's records; undefined when there are none. */
@@ -121,11 +125,16 @@ class Scan {
   }
 
   async records(codec: RecordCodec, visit: (record: LogRecord) => void | Promise<void>): Promise<void> {
-    let offset = SEGMENT_HEADER_BYTES;
-    while (offset < this.#window.sizeBytes) {
-      const header = codec.decode(await this.#window.bytes(offset, RECORD_HEADER_BYTES));
+    const window = this.#window;
+    let offset = this.#startOffset;
+    while (offset < window.sizeBytes) {
+      // A promise for each of a hundred thousand records would cost as much as what they hold.
+      const at = offset;
+      const bytes = window.held(at, RECORD_HEADER_BYTES) ?? (await window.bytes(at, RECORD_HEADER_BYTES));
+      const header = codec.decode(bytes);
       const end = offset + recordBytes(header?.payloadBytes ?? 0);
-      if (!header || end > this.#window.sizeBytes) {
+      if (!header || end > window.sizeBytes) {
+        if (bytes.every(isZeroByte) && (await this.#usedEnd(offset)) === offset) return;
         const next = await this.#nextHeader(codec, offset + RECORD_ALIGNMENT);
         const holeEnd = next ?? (await this.#usedEnd(offset));
         if (holeEnd > offset) this.#hole(offset, holeEnd);
@@ -139,7 +148,8 @@ class Scan {
         if (this.#untilEnd) await this.#tail(end);
         return;
       }
-      await this.#record(offset, header, visit);
+      const visited = this.#record(offset, header, visit);
+      if (visited) await visited;
       offset = end;
     }
   }
@@ -158,26 +168,38 @@ class Scan {
     };
   }
 
-  async #record(
+  /** A promise only when there is something to wait for. */
+  #record(
     offset: number,
     header: RecordHeader,
     visit: (record: LogRecord) => void | Promise<void>,
-  ): Promise<void> {
+  ): void | Promise<void> {
+    const [start, sizeBytes] = [offset + RECORD_HEADER_BYTES, padded(header.payloadBytes)];
+    const held = this.#window.held(start, sizeBytes);
+    if (held) return this.#stored(held, { offset, header, visit });
+    return this.#window.bytes(start, sizeBytes).then((read) => this.#stored(read, { offset, header, visit }));
+  }
+
+  #stored(
+    stored: Buffer,
+    {
+      offset,
+      header,
+      visit,
+    }: {
+      readonly offset: number;
+      readonly header: RecordHeader;
+      readonly visit: (record: LogRecord) => void | Promise<void>;
+    },
+  ): void | Promise<void> {
     const { payloadBytes, payloadChecksum, sequence } = header;
-    const stored = await this.#window.bytes(offset + RECORD_HEADER_BYTES, padded(payloadBytes));
     // What has an old number was refused once, and partly overwritten by what came after it.
     if (crc32(stored) !== payloadChecksum || sequence <= this.#lastSequence) {
       this.#hole(offset, offset + recordBytes(payloadBytes));
-      return;
+      return undefined;
     }
     this.#lastSequence = sequence;
-    const visited = visit({
-      segment: this.#segment,
-      offset,
-      sequence,
-      payload: stored.subarray(0, payloadBytes),
-    });
-    if (visited) await visited;
+    return visit({ segment: this.#segment, offset, sequence, payload: stored.subarray(0, payloadBytes) });
   }
 
   #testify(syncedBytes: number): void {
@@ -228,6 +250,7 @@ class Scan {
   }
 }
 
+const isZeroByte = (byte: number): boolean => byte === 0;
 const ZEROS = Buffer.alloc(1024 * 1024);
 
 function isZero(bytes: Buffer): boolean {

@@ -23,12 +23,19 @@ export class SegmentWindow {
 
   /** The bytes from `offset`, fewer at the end of the file; valid until the next call. */
   async bytes(offset: number, lengthBytes: number): Promise<Buffer> {
+    const held = this.held(offset, lengthBytes);
+    if (held) return held;
+    const wanted = Math.min(this.sizeBytes - offset, Math.max(lengthBytes, this.#windowBytes));
+    this.#bytes = await this.#read(offset, Math.max(0, wanted));
+    this.#start = offset;
     const end = Math.min(offset + lengthBytes, this.sizeBytes);
-    if (offset < this.#start || end > this.#start + this.#bytes.length) {
-      const wanted = Math.min(this.sizeBytes - offset, Math.max(lengthBytes, this.#windowBytes));
-      this.#bytes = await this.#read(offset, Math.max(0, wanted));
-      this.#start = offset;
-    }
+    return this.#bytes.subarray(0, Math.max(offset, end) - offset);
+  }
+
+  /** What `bytes` would give, if it need not be read. */
+  held(offset: number, lengthBytes: number): Buffer | undefined {
+    const end = Math.min(offset + lengthBytes, this.sizeBytes);
+    if (offset < this.#start || end > this.#start + this.#bytes.length) return undefined;
     return this.#bytes.subarray(offset - this.#start, Math.max(offset, end) - this.#start);
   }
 
