@@ -6,7 +6,6 @@ import type { Engine } from '../storage/engine/engine.ts';
 import type { StorageEngine } from '../storage/engine/storage-engine.ts';
 import type { Door } from '../storage/http/exchange.ts';
 import type { RequestBodies } from '../storage/http/request-body.ts';
-import type { ProtocolKernel } from '../storage/protocol/protocol-kernel.ts';
 import { HttpReplicaTransport } from '../storage/replication/http-replica-transport.ts';
 import { ReplicaHttp } from '../storage/replication/replica-http.ts';
 import { Replication, type ReplicationStatus } from '../storage/replication/replication.ts';
@@ -18,7 +17,6 @@ export interface StorageReplicationDeps {
   readonly clock: Clock;
   readonly fs: FileSystem;
   readonly engine: Engine;
-  readonly kernel: ProtocolKernel;
   readonly bodies: RequestBodies;
   readonly placement: () => Placement | undefined;
 }

@@ -311,7 +311,6 @@ export class StorageService {
         clock,
         fs,
         engine,
-        kernel: this.#kernel,
         bodies: this.#bodies,
         placement: () => placement.current,
       },
