@@ -229,6 +229,27 @@ test('a restore that breaks off, with a node that is killed, goes on where it wa
   await expect(late).rejects.toMatchObject({ code: 'RESTORE_TARGET_NOT_EMPTY' });
 });
 
+test('a node whose disk is full says so, and takes the rest when there is room', async () => {
+  const source = await begun(NODES);
+  await filled(source);
+  const { fs, folder } = await folderOfBackups();
+  await take(source, { fs, folder, id: 'one', nodes: NODES });
+  const target = await begun(['x']);
+  const disk = target.disk('x');
+  const options = { fs, folder, id: 'one', nodes: ['x'] };
+  const { capacityBytes } = disk;
+  const full = restore(target, {
+    ...options,
+    onSend: (sent) => {
+      if (sent === 3) disk.capacityBytes = 0;
+    },
+  });
+  await expect(full).rejects.toThrow(/the disk of this node is full/);
+  disk.capacityBytes = capacityBytes;
+  await restore(target, options);
+  expect(await versionedDump(target.engine('x'))).toEqual(await versionedDump(source.engine('c')));
+});
+
 test('a namespace that has samples is left alone, or made anew when that is said', async () => {
   const source = await begun(NODES);
   await filled(source);

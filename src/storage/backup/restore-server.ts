@@ -1,6 +1,6 @@
 import { dirname } from 'node:path';
-import { VarveError } from '../../core/errors.ts';
-import { makeFolders } from '../../core/file-system.ts';
+import { messageOf, VarveError } from '../../core/errors.ts';
+import { isOutOfSpace, makeFolders } from '../../core/file-system.ts';
 import { decodeAnnotation, encodeAnnotation } from '../engine/block-annotation.ts';
 import { DATA_FOLDER } from '../engine/fileset-store.ts';
 import { placeOf } from '../engine/fileset-summary.ts';
@@ -116,6 +116,12 @@ export class RestoreServer {
         namespace.movedBlocks++;
       });
       return isTaken ? 'taken' : 'present';
+    } catch (error) {
+      if (!isOutOfSpace(error)) throw error;
+      throw new VarveError('RESTORE_REFUSED', `the disk of this node is full: ${messageOf(error)}`, {
+        hint: 'Free space there, and run the restore again: it goes on where it was.',
+        cause: error,
+      });
     } finally {
       await receiver.abort();
     }
