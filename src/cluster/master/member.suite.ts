@@ -326,7 +326,7 @@ export class TestGroup implements AsyncDisposable {
             if (!there) await connection.query(SCHEMA);
             await groupSchemaPart.install(connection, identity);
           },
-          prepare: groupSchemaPart.prepare,
+          prepare: (connection) => groupSchemaPart.prepare(connection),
           replay: () => Promise.resolve(),
           holdDdl: (session) => groupSchemaPart.holdDdl(session),
         },
