@@ -23,13 +23,16 @@ export async function rebuildIndex(namespace: Namespace, readers: readonly Block
   }
   for (const [start, list] of blocks) {
     const series = new MutableSegment();
-    // One series may be in several filesets of an index block, and is to have one number.
+    const repeated = repeatedShards(list);
     const known = new Set<string>();
     for (const reader of list) {
+      const mayBeKnown = repeated.has(reader.info.shard);
       for await (const id of reader.ids()) {
-        const key = id.toString('latin1');
-        if (known.has(key)) continue;
-        known.add(key);
+        if (mayBeKnown) {
+          const key = id.toString('latin1');
+          if (known.has(key)) continue;
+          known.add(key);
+        }
         series.add(series.seriesCount * namespace.shardCount + reader.info.shard, id);
       }
       await reader.close();
@@ -37,4 +40,12 @@ export async function rebuildIndex(namespace: Namespace, readers: readonly Block
     const infos = list.map(({ info }) => info);
     await namespace.index.add(start, series, infos, namespace.isStored.bind(namespace));
   }
+}
+
+/** A series that is in several filesets of an index block is to have one number: those of one shard may share some. */
+function repeatedShards(readers: readonly BlockReader[]): ReadonlySet<number> {
+  const seen = new Set<number>();
+  const repeated = new Set<number>();
+  for (const { info } of readers) (seen.has(info.shard) ? repeated : seen).add(info.shard);
+  return repeated;
 }
