@@ -45,6 +45,13 @@ describe('the layout of a system', () => {
     }
   });
 
+  test('keeps the number of shards that it was made with, also for nodes that come later', async () => {
+    const made = await layout({ shardCount: 64 });
+    expect(await layout({ data: 4, shardCount: 32 }, made)).toMatchObject({ shardCount: 64 });
+    const { shardCount: _, ...older } = made;
+    expect(await layout({ shardCount: 32 }, older)).toEqual(older);
+  });
+
   test('grows by data nodes and keeps the ports that it has', async () => {
     for (const portBase of [undefined, 7000]) {
       const made = await layout({ portBase });

@@ -19,6 +19,8 @@ export interface SystemLayout {
   readonly coordinatorPort: number;
   /** With how many members the group of access nodes begins; undefined where the one access node stands alone. */
   readonly groupSize?: number | undefined;
+  /** Of the storage engines that were made here, and of those that come later; undefined in older folders. */
+  readonly shardCount?: number | undefined;
   readonly nodes: readonly NodeLayout[];
 }
 
@@ -52,6 +54,8 @@ export interface WantedLayout {
   readonly data: number | undefined;
   readonly portBase: number | undefined;
   readonly postgres: string | undefined;
+  /** Counts for a new folder only. */
+  readonly shardCount?: number | undefined;
 }
 
 /** Gives `count` ports that nobody listens on, none of them in `taken`. */
@@ -99,12 +103,14 @@ export async function nextLayout(
     }
     return port;
   };
+  const shardCount = existing ? existing.shardCount : wanted.shardCount;
   return {
     version: 1,
     postgres: existing?.postgres ?? wanted.postgres ?? 'embedded',
     ...(portBase === undefined ? {} : { portBase }),
     coordinatorPort: existing?.coordinatorPort ?? next(),
     ...(isGroup ? { groupSize: existing?.groupSize ?? accessCount } : {}),
+    ...(shardCount === undefined ? {} : { shardCount }),
     nodes: [
       ...had,
       ...missing.map((node) => ({

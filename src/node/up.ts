@@ -80,8 +80,9 @@ async function tellStart({ clock, log }: CoordinatorDeps, url: string): Promise<
 
 async function prepareFolder(folder: SystemFolder, options: Options<'up'>): Promise<SystemLayout> {
   const existing = await folder.readLayout();
-  const { access, data, portBase, postgres } = options;
-  const layout = await nextLayout(existing, { access, data, portBase, postgres }, chooseFreePorts);
+  const { access, data, portBase, postgres, shardCount } = options;
+  const wanted = { access, data, portBase, postgres, shardCount };
+  const layout = await nextLayout(existing, wanted, chooseFreePorts);
   await folder.writeLayout(layout);
   await folder.ensurePassword(layout.nodes);
   if (layout.groupSize !== undefined) await folder.ensureGroupPassword();
@@ -109,7 +110,7 @@ function nodeConfig(
     httpPort: node.httpPort,
     ...(node.kind === 'access'
       ? { ...accessConfig(node, options), ...admissionConfig(layout, options) }
-      : storageConfig(options)),
+      : storageConfig(layout, options)),
     ...(node.proxies ? memberConfig(folder, layout, { options, proxies: node.proxies }) : {}),
     database: DATABASE,
     passwordFile: folder.passwordFile,
@@ -144,14 +145,14 @@ function admissionConfig({ nodes }: SystemLayout, { storage, storageTokenFile }:
 }
 
 /** What data nodes are told of their storage engine. */
-function storageConfig(options: Options<'up'>): object {
-  const { storage, storageTokenFile, logMode, shardCount, memoryMb, maxLogMb } = options;
+function storageConfig(layout: SystemLayout, options: Options<'up'>): object {
+  const { storage, storageTokenFile, logMode, memoryMb, maxLogMb } = options;
   const { maxBodyMb, maxReadSamples, maxReads, writeConsistency, readConsistency, hintMaxMb } = options;
   return {
     storage,
     ...(storageTokenFile === undefined ? {} : { storageTokenFile: resolve(storageTokenFile) }),
     logMode,
-    shardCount,
+    shardCount: layout.shardCount ?? options.shardCount,
     memoryMb,
     maxLogMb,
     maxBodyMb,
