@@ -202,6 +202,10 @@ class Daemon {
     this.#group = group;
     if (group) {
       registerGroupMetrics(this.metrics, () => group.desk.status());
+      if (await group.isOut()) {
+        this.#ready();
+        await group.untilAskedBack(signal);
+      }
       this.#reason = 'the group of access nodes is being joined';
       await group.bootstrap(signal);
     }

@@ -12,10 +12,12 @@ import type { DatabaseStructure } from '../cluster/ddl/structure-upkeep.ts';
 import type { GroupConfig, GroupKeys, MemberRecord } from '../cluster/group-keys.ts';
 import type { GroupMember } from '../cluster/master/group-member.ts';
 import { OWN_SETTINGS } from '../cluster/master/settings-follower.ts';
-import { allLinks } from '../cluster/mesh/mesh.ts';
+import { edgeStatus, type EdgeStatus } from '../cluster/mesh/edge-status.ts';
+import { allLinks, edgeOf, type Link } from '../cluster/mesh/mesh.ts';
 import type { SchemaStatus } from '../cluster/schema/schema-upkeep.ts';
 import type { GroupServices } from '../cluster/services/group-services.ts';
 import type { Clock } from '../core/clock.ts';
+import { withDeadline } from '../core/deadline.ts';
 import { messageOf, VarveError } from '../core/errors.ts';
 import type { PlannedStep } from '../run/run.ts';
 import type {
@@ -28,6 +30,7 @@ import type {
   MemberBackup,
 } from './group-control.ts';
 import type { GroupJobs } from './group-jobs.ts';
+import { NODE_SERVICE } from './registration.ts';
 
 export interface GroupDeskDeps {
   readonly clock: Clock;
@@ -46,6 +49,9 @@ export interface GroupDeskOptions {
   readonly schema: () => SchemaStatus;
   readonly plan: (signal: AbortSignal) => Promise<PlannedStep[]>;
 }
+
+const EDGE_TIMEOUT_MS = 2_000;
+const UNREACHABLE = { slot: 'unreachable', subscription: 'unreachable' } as const;
 
 /** Where people ask about the group, and of it. */
 export class GroupDesk implements GroupControl {
@@ -124,7 +130,7 @@ export class GroupDesk implements GroupControl {
         );
       case 'leave':
       case 'reinit': {
-        const node = this.#known(action.node);
+        const node = action.kind === 'reinit' ? await this.#present(action.node) : this.#known(action.node);
         return this.request(await askMembers(keys, { kind: action.kind, node }, asker));
       }
       case 'replace': {
@@ -287,6 +293,12 @@ export class GroupDesk implements GroupControl {
     return services.members.find(({ node }) => node === this.#options.node)?.databases ?? [];
   }
 
+  /** A member, or a node that runs and may be one again. */
+  async #present(node: string | undefined): Promise<string> {
+    const nodes = await this.#deps.keys.coordinator.services(NODE_SERVICE, { passing: true });
+    return node !== undefined && nodes.some(({ meta }) => meta['name'] === node) ? node : this.#known(node);
+  }
+
   #known(node: string | undefined): string {
     if (node !== undefined && this.#deps.services.members.some((member) => member.node === node)) return node;
     throw new VarveError('INVALID_ARGUMENT', `there is no member ${node ?? ''} in this group`, {
@@ -313,14 +325,20 @@ export class GroupDesk implements GroupControl {
     if (value === '') throw new VarveError('INVALID_ARGUMENT', 'an empty value is not taken');
   }
 
+  /** A server that is silent is not waited for longer than people want to wait for a status. */
+  async #edge(link: Link): Promise<EdgeStatus> {
+    const look = (): Promise<EdgeStatus[]> => this.#deps.context.mesh.status([link]);
+    const looked = await withDeadline('an edge', EDGE_TIMEOUT_MS, undefined, look).catch(() => []);
+    return looked[0] ?? edgeStatus(edgeOf(link), UNREACHABLE, undefined);
+  }
+
   /** From all other members to this one: how far it is behind. */
   async #edges(members: readonly MemberRecord[]): Promise<GroupEdgeStatus[]> {
-    const { context } = this.#deps;
     const servers = members
       .filter(({ state }) => state === 'member')
       .map(({ node, host, port }) => ({ node, host, port }));
     const links = allLinks(servers, this.#databases()).filter(({ to }) => to.node === this.#options.node);
-    const found = await context.mesh.status(links);
+    const found = await Promise.all(links.map((link) => this.#edge(link)));
     return found.map(({ edge, state, lagBytes, conflicts }) => ({
       from: edge.from,
       database: edge.database,

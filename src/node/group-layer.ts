@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import type { Hono } from 'hono';
 import { addressOf, CONTROL_DATABASE, GroupContext } from '../cluster/bootstrap/context.ts';
 import { groupBootstrapSteps } from '../cluster/bootstrap/group-steps.ts';
+import { hasLeft } from '../cluster/bootstrap/left.ts';
 import { controlSchemaPart, groupSchemaPart } from '../cluster/bootstrap/parts.ts';
 import { repeatBootstrap } from '../cluster/bootstrap/repeat.ts';
 import { tendMembership } from '../cluster/bootstrap/requests.ts';
@@ -82,6 +83,7 @@ export class GroupLayer implements AsyncDisposable {
   readonly #admins: AdminPools;
   readonly #stop = new AbortController();
   #running: Promise<void> | undefined;
+  #out = false;
 
   private constructor(parts: {
     readonly deps: GroupLayerDeps;
@@ -167,6 +169,7 @@ export class GroupLayer implements AsyncDisposable {
   /** What a node says of itself. */
   get role(): string | null {
     const { state, master, masterState } = this.#member.status();
+    if (this.#out) return 'left the group';
     if (this.#running === undefined) return null;
     if (state === 'active') return 'write master';
     return master !== undefined && masterState === 'active' && state === 'following' ? 'member' : state;
@@ -177,8 +180,23 @@ export class GroupLayer implements AsyncDisposable {
     return term === undefined ? null : Number(term);
   }
 
+  /**
+   * Whether this node has left the group and keeps what it has: it takes no part until it is asked back. False, too,
+   * while nobody can tell: the bootstrap waits for who can.
+   */
+  async isOut(): Promise<boolean> {
+    this.#out = await hasLeft(this.#context).catch(() => false);
+    return this.#out;
+  }
+
+  /** Resolves when it is. */
+  async untilAskedBack(signal: AbortSignal): Promise<void> {
+    while (await this.isOut()) await this.#deps.clock.sleep(TEND_EVERY_MS, signal);
+  }
+
   /** For whom or what this member waits. */
   get waitingFor(): string | null {
+    if (this.#out) return `being asked back (varve cluster reinit ${this.#options.node})`;
     if (this.#running === undefined) return null;
     const { waitingFor, trouble } = this.#member.status();
     return waitingFor ?? trouble ?? null;

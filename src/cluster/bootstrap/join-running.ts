@@ -155,7 +155,7 @@ function masterChanged(): VarveError {
 }
 
 /** Somebody wants what this node holds to be dropped. Asked of a node that does not come up for what it holds, too. */
-async function isReinitAsked({ keys, options }: GroupContext): Promise<boolean> {
+export async function isReinitAsked({ keys, options }: GroupContext): Promise<boolean> {
   return [...(await keys.requests.list()).values()].some(
     ({ value: { kind, node, state } }) =>
       kind === 'reinit' && node === options.node && (state === 'asked' || state === 'running'),

@@ -9,6 +9,7 @@ import { allLinks } from '../mesh/mesh.ts';
 import { cancelRequest } from '../cancel-request.ts';
 import type { GroupContext } from './context.ts';
 import { leaveGroup, reinitialise, replaceMember } from './leave.ts';
+import { hasLeft } from './left.ts';
 import { askMembers, tendMembership } from './requests.ts';
 
 vi.setConfig({ testTimeout: 240_000 });
@@ -126,12 +127,16 @@ test('a member leaves and keeps its content; a node with content is not joined u
 
   await n3[Symbol.asyncDispose]();
   const returning = node(2, { cluster: 'leaves' });
+  expect(await hasLeft(returning)).toBe(true);
   await expect(bootstrap(returning)).rejects.toMatchObject({ code: 'GROUP_NOT_EMPTY' });
   expect(await writers.digest(2)).not.toMatch(/^0:/);
+  await n1.keys.coordinator.delete(n1.keys.members.at('n3').key);
 
   // And now it is asked for, of a node that does not come up.
   const id = await askMembers(n1.keys, { kind: 'reinit', node: 'n3' }, { by: 'test', nowMs: Date.now() });
+  expect(await hasLeft(returning)).toBe(false);
   await bootstrap(returning);
+  expect(await hasLeft(returning)).toBe(false);
   const { joinedAt, state } = (await n1.keys.members.at('n3').read())?.value ?? {};
   expect(state).toBe('member');
   await caughtUp([n1, n2, returning]);

@@ -11,6 +11,7 @@ import { addressOf, CONTROL_DATABASE, type GroupContext } from './context.ts';
 import { thaw } from './freeze.ts';
 import { joinGroup } from './join-group.ts';
 import { markForJoining } from './joiner-databases.ts';
+import { markAsLeft } from './left.ts';
 import { membersOf, readRoster } from './members.ts';
 import { met, waitsFor, waitUntil } from './wait.ts';
 
@@ -246,6 +247,8 @@ async function forgetEverywhere(
  * writes are not to find it.
  */
 async function detach(context: GroupContext, record: MemberRecord): Promise<void> {
+  const group = await context.keys.group.read();
+  if (group) await markAsLeft(context, record, group.value.uuid);
   for (const database of record.databases) {
     await context.mesh.sweep(addressOf(record), database, []);
     await context.servers.withConnection(addressOf(record), database, async (connection) => {

@@ -201,7 +201,9 @@ async function createDatabase({ deps, options }: GroupContext, name: string): Pr
         `create database ${quoteIdent(name)} template template0 encoding 'UTF8' ${clause}`,
       );
     } catch (error) {
-      if (sqlStateOf(error) !== SqlState.duplicateDatabase) throw error;
+      // By a process of this node that was killed: what it had sent goes on to its end.
+      const state = sqlStateOf(error);
+      if (state !== SqlState.duplicateDatabase && state !== SqlState.uniqueViolation) throw error;
     }
   });
 }
