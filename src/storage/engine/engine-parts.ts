@@ -6,7 +6,7 @@ import type { AppendToLog } from '../buffer/namespace-buffer.ts';
 import type { Log } from '../commit-log/spare-segments.ts';
 import { builtKernels, Kernel } from '../kernel/kernel.ts';
 import type { Interventions } from '../bootstrap/interventions.ts';
-import { BootstrapOperator } from './bootstrap-operator.ts';
+import { BootstrapOperator, type BootstrapOperatorDeps } from './bootstrap-operator.ts';
 import type { Catalog } from './catalog.ts';
 import { EngineBootstrap, type EngineBootstrapDeps, type PeerBootstrapSource } from './engine-bootstrap.ts';
 import { EngineLog } from './engine-log.ts';
@@ -127,15 +127,7 @@ export class EngineParts {
     this.registry = registry;
     this.upkeep = upkeep;
     this.shards = shards;
-    this.peerView = {
-      fs,
-      codec,
-      clock: hybridClock,
-      namespace: (name) => registry.find(name),
-      topology,
-      isOpen: () => engineLog.isOpen && !hooks.isClosed(),
-      isWaiting: (name, shard) => this.bootstrap.isWaiting(name, shard),
-    };
+    this.peerView = this.#peerViewOf(fs, topology, hooks.isClosed);
     const { random, events, peers } = deps;
     this.bootstrap = new EngineBootstrap(
       {
@@ -153,19 +145,32 @@ export class EngineParts {
       },
       folder,
     );
-    this.operator = new BootstrapOperator({
-      ...shared,
-      clock: hybridClock,
-      history: () => this.bootstrap.history,
+    this.operator = operatorOf(this, { interventions, topology, tryAgain: hooks.onRetry });
+  }
+
+  #peerViewOf(fs: FileSystem, topology: () => TopologySnapshot, isClosed: () => boolean): PeerView {
+    return {
+      fs,
+      codec: this.codec,
+      clock: this.hybridClock,
+      namespace: (name) => this.registry.find(name),
       topology,
-      serially: (work) => upkeep.serially(work),
-      tryAgain: hooks.onRetry,
-    });
+      isOpen: () => this.engineLog.isOpen && !isClosed(),
+      isWaiting: (name, shard) => this.bootstrap.isWaiting(name, shard),
+    };
   }
 }
 
 function bootstrapOptions(options: CompleteOptions): Pick<EngineBootstrapDeps, 'order' | 'roundMs'> {
   return { order: options.bootstrapOrder, roundMs: options.bootstrapRoundMs };
+}
+
+function operatorOf(
+  { hybridClock: clock, registry, upkeep, bootstrap }: EngineParts,
+  rest: Pick<BootstrapOperatorDeps, 'interventions' | 'topology' | 'tryAgain'>,
+): BootstrapOperator {
+  const serially = upkeep.serially.bind(upkeep);
+  return new BootstrapOperator({ ...rest, clock, registry, serially, history: () => bootstrap.history });
 }
 
 function codecKernel(wasm: Uint8Array | undefined): Kernel {
