@@ -235,6 +235,12 @@ export const STORAGE_ERROR_CODES = {
     manual:
       'For some shards fewer replicas than `readConsistency` wants could be read; the hint says which did not answer and why. Repeat it in a moment, look at the nodes that are named, or read with a lower level.',
   },
+  PLACEMENT_STALE: {
+    sqlstate: '57P03',
+    http: 503,
+    manual:
+      'A node passed a write on by a placement that is older than the newest replica of the shards: that one would have missed it. Nothing of it was taken. The node reads the placement and sends it again by itself; clients see this only as the reason of WRITE_LEVEL_NOT_REACHED, when that node does not reach the coordinator.',
+  },
   REPLICA_UNREACHABLE: {
     sqlstate: '08006',
     http: 503,

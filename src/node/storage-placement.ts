@@ -26,6 +26,8 @@ export interface StoragePlacementOptions {
   /** For the last placement that was seen: a restart must not wait for the coordinator to know where the others are. */
   readonly file: string;
   readonly engine: Pick<PlacedEngine, 'applyTopology' | 'durableShards'>;
+  /** Before the engine gets a placement: what the node took while it stood alone is given to others. */
+  readonly handOver?: (placement: Placement, signal: AbortSignal) => Promise<void>;
 }
 
 /** What a node says of the placement that it knows. */
@@ -67,6 +69,8 @@ export class StoragePlacement {
   #marked = new AbortController();
   #followProblem: string | undefined;
   #markProblem: string | undefined;
+  /** Of one that was asked for; those who watch have not told of it yet. */
+  #aheadVersion = 0;
   readonly #listeners = new Set<(placement: Placement) => void>();
 
   private constructor(deps: StoragePlacementDeps, options: StoragePlacementOptions) {
@@ -97,6 +101,14 @@ export class StoragePlacement {
     return { [Symbol.dispose]: () => void this.#listeners.delete(listener) };
   }
 
+  /** Looks whether there is a newer one than was heard of. The engine gets it as all others: from the watch. */
+  async refresh(): Promise<void> {
+    const placement = await this.#deps.store?.read();
+    if (!placement || placement.version <= (this.#current?.version ?? 0)) return;
+    this.#current = placement;
+    this.#aheadVersion = placement.version;
+  }
+
   status(): PlacementStatus | null {
     const problem = this.#followProblem ?? this.#markProblem ?? null;
     return this.#current ? placementStatus(this.#current, problem) : null;
@@ -110,13 +122,13 @@ export class StoragePlacement {
   }
 
   async #follow(store: PlacementStore, signal: AbortSignal): Promise<void> {
-    const { clock, log } = this.#deps;
-    const backoff = new Backoff(RETRY);
+    const { clock, log, random } = this.#deps;
+    const backoff = new Backoff({ ...RETRY, random });
     while (!signal.aborted) {
       try {
         for await (const placement of store.watch(signal)) {
           // One that vanished stays in force: data is not given up because a key is gone.
-          if (placement) await this.#take(placement);
+          if (placement) await this.#take(placement, signal);
           this.#isKnown = true;
           this.#followProblem = undefined;
           backoff.reset();
@@ -132,12 +144,16 @@ export class StoragePlacement {
     }
   }
 
-  async #take(placement: Placement): Promise<void> {
-    const { node, engine } = this.#options;
-    this.#current = placement;
+  async #take(placement: Placement, signal: AbortSignal): Promise<void> {
+    const { node, engine, handOver } = this.#options;
+    if (placement.version >= this.#aheadVersion) {
+      this.#current = placement;
+      this.#aheadVersion = 0;
+    }
     this.#isKnown = true;
     await this.#save(placement);
     for (const listener of this.#listeners) listener(placement);
+    await handOver?.(placement, signal);
     await engine.applyTopology(topologyOf(placement, node));
     const isChanged = ownShards(this.#applied, node) !== ownShards(placement, node);
     this.#applied = placement;

@@ -19,6 +19,7 @@ export interface StorageReplicationDeps {
   readonly engine: Engine;
   readonly bodies: RequestBodies;
   readonly placement: () => Placement | undefined;
+  readonly refreshPlacement: () => Promise<void>;
 }
 
 export interface StorageReplicationOptions {
@@ -68,6 +69,11 @@ export class StorageReplication implements AsyncDisposable {
   /** Null while the node is alone. */
   status(): ReplicationStatus | null {
     return this.#replication.status() ?? null;
+  }
+
+  /** See `Replication.handOver`. */
+  async handOver(placement: Placement, signal: AbortSignal): Promise<void> {
+    await this.#replication.handOver(placement, signal);
   }
 
   handle(request: IncomingMessage, response: ServerResponse): boolean {

@@ -273,7 +273,15 @@ export class StorageService {
     const store = new PlacementStore(coordinator);
     const placement = await StoragePlacement.open(
       { log, clock, random: Math.random, fs, store },
-      { node, file: join(settings.engine.folder, PLACEMENT_FILE), engine },
+      {
+        node,
+        file: join(settings.engine.folder, PLACEMENT_FILE),
+        engine,
+        handOver: async (wanted, signal) => {
+          if (!this.#replication) throw this.#unready('the storage engine is starting');
+          await this.#replication.handOver(wanted, signal);
+        },
+      },
     );
     this.#control = new PlacementControl({ log, clock, coordinator }, settings.token);
     await this.#placementHttp.load();
@@ -313,6 +321,7 @@ export class StorageService {
         engine,
         bodies: this.#bodies,
         placement: () => placement.current,
+        refreshPlacement: () => placement.refresh(),
       },
       { node, settings, door: this.#door },
     );

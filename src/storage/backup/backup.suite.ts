@@ -32,6 +32,7 @@ const codec = new ColumnCodec(new Kernel(readFileSync(KERNEL_FILE), { limitBytes
 const agreed: ReplicaTransport = {
   write: () => Promise.reject(new Error('a backup writes nothing')),
   delete: () => Promise.resolve(),
+  handOver: () => Promise.reject(new Error('a backup hands nothing over')),
   // oxlint-disable-next-line require-yield
   async *ask() {
     yield encodeDeletions([]);

@@ -24,6 +24,7 @@ function transportOf(
   };
   return {
     write: () => expect.unreachable(),
+    handOver: () => expect.unreachable(),
     delete: async ({ id }, one) => void ledgerOf(id).push(...decodeDeletions(encodeDeletions([one]))),
     async *ask({ id }, question) {
       expect(question).toEqual({ kind: 'deletions' });

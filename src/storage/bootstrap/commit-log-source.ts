@@ -172,6 +172,8 @@ export class CommitLogSource implements BootstrapSource {
 
   async #recover(context: BootstrapContext): Promise<Recovered> {
     const { fs, logFolder, onReplayed, image, snapshots: loaded } = this.#deps;
+    // An image may be older than files that came from peers.
+    for (const { buffer } of this.#deps.all()) buffer.chillFlushed();
     const from = image ?? loaded.from;
     const recovery = new Recovery(this.#deps, loaded, await this.#flushedBlocks(from, context.signal));
     for (const [done, info] of (image ? [] : loaded.snapshots).entries()) {

@@ -331,6 +331,14 @@ export class NamespaceBuffer {
     return this.#blocks.seal(reference, blockStartNs);
   }
 
+  /**
+   * To be called when files have come that nobody flushed: versions of what is written to their blocks from now on are
+   * kept, as in blocks that are opened after their flush.
+   */
+  chillFlushed(): void {
+    this.#blocks.chillFlushed();
+  }
+
   /** Gives the memory of a block back; what it held is on the disk. */
   dropBlock(blockStartNs: bigint): void {
     this.#blocks.drop(blockStartNs);

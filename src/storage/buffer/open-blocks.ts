@@ -9,7 +9,7 @@ interface OpenBlock {
   readonly startNs: bigint;
   readonly endNs: bigint;
   readonly chunks: Address;
-  readonly cold: boolean;
+  cold: boolean;
   readonly firstVersion: bigint;
   lastVersion: bigint;
 }
@@ -74,6 +74,16 @@ export class OpenBlocks {
       firstVersion: BigInt(firstVersion),
       lastVersion: BigInt(lastVersion),
     }));
+  }
+
+  /** Files have samples of blocks that are open: what is written from now on is told from them by its version. */
+  chillFlushed(): void {
+    const { isFlushed } = this.#options;
+    for (const block of this.#blocks) {
+      if (block.cold || !isFlushed?.(block.startNs)) continue;
+      block.cold = true;
+      this.#memory.kernel.calls.chillChunks(block.chunks);
+    }
   }
 
   listPages(out: Address, from: number): number {

@@ -169,6 +169,10 @@ export class Engine implements api.PlacedEngine {
     await this.#shards.settled();
   }
 
+  async strandedShards(topology: TopologySnapshot): Promise<readonly number[]> {
+    return await this.#shards.stranded(topology);
+  }
+
   durableShards(): readonly number[] {
     if (!this.#namespacesAreKnown || !this.#engineLog.isOpen || this.#shards.isPending) return [];
     const namespaces = this.#registry.all;
@@ -253,8 +257,11 @@ export class Engine implements api.PlacedEngine {
   }
 
   async deleteSeries(name: string, query: api.DeleteQuery): Promise<{ readonly series: number }> {
+    await this.#engineLog.ready(0);
     return await this.#upkeep.serially(async () => {
-      const namespace = this.#readable(name);
+      this.#throwIfClosed();
+      // Shards that are not whole do not hold it up: what comes of them comes from nodes that delete it, too.
+      const namespace = this.#registry.get(name);
       const { selectors, startNs, endNs } = query;
       const index = await indexOf(namespace, query);
       const series = index.seriesCount({ selectors });

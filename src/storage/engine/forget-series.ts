@@ -8,12 +8,23 @@ const LEAST_SHARE_WHEN_CROWDED = 0.01;
 const LEAST_PAUSE_NS = 60_000_000_000n;
 
 /**
+ * Lets series of shards that are others' now leave the memory, which has no samples of them any more, with all others
+ * that have none. While somebody reads it is put off: until it was done the memory `listsForeign`. Returns how many left.
+ */
+export function forgetForeignSeries(namespace: Namespace): number {
+  const { buffer, filesets } = namespace;
+  namespace.listsForeign = filesets.isRead;
+  return namespace.listsForeign ? 0 : buffer.dropUnusedSeries(Number.EPSILON);
+}
+
+/**
  * Lets series that have no samples in memory any more leave it: files have what there is of them, and their index
  * finds them. Those that are written still have come back to the memory before; so it waits until a block has been
  * written for as long as late samples may be late, or nothing has for a whole block. Returns how many left.
  */
 export function forgetSeries(namespace: Namespace, nowNs: bigint): number {
   const { buffer, options, filesets } = namespace;
+  if (namespace.listsForeign) return forgetForeignSeries(namespace);
   const { bufferPastNs, blockSizeNs, maxSeries } = options;
   const blocks = buffer.blocks();
   namespace.emptySinceNs = blocks.length > 0 ? undefined : (namespace.emptySinceNs ?? nowNs);

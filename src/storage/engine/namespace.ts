@@ -69,6 +69,8 @@ export class Namespace {
   deleted = false;
   /** Its memory has been given back. */
   closed = false;
+  /** Its memory may know series of shards that are others' now: without samples, but its index names them. */
+  listsForeign = false;
   /** When its memory was found without any block; undefined while there is one. */
   emptySinceNs: bigint | undefined;
   #options: NamespaceOptions;

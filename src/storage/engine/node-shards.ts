@@ -10,6 +10,7 @@ import type { Log } from '../commit-log/spare-segments.ts';
 import type { Catalog } from './catalog.ts';
 import type { EngineLog } from './engine-log.ts';
 import { SUMMARY_NAME } from './fileset-summary.ts';
+import { forgetForeignSeries } from './forget-series.ts';
 import { encodeDropped } from './log-records.ts';
 import type { Namespace } from './namespace.ts';
 import type { NamespaceRegistry } from './namespace-registry.ts';
@@ -76,6 +77,16 @@ export class NodeShards {
     else this.#wanted = topology;
   }
 
+  /** See `PlacedEngine.strandedShards`. */
+  async stranded(topology: TopologySnapshot): Promise<number[]> {
+    const { ownership, registry, engineLog } = this.#deps;
+    if (ownership.placement || this.#wanted) return [];
+    // While the placement gives it nothing it stands alone still.
+    if (ownershipChange(undefined, topology, ownership.shardCount).owned.length === 0) return [];
+    await engineLog.ready(0);
+    return ownership.owned.filter((shard) => registry.all.some((one) => hasData(one, shard)));
+  }
+
   /** Something is to be put in force. */
   get isPending(): boolean {
     return this.#wanted !== undefined || this.#undropped.length > 0;
@@ -106,7 +117,7 @@ export class NodeShards {
         if (wasAlone && dropped.some((shard) => registry.all.some((one) => hasData(one, shard)))) {
           log.warn(
             { shards: dropped.length },
-            'data from before this node was in the placement is dropped: others have its shards',
+            'what this node has of shards that are others’ now is dropped: they were given all of it',
           );
         }
         ownership.install(next);
@@ -153,7 +164,11 @@ export class NodeShards {
       (shard) => !ownership.owns(shard),
     );
     let removed = 0;
-    for (const { buffer } of registry.all) removed += buffer.dropShards(foreign);
+    for (const namespace of registry.all) {
+      removed += namespace.buffer.dropShards(foreign);
+      // Left to the clean-up: to serve soon is more.
+      namespace.listsForeign = true;
+    }
     // They may become this node's again, before the log has forgotten them.
     if (removed > 0) await engineLog.append(encodeDropped(foreign));
   }
@@ -168,7 +183,12 @@ export class NodeShards {
       await logged;
     }
     const dropped = new Set(shards);
-    for (const namespace of registry.all) await this.#dropFiles(namespace, dropped);
+    for (const namespace of registry.all) {
+      await this.#dropFiles(namespace, dropped);
+      namespace.listsForeign = true;
+      // A log that is to be read yet counts series as they are.
+      if (engineLog.isOpen) forgetForeignSeries(namespace);
+    }
     await this.#deps.interventions.voidLoss(shards);
     upkeep.forgetSnapshots();
   }

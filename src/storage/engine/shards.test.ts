@@ -87,6 +87,27 @@ test('shards that the placement does not name are gone from memory, files, index
   expect(await names(engine)).toEqual(some(0, 2));
 });
 
+test('series of dropped shards are not listed any more, also when somebody reads meanwhile', async () => {
+  const place = await simulatedPlace();
+  await using engine = await readyEngine(place);
+  await writeAll(engine, NOW_NS, 1);
+  const all = { startNs: 0n, endNs: NOW_NS + HOUR_NS };
+  const listed = async (): Promise<string[]> =>
+    (await engine.labelValues('default', '__name__', all)).values.toSorted();
+  const reading = engine.read('default', { matchers: [], shards: [0], ...all })[Symbol.asyncIterator]();
+  await reading.next();
+  await engine.applyTopology(owning({ 0: 'available', 1: 'available', 2: 'available' }));
+  await engine.ready();
+  await engine.cleanUp();
+  expect(await listed()).toEqual(some(0, 1, 2, 3));
+  await reading.return?.();
+  await engine.cleanUp();
+  expect(await listed()).toEqual(some(0, 1, 2));
+  await engine.applyTopology(owning({ 0: 'available', 2: 'available' }, 2));
+  await engine.ready();
+  expect(await listed()).toEqual(some(0, 2));
+});
+
 test('what a crash leaves of dropped shards is dropped at the next start', async () => {
   const place = await simulatedPlace();
   let isLost = false;

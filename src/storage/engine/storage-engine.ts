@@ -92,6 +92,13 @@ export interface PlacedEngine extends StorageEngine {
   applyTopology(topology: TopologySnapshot): Promise<void>;
 
   /**
+   * Shards that a node that has stood alone so far has samples of: others are to have them before it follows the
+   * placement, because it gives up what it has, or is the only one that has it. None on a node that has a placement.
+   * Resolves when the log has been read.
+   */
+  strandedShards(topology: TopologySnapshot): Promise<readonly number[]>;
+
+  /**
    * Shards that are whole in every namespace, so that a restart from this node's own disk loses nothing of them. None
    * before `applyNamespaces` was called: a namespace that is not known yet cannot be whole.
    */

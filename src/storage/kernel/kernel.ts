@@ -253,6 +253,8 @@ export interface KernelCalls {
     capacity: number,
     list: Address,
   ): number;
+  /** From now on the set is a cold one. */
+  chillChunks(chunks: Address): void;
   seriesOrdered(chunks: Address, reference: number): number;
   seriesLate(chunks: Address, reference: number): number;
   /** Reads a series, merged. For each late sample `list` has room for 8 bytes, `replaced` for 16. */

@@ -311,6 +311,8 @@ export class BlockFetch {
     await this.#namespace.filesets.beginChange();
     this.#namespace.filesets.put(placeOf(info));
     this.#namespace.movedBlocks++;
+    // Writes of it may have come before.
+    this.#namespace.buffer.chillFlushed();
   }
 
   /** Under the policy `all` everything is in memory from the bootstrap on. */

@@ -17,17 +17,12 @@ const ROWS: readonly Row[] = [
   ['nobody else has it, and it was here', 1, { self: 'available' }, []],
   ['all others begin as well', 3, { self: 'initializing', a: 'initializing', b: 'initializing' }, []],
   ['of one replica, the giver', 1, { self: 'initializing', a: 'leaving' }, EVERY],
-  [
-    'of two, the other one',
-    2,
-    { self: 'initializing', a: 'available' },
-    ['none', 'one', 'unstrictMajority', 'all'],
-  ],
+  ['of two, the other one', 2, { self: 'initializing', a: 'available' }, EVERY],
   [
     'of three, one other',
     3,
     { self: 'initializing', a: 'available', b: 'initializing' },
-    ['none', 'one', 'unstrictMajority'],
+    ['none', 'one', 'unstrictMajority', 'majority'],
   ],
   ['of three, both others', 3, { self: 'initializing', a: 'available', b: 'available' }, EVERY],
   [
@@ -52,7 +47,7 @@ const ROWS: readonly Row[] = [
     'of five, two others',
     5,
     { self: 'initializing', a: 'available', b: 'available', c: 'initializing', d: 'initializing' },
-    ['none', 'one', 'unstrictMajority'],
+    ['none', 'one', 'unstrictMajority', 'majority'],
   ],
 ];
 

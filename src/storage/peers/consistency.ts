@@ -6,7 +6,8 @@ import type { ReplicaState, TopologySnapshot } from '../bootstrap/topology-snaps
  * - `none`: nobody has to; what those have that answer is all. Where nobody answers, nothing is lost but told.
  * - `one`: one
  * - `unstrictMajority`: more than half of all replicas if they answer; otherwise those that do, at least one
- * - `majority`: more than half of all replicas, which shares a node with every write that was acknowledged by as many
+ * - `majority`: more than half of all replicas, which shares a node with every write that was acknowledged by as many.
+ *   While fewer are available, because the others are being filled as well, all of those: nobody else has anything
  * - `all`: all other replicas
  */
 export const BOOTSTRAP_LEVELS = ['none', 'one', 'unstrictMajority', 'majority', 'all'] as const;
@@ -37,7 +38,7 @@ function usuallyRequired(level: BootstrapLevel, topology: TopologySnapshot, shar
     case 'unstrictMajority':
       return 1;
     case 'majority':
-      return topology.majorityReplicas;
+      return Math.max(1, Math.min(topology.majorityReplicas, givers(topology, shard).length));
     case 'all':
       return Math.max(1, otherReplicas(topology, shard).length);
   }

@@ -67,6 +67,9 @@ interface ShardPlan {
 }
 
 const ASKED_ANEW = 3;
+/** A peer that does not know the placement yet is asked again, with pauses that double. */
+const BEHIND_FIRST_MS = 20;
+const BEHIND_MOST_MS = 700;
 
 /** What is fetched of one namespace, in one pass and round. */
 export class NamespaceFetch {
@@ -154,11 +157,24 @@ export class NamespaceFetch {
   async #askOne(node: string, shards: readonly number[], signal: AbortSignal): Promise<PeerShards> {
     const span = this.#what.request.data.span ?? { startNs: 0n, endNs: 0n };
     const { name: namespace } = this.#what.namespace;
-    const bytes = await this.#deps.client.call(node, { kind: 'shards', namespace, shards, ...span }, signal);
-    try {
-      return decodeShards(bytes);
-    } catch (error) {
-      throw this.#deps.client.distrust(node, error);
+    const { client, clock } = this.#deps;
+    const placement = this.#what.context.topology.version;
+    for (let pauseMs = BEHIND_FIRST_MS; ; pauseMs *= 2) {
+      const bytes = await client.call(
+        node,
+        { kind: 'shards', namespace, shards, placement, ...span },
+        signal,
+      );
+      let answer: PeerShards;
+      try {
+        answer = decodeShards(bytes);
+      } catch (error) {
+        throw client.distrust(node, error);
+      }
+      // It hears of the placement at about the same time.
+      const isBehind = answer.shards.some(({ state }) => state === 'behind');
+      if (!isBehind || pauseMs > BEHIND_MOST_MS || this.isSuperseded) return answer;
+      await clock.sleep(pauseMs, signal);
     }
   }
 

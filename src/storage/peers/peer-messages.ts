@@ -12,8 +12,9 @@ import type { PeerRequest } from './peer-transport.ts';
  * - `bootstrapping`: it is being filled
  * - `waiting`: it found nobody who has all of it, and tries again
  * - `notOwned`: the placement gives it to others, as this node knows it
+ * - `behind`: the placement that it knows is older than that of who asks
  */
-export type PeerShardState = 'whole' | 'bootstrapping' | 'waiting' | 'notOwned';
+export type PeerShardState = 'whole' | 'bootstrapping' | 'waiting' | 'notOwned' | 'behind';
 
 export interface PeerShard {
   readonly shard: number;
@@ -86,6 +87,7 @@ export function decodeRequest(text: string): PeerRequest {
   need('namespace', (value) => typeof value === 'string');
   if (found['kind'] === 'shards') {
     need('shards', (value) => Array.isArray(value) && value.every(isCount));
+    need('placement', (value) => value === undefined || isCount(value));
     need('startNs', isBigint);
     need('endNs', isBigint);
     return found as unknown as PeerRequest;

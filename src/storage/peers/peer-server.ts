@@ -68,9 +68,10 @@ export class PeerServer {
   #shard(
     namespace: Namespace,
     shard: number,
-    { startNs, endNs }: { readonly startNs: bigint; readonly endNs: bigint },
+    { startNs, endNs, placement = 0 }: Extract<PeerRequest, { readonly kind: 'shards' }>,
   ): PeerShard {
-    const state = this.#stateOf(namespace, shard);
+    const isBehind = this.#view.topology().version < placement;
+    const state = isBehind ? 'behind' : this.#stateOf(namespace, shard);
     if (state !== 'whole') return { shard, state, blocks: [] };
     const { filesets, buffer } = namespace;
     const open = buffer.blocks().map((block) => block.startNs);

@@ -4,6 +4,11 @@ export type PeerRequest =
       readonly kind: 'shards';
       readonly namespace: string;
       readonly shards: readonly number[];
+      /**
+       * Of who is to have the shards: the version of the placement that it knows. Who knows an older one still takes writes
+       * that pass it by.
+       */
+      readonly placement?: number;
       readonly startNs: bigint;
       readonly endNs: bigint;
     }

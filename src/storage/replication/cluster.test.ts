@@ -258,6 +258,104 @@ describe('while shards move from one node to another', () => {
   });
 });
 
+describe('a router that has not heard of a new replica', () => {
+  const ids = ['a', 'b', 'c', 'd'];
+  const only = placementWith(ids, 3, (place) => (place < 3 ? 'available' : undefined));
+  const isTakenOver = placementWith(
+    ids,
+    3,
+    (place) => {
+      if (place < 2) return 'available';
+      return place === 2 ? 'leaving' : { state: 'initializing', sourceId: 'c' };
+    },
+    2,
+  );
+  const taken = (id: string): bigint | undefined =>
+    cluster.node(id).engine?.status().namespaces[0]?.samplesWritten;
+
+  const open = async (): Promise<void> => {
+    cluster = await TestCluster.open(ids, { placement: only });
+    await write('a', up('x', nowNs(), 0));
+    cluster.behind.set('a', only);
+    cluster.placement = isTakenOver;
+    for (const id of ['b', 'c', 'd']) await cluster.node(id).follow();
+  };
+
+  test('is told so, and sends the write to the new one as well', async () => {
+    await open();
+    await write('a', up('x', nowNs(), 1));
+    await expect.poll(() => ['b', 'c', 'd'].map(taken)).toEqual([2n, 2n, 1n]);
+    await engineOf('a').deleteSeries('default', {
+      selectors: [[labelMatcher('job', '=', 'x')]],
+      ...ALL,
+    });
+    await expect.poll(() => cluster.node('d').live.local.ledger.all).toHaveLength(1);
+  });
+
+  test('has nothing acknowledged when it cannot hear of it', async () => {
+    await open();
+    cluster.deaf.add('a');
+    expect(await codeOf(write('a', up('x', nowNs(), 1)))).toBe('WRITE_LEVEL_NOT_REACHED');
+    expect(taken('d')).toBe(0n);
+    // A replica that has not heard of it either gives nothing yet, so what it takes the new one will be given.
+    cluster.behind.set('b', only);
+    cluster.behind.set('c', only);
+    await write('a', up('x', nowNs(), 2));
+  });
+});
+
+describe('what a node took while it stood alone', () => {
+  const { signal } = new AbortController();
+  const join = async (...ids: readonly string[]): Promise<void> => {
+    for (const id of ids) cluster.behind.delete(id);
+    const { placement } = cluster;
+    for (const id of ids) await cluster.node(id).live.handOver(placement as Placement, signal);
+    for (const id of ids) await cluster.node(id).follow();
+  };
+
+  test('all have when the first placement is in force', async () => {
+    const ids = ['a', 'b', 'c'];
+    const first = { ...placementWith(ids, 3, () => 'initializing'), everAvailable: [] };
+    cluster = await TestCluster.open(ids, { placement: first, alone: ids });
+    const t = nowNs();
+    await write('a', up('x', t, 1), up('y', t, 2));
+    await write('b', up('y', t, 3), up('z', t, 4));
+    await join(...ids);
+    for (const id of ids) await cluster.node(id).engine?.ready();
+    const held = await Promise.all(ids.map((id) => read(local(id))));
+    // Of one sample that two took each keeps its own, until a repair.
+    for (const all of held) expect(all.filter((one) => !one.startsWith('y'))).toEqual(['x 1', 'z 4']);
+    for (const all of held) expect(all).toHaveLength(3);
+  });
+
+  test('those have that are replicas already, or it does not follow', async () => {
+    const ids = ['a', 'b', 'c', 'd'];
+    const placement = placementWith(ids, 3, (place) => (place < 3 ? 'available' : undefined));
+    cluster = await TestCluster.open(ids, { placement, alone: ['d'] });
+    const t = nowNs();
+    await write('a', up('x', t, 1));
+    await write('d', up('x', t, 9), up('x', t + 1_000_000n, 2), up('y', t, 3));
+    cluster.placement = placementWith(
+      ids,
+      3,
+      (place) => {
+        if (place < 2) return 'available';
+        return place === 2 ? 'leaving' : { state: 'initializing', sourceId: 'c' };
+      },
+      2,
+    );
+    for (const id of ['a', 'b', 'c']) await cluster.node(id).follow();
+    cluster.cut.add('d>a');
+    cluster.cut.add('d>b');
+    expect(await codeOf(join('d'))).toBe('WRITE_LEVEL_NOT_REACHED');
+    expect(await read(local('d'))).toEqual(['x 9', 'x 2', 'y 3']);
+    cluster.cut.delete('d>b');
+    await join('d');
+    expect(await read(local('b'))).toEqual(['x 1', 'x 2', 'y 3']);
+    expect(await read(engineOf('a'))).toEqual(['x 1', 'x 2', 'y 3']);
+  });
+});
+
 describe('deletions', () => {
   const selectors = [[labelMatcher('job', '=', 'x')]];
 

@@ -1,8 +1,9 @@
+import type { Clock } from '../../core/clock.ts';
 import { mergeColumns, NO_COLUMNS, type Columns } from '../engine/columns.ts';
 import type { SeriesBatch, SeriesBits } from '../engine/replica-access.ts';
 import { idleLimited } from './idle-limit.ts';
 import { compareLabelBytes } from './label-order.ts';
-import { survivors, type LocalReplica } from './local-replica.ts';
+import { LEAST_VERSION, survivors, type LocalReplica } from './local-replica.ts';
 import { missingFrom } from './merge-columns.ts';
 import { recordsOf } from './replicated-read.ts';
 import type { ReplicaAddress, ReplicaDelete, ReplicaTransport } from './replica-transport.ts';
@@ -14,23 +15,22 @@ export interface HealRange {
   readonly shards: readonly number[];
 }
 
-/** Before every version that a node gives, and behind none. */
-const LEAST_VERSION = 1n;
 /** Samples that are written at once. */
 const MOST_SAMPLES = 20_000;
 
 /** Goes through the same series here and there, and takes what is missing here. Returns how many samples that were. */
 export async function healFrom(
-  deps: { readonly local: LocalReplica; readonly transport: ReplicaTransport },
+  deps: { readonly local: LocalReplica; readonly transport: ReplicaTransport; readonly clock: Clock },
   peer: ReplicaAddress & { readonly behind: readonly ReplicaDelete[] },
   options: { readonly range: HealRange; readonly signal: AbortSignal; readonly timeoutMs: number },
 ): Promise<number> {
   const { range, signal, timeoutMs } = options;
   const { namespace, startNs, endNs, shards } = range;
-  const { local, transport } = deps;
+  const { local, transport, clock } = deps;
   const question = { kind: 'read', namespace, matchers: [], shards } as const;
   const asked = { ...question, startNs: String(startNs), endNs: String(endNs) };
-  const answer = idleLimited(transport.ask(peer, asked, signal), `replica ${peer.id}`, timeoutMs);
+  const limit = { who: `replica ${peer.id}`, timeoutMs, clock };
+  const answer = idleLimited(transport.ask(peer, asked, signal), limit);
   const theirs = wholeSeries(recordsOf(answer));
   const mine = wholeSeries(
     local.replica.readBatches(namespace, { matchers: [], startNs, endNs, shards, signal, ordered: true }),

@@ -1,5 +1,6 @@
 import { Backoff } from '../../core/backoff.ts';
 import type { Clock } from '../../core/clock.ts';
+import { untilDeadline } from '../../core/deadline.ts';
 import { messageOf, VarveError } from '../../core/errors.ts';
 import { makeFolders, type FileSystem } from '../../core/file-system.ts';
 import type { Log } from '../commit-log/spare-segments.ts';
@@ -169,7 +170,8 @@ export class Hints {
       return;
     }
     try {
-      await limited(signal, this.#options.timeoutMs, async (ends) => {
+      const limit = { waitingFor: 'a hint', timeoutMs: this.#options.timeoutMs, clock, parent: signal };
+      await untilDeadline(limit, async (ends) => {
         if (hint.kind === 'write') await transport.write(address, hint.write, ends);
         else await transport.delete(address, hint.deletion, ends);
       });
@@ -182,25 +184,6 @@ export class Hints {
       health.failed(target.id, error);
       throw error;
     }
-  }
-}
-
-/** Signals that are made of others stay with them: there are too many hints for that. */
-async function limited(
-  signal: AbortSignal,
-  timeoutMs: number,
-  work: (ends: AbortSignal) => Promise<void>,
-): Promise<void> {
-  const own = new AbortController();
-  const end = (): void => own.abort(signal.reason);
-  const late = new VarveError('DEADLINE_EXCEEDED', `a hint took longer than ${timeoutMs} ms`);
-  const timer = setTimeout(() => own.abort(late), timeoutMs);
-  signal.addEventListener('abort', end, { once: true });
-  try {
-    await work(own.signal);
-  } finally {
-    clearTimeout(timer);
-    signal.removeEventListener('abort', end);
   }
 }
 

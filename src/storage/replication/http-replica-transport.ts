@@ -8,6 +8,7 @@ import { FrameReader } from './answer-frames.ts';
 import type {
   ReplicaAddress,
   ReplicaDelete,
+  HandedOver,
   ReplicaQuestion,
   ReplicaTransport,
   ReplicaWrite,
@@ -17,6 +18,7 @@ export const REPLICA_HEADERS = {
   namespace: 'x-varve-namespace',
   format: 'x-varve-format',
   stamp: 'x-varve-stamp',
+  routedBy: 'x-varve-placement',
   checksum: 'x-varve-crc32',
 } as const;
 
@@ -32,20 +34,30 @@ export class HttpReplicaTransport implements ReplicaTransport, AsyncDisposable {
   }
 
   async write(to: ReplicaAddress, write: ReplicaWrite, signal: AbortSignal): Promise<WriteOutcome> {
-    const { namespace, format, stamp, body } = write;
+    const { namespace, format, stamp, body, routedBy } = write;
     const headers = {
       [REPLICA_HEADERS.namespace]: namespace,
       [REPLICA_HEADERS.format]: String(format),
       [REPLICA_HEADERS.stamp]: String(stamp),
       [REPLICA_HEADERS.checksum]: String(crc32(body)),
+      ...routeHeader(routedBy),
       'content-type': 'application/octet-stream',
     };
     return (await this.#json(to, '/replica/v1/write', { headers, body, signal })) as WriteOutcome;
   }
 
   async delete(to: ReplicaAddress, deletion: ReplicaDelete, signal: AbortSignal): Promise<void> {
-    const headers = { 'content-type': 'application/json' };
+    const headers = { 'content-type': 'application/json', ...routeHeader(deletion.routedBy) };
     await this.#json(to, '/replica/v1/delete', { headers, body: encodeDeletions([deletion]), signal });
+  }
+
+  async handOver(to: ReplicaAddress, { namespace, body }: HandedOver, signal: AbortSignal): Promise<void> {
+    const headers = {
+      [REPLICA_HEADERS.namespace]: namespace,
+      [REPLICA_HEADERS.checksum]: String(crc32(body)),
+      'content-type': 'application/octet-stream',
+    };
+    await this.#json(to, '/replica/v1/take-over', { headers, body, signal });
   }
 
   async *ask(
@@ -117,6 +129,10 @@ export class HttpReplicaTransport implements ReplicaTransport, AsyncDisposable {
       }
     }
   }
+}
+
+function routeHeader(routedBy: number | undefined): Readonly<Record<string, string>> {
+  return routedBy === undefined ? {} : { [REPLICA_HEADERS.routedBy]: String(routedBy) };
 }
 
 interface Message {

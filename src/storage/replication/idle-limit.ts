@@ -1,4 +1,12 @@
-import { withDeadline } from '../../core/deadline.ts';
+import type { Clock } from '../../core/clock.ts';
+import { untilDeadline } from '../../core/deadline.ts';
+
+export interface IdleLimit {
+  /** Whose answer it is. */
+  readonly who: string;
+  readonly timeoutMs: number;
+  readonly clock: Clock;
+}
 
 /**
  * The parts of an answer, as long as there is something every `timeoutMs`.
@@ -6,13 +14,12 @@ import { withDeadline } from '../../core/deadline.ts';
  */
 export async function* idleLimited<T>(
   parts: AsyncIterable<T>,
-  who: string,
-  timeoutMs: number,
+  { who, timeoutMs, clock }: IdleLimit,
 ): AsyncGenerator<T, void, void> {
   const iterator = parts[Symbol.asyncIterator]();
   try {
     for (;;) {
-      const next = await withDeadline(who, timeoutMs, undefined, () => iterator.next());
+      const next = await untilDeadline({ waitingFor: who, timeoutMs, clock }, () => iterator.next());
       if (next.done) return;
       yield next.value;
     }

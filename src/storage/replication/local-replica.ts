@@ -4,14 +4,16 @@ import type { RemoteWriteVersion, StorageEngine, WriteOutcome } from '../engine/
 import { REQUEST_LIMITS } from '../buffer/request-decoder.ts';
 import { VarveError } from '../../core/errors.ts';
 import { decodeLabels, type LabelPair } from '../index/labels.ts';
+import { labelMatcher } from '../index/matcher.ts';
 import { KernelFault } from '../kernel/kernel-fault.ts';
 import { canonicalLabels, walkWriteRequest } from '../kernel/remote-write.ts';
 import { walkWriteRequest2 } from '../kernel/remote-write-2.ts';
 import { decodeSnappy } from '../kernel/snappy.ts';
-import { readColumns } from './columns-body.ts';
+import { readColumns, type ColumnsRecord } from './columns-body.ts';
 import type { DeletionLedger } from './deletion-ledger.ts';
 import { matchersOf } from './plain-matchers.ts';
-import type { ReplicaDelete, ReplicaWrite } from './replica-transport.ts';
+import type { ReplicaDelete, HandedOver, ReplicaWrite } from './replica-transport.ts';
+import { shardOf } from './split-body.ts';
 
 /** This node's own replicas: takes what its own clients and other nodes bring, in whichever order it comes. */
 export class LocalReplica {
@@ -19,6 +21,7 @@ export class LocalReplica {
   readonly replica: ReplicaAccess;
   readonly ledger: DeletionLedger;
   readonly #nowNs: () => bigint;
+  readonly #leastVersion: () => number;
   readonly #deleting = new Serial();
 
   constructor(parts: {
@@ -26,16 +29,20 @@ export class LocalReplica {
     readonly replica: ReplicaAccess;
     readonly ledger: DeletionLedger;
     readonly nowNs: () => bigint;
+    /** Of the placement: what is routed by an older one may miss replicas. */
+    readonly leastVersion: () => number;
   }) {
     this.engine = parts.engine;
     this.replica = parts.replica;
     this.ledger = parts.ledger;
     this.#nowNs = parts.nowNs;
+    this.#leastVersion = parts.leastVersion;
   }
 
-  /** @throws CLOCK_AHEAD, and what the engine throws */
-  async write({ namespace, format, body, stamp }: ReplicaWrite): Promise<WriteOutcome> {
+  /** @throws CLOCK_AHEAD, PLACEMENT_STALE, and what the engine throws */
+  async write({ namespace, format, body, stamp, routedBy }: ReplicaWrite): Promise<WriteOutcome> {
     this.#checkClock(stamp);
+    this.#checkRoute(routedBy);
     const deletions = this.ledger.after(namespace, stamp);
     if (deletions.length > 0) {
       const series = seriesOf(format, body);
@@ -45,19 +52,64 @@ export class LocalReplica {
     return await this.replica.writeReplica(namespace, { version: format, body }, { stamp });
   }
 
-  /** Once: the same again does nothing. Durable when it resolves. */
+  /** Once: the same again does nothing. Durable when it resolves. @throws PLACEMENT_STALE */
   async delete(deletion: ReplicaDelete): Promise<void> {
     await this.#deleting.run(async () => {
       if (this.ledger.has(deletion)) return;
-      const { namespace, startNs, endNs, selectors } = deletion;
+      const { routedBy, ...kept } = deletion;
+      this.#checkRoute(routedBy);
+      const { namespace, startNs, endNs, selectors } = kept;
       await this.engine.deleteSeries(namespace, { startNs, endNs, selectors: selectors.map(matchersOf) });
-      await this.ledger.add(deletion, this.#nowNs());
+      await this.ledger.add(kept, this.#nowNs());
     });
   }
 
   /** Takes what another replica has. */
   async heal(namespace: string, series: readonly SeriesBits[], version: bigint): Promise<WriteOutcome> {
     return await this.replica.writeBits(namespace, series, { stamp: version, heals: true });
+  }
+
+  /**
+   * Takes samples of times for which there is none here. What they were written with is not known, so what is here stays.
+   * @throws SHARD_NOT_OWNED, and what the engine throws
+   */
+  async takeOver({ namespace, body }: HandedOver): Promise<void> {
+    const { shardCount } = this.engine.status();
+    const missing: SeriesBits[] = [];
+    for (const { labels, columns } of wholeRecords(body)) {
+      const { times, bits } = columns;
+      const shards = [shardOf(labels, shardCount)];
+      const [startNs = 0n, last = 0n] = [times[0], times.at(-1)];
+      const matchers = decodeLabels(labels).map(([name, value]) => labelMatcher(name, '=', value));
+      const there = new Set<bigint>();
+      const query = { matchers, shards, startNs, endNs: last + 1n };
+      for await (const batch of this.replica.readBatches(namespace, query)) {
+        // Series with more labels match, too.
+        if (Buffer.compare(batch.id, labels) === 0) for (const time of batch.columns.times) there.add(time);
+      }
+      const left = keptOf({ labels, times, bits }, (time) => !there.has(time));
+      if (left) missing.push(left);
+    }
+    if (missing.length === 0) return;
+    const { notOwned = 0 } = await this.heal(namespace, missing, LEAST_VERSION);
+    if (notOwned === 0) return;
+    throw new VarveError(
+      'SHARD_NOT_OWNED',
+      'some of the shards that the samples belong to are not this node’s',
+      {
+        hint: 'Ask a node that has them.',
+      },
+    );
+  }
+
+  /** From when on this node may have given what it has to a new replica, it takes nothing that passes that one by. */
+  #checkRoute(routedBy: number | undefined): void {
+    const least = this.#leastVersion();
+    if (routedBy === undefined || routedBy >= least) return;
+    throw new VarveError(
+      'PLACEMENT_STALE',
+      `it was sent here by version ${routedBy} of the placement, and there are new replicas since version ${least}`,
+    );
   }
 
   /** Versions never go back: one from a clock that is far ahead would be with all nodes for as long. */
@@ -73,6 +125,8 @@ export class LocalReplica {
 }
 
 const MAX_AHEAD_NS = 300n * 1_000_000_000n;
+/** Before every version that a node gives, and behind none. */
+export const LEAST_VERSION = 1n;
 
 function bitsOf(body: Uint8Array): SeriesBits[] {
   return [...readColumns(body)].map(({ labels, columns: { times, bits } }) => ({ labels, times, bits }));
@@ -120,19 +174,29 @@ export function survivors(series: readonly SeriesBits[], deletions: readonly Rep
       ),
     );
     if (hits.length === 0) return [one];
-    const kept = [...one.times.keys()].filter((place) => {
-      const time = one.times[place] as bigint;
-      return !hits.some(({ startNs, endNs }) => startNs <= time && time < endNs);
-    });
-    if (kept.length === 0) return [];
-    return [
-      {
-        labels: one.labels,
-        times: BigInt64Array.from(kept, (place) => one.times[place] as bigint),
-        bits: BigUint64Array.from(kept, (place) => one.bits[place] as bigint),
-      },
-    ];
+    const left = keptOf(one, (time) => !hits.some(({ startNs, endNs }) => startNs <= time && time < endNs));
+    return left ? [left] : [];
   });
+}
+
+/** The samples of times that are kept; undefined when there are none. */
+function keptOf(one: SeriesBits, isKept: (timeNs: bigint) => boolean): SeriesBits | undefined {
+  const kept = [...one.times.keys()].filter((place) => isKept(one.times[place] as bigint));
+  if (kept.length === 0) return undefined;
+  return {
+    labels: one.labels,
+    times: BigInt64Array.from(kept, (place) => one.times[place] as bigint),
+    bits: BigUint64Array.from(kept, (place) => one.bits[place] as bigint),
+  };
+}
+
+/** Each with its labels, also those that go on with the series before. */
+function* wholeRecords(body: Uint8Array): Generator<ColumnsRecord> {
+  let labels = body.subarray(0, 0);
+  for (const record of readColumns(body)) {
+    if (record.labels.length > 0) labels = record.labels;
+    if (record.columns.times.length > 0) yield { ...record, labels };
+  }
 }
 
 function labelsOf(labels: Uint8Array): readonly LabelPair[] {

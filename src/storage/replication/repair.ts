@@ -277,7 +277,9 @@ export class Repair {
     // One that hangs is not waited for, nor is its connection kept.
     const ended = new AbortController();
     const answer = this.#deps.transport.ask(to, question, AbortSignal.any([signal, ended.signal]));
-    const limited = idleLimited(answer, `replica ${to.id}`, this.#options.timeoutMs);
+    const { clock } = this.#deps;
+    const { timeoutMs } = this.#options;
+    const limited = idleLimited(answer, { who: `replica ${to.id}`, timeoutMs, clock });
     try {
       for await (const part of limited) parts.push(part);
     } finally {

@@ -34,6 +34,16 @@ const FORMATS: ReadonlyMap<string, ReplicaFormat> = new Map<string, ReplicaForma
   ['columns', 'columns'],
 ]);
 
+function headerOf(request: IncomingMessage, name: keyof typeof REPLICA_HEADERS): string {
+  return String(request.headers[REPLICA_HEADERS[name]] ?? '');
+}
+
+/** Nothing where the sender was not led by a placement, or knows nothing of it. */
+function routeOf(request: IncomingMessage): { readonly routedBy?: number } {
+  const version = headerOf(request, 'routedBy');
+  return version === '' ? {} : { routedBy: Number(version) };
+}
+
 /** What other nodes ask of this one's replicas, over HTTP. */
 export class ReplicaHttp {
   readonly #deps: ReplicaHttpDeps;
@@ -60,6 +70,8 @@ export class ReplicaHttp {
           return await this.#write(request, response);
         case `${PREFIX}delete`:
           return await this.#delete(request, response);
+        case `${PREFIX}take-over`:
+          return await this.#takeOver(request, response);
         case `${PREFIX}ask`:
           return await this.#ask(request, response);
         default:
@@ -69,18 +81,32 @@ export class ReplicaHttp {
   }
 
   async #write(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const header = (name: keyof typeof REPLICA_HEADERS): string =>
-      String(request.headers[REPLICA_HEADERS[name]] ?? '');
+    const header = (name: keyof typeof REPLICA_HEADERS): string => headerOf(request, name);
     const format = FORMATS.get(header('format'));
     if (format === undefined) throw new VarveError('INVALID_ARGUMENT', 'the format of a write is not known');
     const stamp = BigInt(header('stamp') || '0');
+    const about = { namespace: header('namespace'), format, stamp, ...routeOf(request) };
+    await this.#withBody(request, async (body) => {
+      answerJson(response, await this.#deps.local().write({ ...about, body }));
+    });
+  }
+
+  async #takeOver(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const namespace = headerOf(request, 'namespace');
+    await this.#withBody(request, async (body) => {
+      await this.#deps.local().takeOver({ namespace, body });
+      answerJson(response, {});
+    });
+  }
+
+  /** The bytes are valid while `work` runs. */
+  async #withBody(request: IncomingMessage, work: (body: Uint8Array) => Promise<void>): Promise<void> {
     const body = await this.#deps.bodies.read(request);
     try {
-      if (crc32(body.bytes) !== Number(header('checksum'))) {
-        throw new VarveError('REPLICA_UNREACHABLE', 'a write does not match its checksum');
+      if (crc32(body.bytes) !== Number(headerOf(request, 'checksum'))) {
+        throw new VarveError('REPLICA_UNREACHABLE', 'samples do not match their checksum');
       }
-      const write = { namespace: header('namespace'), format, body: body.bytes, stamp };
-      answerJson(response, await this.#deps.local().write(write));
+      await work(body.bytes);
     } finally {
       body.release();
     }
@@ -88,7 +114,8 @@ export class ReplicaHttp {
 
   async #delete(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const deletions = decodeDeletions(await this.#text(request));
-    for (const deletion of deletions) await this.#deps.local().delete(deletion);
+    const route = routeOf(request);
+    for (const deletion of deletions) await this.#deps.local().delete({ ...deletion, ...route });
     answerJson(response, {});
   }
 

@@ -19,6 +19,14 @@ export interface ReplicaWrite {
   readonly body: Uint8Array;
   /** Of the hybrid clock of the node that took it: its version everywhere. */
   readonly stamp: bigint;
+  /** Of the placement that says where it goes; not given with what is brought later. */
+  readonly routedBy?: number;
+}
+
+/** Samples that a node took before it had any part in the placement, as `columns-body.ts` draws them. */
+export interface HandedOver {
+  readonly namespace: string;
+  readonly body: Uint8Array;
 }
 
 /** A deletion as replicas pass it on. */
@@ -29,6 +37,8 @@ export interface ReplicaDelete {
   readonly endNs: bigint;
   /** Matchers by name, operator and value. */
   readonly selectors: readonly (readonly PlainMatcher[])[];
+  /** As that of a write. */
+  readonly routedBy?: number;
 }
 
 export type PlainMatcher = readonly [name: string, operator: string, value: string];
@@ -80,6 +90,8 @@ export interface MetadataQuestion {
 export interface ReplicaTransport {
   write(to: ReplicaAddress, write: ReplicaWrite, signal: AbortSignal): Promise<WriteOutcome>;
   delete(to: ReplicaAddress, deletion: ReplicaDelete, signal: AbortSignal): Promise<void>;
+  /** The other node takes what it has nothing for at the same time. */
+  handOver(to: ReplicaAddress, samples: HandedOver, signal: AbortSignal): Promise<void>;
   /**
    * The parts of the answer, each whole and checked; an empty one only says that the other node is at it. An answer that
    * ends too early throws.

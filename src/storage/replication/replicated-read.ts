@@ -1,3 +1,4 @@
+import type { Clock } from '../../core/clock.ts';
 import { messageOf, VarveError } from '../../core/errors.ts';
 import type { SeriesBatch } from '../engine/replica-access.ts';
 import type {
@@ -28,6 +29,7 @@ import type { ReadLevel, Routing } from './routing.ts';
 
 export interface ReplicatedReadDeps {
   readonly node: string;
+  readonly clock: Clock;
   readonly random: () => number;
   readonly local: LocalReplica;
   readonly transport: ReplicaTransport;
@@ -265,13 +267,14 @@ export class ReplicatedRead {
 
   /** Notes whether a replica answers, and leaves one behind that sends nothing more, not even that it is at it. */
   async *#watched(id: string, parts: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array, void, void> {
-    const { health, node } = this.#deps;
+    const { health, node, clock } = this.#deps;
     if (id === node) {
       yield* parts;
       return;
     }
     try {
-      yield* idleLimited(parts, `replica ${id}`, this.#options.timeoutMs);
+      const { timeoutMs } = this.#options;
+      yield* idleLimited(parts, { who: `replica ${id}`, timeoutMs, clock });
       health.answered(id);
     } catch (error) {
       // One that takes long for a read may be quick to write.

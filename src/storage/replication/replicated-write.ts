@@ -1,5 +1,6 @@
+import type { Clock } from '../../core/clock.ts';
 import { VarveError } from '../../core/errors.ts';
-import { withDeadline } from '../../core/deadline.ts';
+import { untilDeadline } from '../../core/deadline.ts';
 import type { RejectReason, Rejection, WriteOutcome } from '../engine/storage-engine.ts';
 import type { Hint } from './hint-frames.ts';
 import type { LocalReplica } from './local-replica.ts';
@@ -17,10 +18,13 @@ import { Spread, type Errand, type Outcomes, type SpreadDeps, type SpreadPlan } 
 
 export interface ReplicatedWriteDeps {
   readonly node: string;
+  readonly clock: Clock;
   readonly local: LocalReplica;
   readonly transport: ReplicaTransport;
   readonly health: ReplicaHealth;
   readonly hint: (id: string, hint: Hint) => void;
+  /** By a placement that is newer than this version, if there is one. */
+  readonly newerRouting: (version: number) => Promise<Routing | undefined>;
 }
 
 export interface ReplicatedWriteOptions {
@@ -68,22 +72,45 @@ export class ReplicatedWrite {
   ): Promise<WriteOutcome> {
     const stamp = this.#deps.local.replica.nextStamp();
     const write = { namespace, format, body, stamp };
+    return await this.#routed(routing, async (by) => this.#writeBy(by, write));
+  }
+
+  /** Every replica deletes, with one stamp. @throws WRITE_LEVEL_NOT_REACHED */
+  async delete(routing: Routing, deletion: ReplicaDelete): Promise<void> {
+    await this.#routed(routing, async (by) => this.#deleteBy(by, { ...deletion, routedBy: by.version }));
+  }
+
+  /** The same once more, with the same stamp, when a replica says that there is a newer placement. */
+  async #routed<T>(routing: Routing, work: (by: Routing) => Promise<T>): Promise<T> {
+    for (let by = routing; ;) {
+      try {
+        return await work(by);
+      } catch (error) {
+        const newer = isStale(error) ? await this.#deps.newerRouting(by.version) : undefined;
+        if (!newer) throw error;
+        by = newer;
+      }
+    }
+  }
+
+  async #writeBy(routing: Routing, write: ReplicaWrite): Promise<WriteOutcome> {
+    const { format, body } = write;
+    const routed = { ...write, routedBy: routing.version };
     if (routing.isWhole) {
-      const errand = this.#errand(write);
+      const errand = this.#errand(routed);
       const errands = new Map([...routing.instances.keys()].map((place) => [place, errand]));
       const outcomes = await this.#spread({ routing, groups: [...routing.groups.keys()], errands });
       return [...outcomes.values()][0] ?? NOTHING;
     }
     const split = this.#splitter.split(format, body, routing);
     const errands = new Map(
-      [...split.bodies].map(([place, own]) => [place, this.#errand({ ...write, body: own })]),
+      [...split.bodies].map(([place, own]) => [place, this.#errand({ ...routed, body: own })]),
     );
     const outcomes = await this.#spread({ routing, groups: split.groups, errands });
     return await this.#total(routing, write, { split, outcomes });
   }
 
-  /** Every replica deletes, with one stamp. @throws WRITE_LEVEL_NOT_REACHED */
-  async delete(routing: Routing, deletion: ReplicaDelete): Promise<void> {
+  async #deleteBy(routing: Routing, deletion: ReplicaDelete): Promise<void> {
     const { local, transport, node } = this.#deps;
     const errand: Errand = {
       bytes: 0,
@@ -157,19 +184,19 @@ export class ReplicatedWrite {
   }
 
   async #send(to: ReplicaAddress, errand: Errand): Promise<WriteOutcome> {
-    const { health, node } = this.#deps;
+    const { health, node, clock } = this.#deps;
     const { timeoutMs } = this.#options;
     // Its own log may be slow, too; what is done after that does no harm.
     if (to.id === node) {
-      return await withDeadline('its own write', timeoutMs, undefined, (signal) => errand.run(to, signal));
+      const own = { waitingFor: 'its own write', timeoutMs, clock };
+      return await untilDeadline(own, (signal) => errand.run(to, signal));
     }
     const underWay = (this.#underWay.get(to.id) ?? 0) + errand.bytes;
     if (underWay > MAX_UNDER_WAY_BYTES) throw new VarveError('STORAGE_OVERLOADED', 'it is too far behind');
     this.#underWay.set(to.id, underWay);
     try {
-      const outcome = await withDeadline(`replica ${to.id}`, timeoutMs, undefined, (signal) =>
-        errand.run(to, signal),
-      );
+      const limit = { waitingFor: `replica ${to.id}`, timeoutMs, clock };
+      const outcome = await untilDeadline(limit, (signal) => errand.run(to, signal));
       health.answered(to.id);
       return outcome;
     } catch (error) {
@@ -214,6 +241,12 @@ export class ReplicatedWrite {
 }
 
 const NOTHING: WriteOutcome = { samples: 0, series: 0, rejected: [], exemplars: 0, histograms: 0 };
+
+/** Too few took it, of which one knows a newer placement. */
+function isStale(error: unknown): boolean {
+  const cause = error instanceof VarveError ? error.cause : undefined;
+  return cause instanceof VarveError && cause.code === 'PLACEMENT_STALE';
+}
 
 /** Whether it tells that the other node is not there, and not what it thinks of the request. */
 function isSilence(error: unknown): boolean {

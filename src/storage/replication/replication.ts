@@ -1,11 +1,14 @@
 import type { Clock } from '../../core/clock.ts';
+import { messageOf } from '../../core/errors.ts';
 import type { FileSystem } from '../../core/file-system.ts';
 import { makeFolders } from '../../core/file-system.ts';
 import type { Placement } from '../../placement/placement.ts';
 import type { Log } from '../commit-log/spare-segments.ts';
 import type { ReplicaAccess } from '../engine/replica-access.ts';
-import type { StorageEngine } from '../engine/storage-engine.ts';
+import type { PlacedEngine, StorageEngine } from '../engine/storage-engine.ts';
+import { topologyOf } from '../../placement/topology.ts';
 import { DeletionLedger } from './deletion-ledger.ts';
+import { handOver } from './hand-over.ts';
 import { Hints, type HintStatus } from './hints.ts';
 import { LocalReplica } from './local-replica.ts';
 import { Repair, type RepairStatus } from './repair.ts';
@@ -14,6 +17,8 @@ import type { ReplicaAddress, ReplicaTransport } from './replica-transport.ts';
 import { ReplicatedEngine } from './replicated-engine.ts';
 import { ReplicatedRead, type ReadFigures } from './replicated-read.ts';
 import { ReplicatedWrite, type WriteFigures } from './replicated-write.ts';
+import { untilDeadline } from '../../core/deadline.ts';
+import { WriterChanges } from './writer-changes.ts';
 import { Routing, type ReadLevel, type WriteLevel } from './routing.ts';
 
 export interface ReplicationDeps {
@@ -21,10 +26,12 @@ export interface ReplicationDeps {
   readonly clock: Clock;
   readonly random: () => number;
   readonly log: Log;
-  readonly engine: StorageEngine & { readonly replica: ReplicaAccess };
+  readonly engine: StorageEngine & Pick<PlacedEngine, 'strandedShards'> & { readonly replica: ReplicaAccess };
   readonly transport: ReplicaTransport;
   /** As it is known now; undefined: there is none, and the node is alone. */
   readonly placement: () => Placement | undefined;
+  /** Asks the coordinator for it: there is a newer one than is known here. Without it one is waited for. */
+  readonly refreshPlacement?: () => Promise<void>;
 }
 
 export interface ReplicationOptions {
@@ -71,6 +78,7 @@ export class Replication {
   readonly local: LocalReplica;
   readonly repair: Repair;
   readonly #deps: ReplicationDeps;
+  readonly #options: ReplicationOptions;
   readonly #health: ReplicaHealth;
   readonly #hints: Hints;
   readonly #write: ReplicatedWrite;
@@ -86,17 +94,19 @@ export class Replication {
     const { node, writeLevel, readLevel, replicaTimeoutMs: timeoutMs } = options;
     const { local, hints, health } = parts;
     this.#deps = deps;
+    this.#options = options;
     this.local = local;
     this.#hints = hints;
     this.#health = health;
     const routing = (): Routing | undefined => this.#routing();
     const hint = hints.add.bind(hints);
+    const newerRouting = (version: number): Promise<Routing | undefined> => this.#newer(version, timeoutMs);
     this.#write = new ReplicatedWrite(
-      { node, local, transport, health, hint },
+      { node, clock, local, transport, health, hint, newerRouting },
       { level: writeLevel, timeoutMs },
     );
     this.#read = new ReplicatedRead(
-      { node, random, local, transport, health },
+      { node, clock, random, local, transport, health },
       { level: readLevel, timeoutMs },
     );
     this.engine = new ReplicatedEngine({ local, write: this.#write, read: this.#read, routing });
@@ -117,7 +127,9 @@ export class Replication {
     const folder = await makeFolders(fs, options.folder, [FOLDER]);
     const ledger = await DeletionLedger.open(fs, folder);
     const nowNs = (): bigint => BigInt(Math.floor(clock.nowMs())) * 1_000_000n;
-    const local = new LocalReplica({ engine, replica: engine.replica, ledger, nowNs });
+    const writers = new WriterChanges(options.node);
+    const leastVersion = (): number => writers.leastVersion(placement());
+    const local = new LocalReplica({ engine, replica: engine.replica, ledger, nowNs, leastVersion });
     const health = new ReplicaHealth(clock);
     const addressOf = (id: string): ReplicaAddress | undefined | 'unknown' => {
       const known = placement();
@@ -143,6 +155,20 @@ export class Replication {
     await this.#hints.close();
   }
 
+  /**
+   * Before the engine gets its first placement: what it took while it stood alone is given to the replicas that the
+   * placement names.
+   * @throws WRITE_LEVEL_NOT_REACHED: to be repeated, and the engine stays as it is
+   */
+  async handOver(placement: Placement, signal: AbortSignal): Promise<void> {
+    const { clock, log, engine, transport } = this.#deps;
+    const { node, replicaTimeoutMs: timeoutMs } = this.#options;
+    const shards = await engine.strandedShards(topologyOf(placement, node));
+    if (shards.length === 0) return;
+    const deps = { node, clock, log, local: this.local, transport, timeoutMs };
+    await handOver(deps, placement, { shards, signal });
+  }
+
   /** Undefined: the node is alone. */
   status(): ReplicationStatus | undefined {
     const routing = this.#routing();
@@ -159,6 +185,21 @@ export class Replication {
       hints: this.#hints.status(),
       repair: this.repair.status,
     };
+  }
+
+  /** Undefined when none is heard of. */
+  async #newer(version: number, timeoutMs: number): Promise<Routing | undefined> {
+    const { clock, log, refreshPlacement } = this.#deps;
+    const isNewer = (routing: Routing | undefined): boolean => (routing?.version ?? 0) > version;
+    if (!isNewer(this.#routing()) && refreshPlacement) {
+      try {
+        await untilDeadline({ waitingFor: 'the placement', timeoutMs, clock }, refreshPlacement);
+      } catch (error) {
+        log.warn({ reason: messageOf(error) }, 'replicas know a newer placement, which cannot be read');
+      }
+    }
+    const routing = this.#routing();
+    return isNewer(routing) ? routing : undefined;
   }
 
   #routing(): Routing | undefined {

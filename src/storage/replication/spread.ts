@@ -47,6 +47,8 @@ export class Spread {
   readonly #outcomes = new Map<number, WriteOutcome>();
   readonly #reasons: string[] = [];
   #isReached = false;
+  /** What one said that knows a newer placement. */
+  #stale: VarveError | undefined;
   #resolve: (outcomes: Outcomes) => void = () => {};
   #reject: (error: unknown) => void = () => {};
 
@@ -99,6 +101,7 @@ export class Spread {
       this.#reject(error);
       return;
     }
+    if (error instanceof VarveError && error.code === 'PLACEMENT_STALE') this.#stale = error;
     this.#lose(place, messageOf(error));
     if (this.#isReached) this.#hint(place);
     else this.#missed.add(place);
@@ -146,7 +149,7 @@ export class Spread {
     return new VarveError(
       'WRITE_LEVEL_NOT_REACHED',
       `too few replicas took the write for level ${this.#plan.level}: ${why}`,
-      { hint: 'Repeat it in a moment: what some of them took does no harm.' },
+      { hint: 'Repeat it in a moment: what some of them took does no harm.', cause: this.#stale },
     );
   }
 }

@@ -12,6 +12,7 @@ import { answer } from './replica-server.ts';
 import type {
   ReplicaAddress,
   ReplicaDelete,
+  HandedOver,
   ReplicaQuestion,
   ReplicaTransport,
   ReplicaWrite,
@@ -81,12 +82,23 @@ export class TestClock implements Clock {
   }
 }
 
+interface ClusterOptions {
+  readonly placement?: Placement;
+  /** Nodes that have never heard of a placement. */
+  readonly alone?: readonly string[];
+  readonly seed?: number;
+}
+
 /** Several nodes in one process, with links that can be cut and slowed down. */
 export class TestCluster implements AsyncDisposable {
   placement: Placement | undefined;
   readonly clock = new TestClock();
   readonly nodes: readonly TestNode[];
   readonly random: SeededRandom;
+  /** Of nodes that have not heard of the newest placement: which one they know. */
+  readonly behind = new Map<string, Placement | undefined>();
+  /** Nodes that do not reach the coordinator. */
+  readonly deaf = new Set<string>();
   /** Pairs `from>to` that get nothing through. */
   readonly cut = new Set<string>();
   /** Of one message. */
@@ -96,26 +108,25 @@ export class TestCluster implements AsyncDisposable {
   /** Lost after they were carried out: nobody hears of it. */
   loses: (from: string, to: string) => boolean = () => false;
 
-  private constructor(
-    ids: readonly string[],
-    options: Partial<ReplicationOptions> & { readonly placement?: Placement; readonly seed?: number },
-  ) {
-    const { placement, seed = 1, ...rest } = options;
+  private constructor(ids: readonly string[], options: Partial<ReplicationOptions> & ClusterOptions) {
+    const { placement, alone = [], seed = 1, ...rest } = options;
     this.placement = placement ?? placementWith(ids, 3);
+    for (const id of alone) this.behind.set(id, undefined);
     this.random = new SeededRandom(seed);
     this.nodes = ids.map((id) => new TestNode(this, id, rest));
   }
 
   static async open(
     ids: readonly string[] = ['a', 'b', 'c'],
-    options: ConstructorParameters<typeof TestNode>[2] & {
-      readonly placement?: Placement;
-      readonly seed?: number;
-    } = {},
+    options: ConstructorParameters<typeof TestNode>[2] & ClusterOptions = {},
   ): Promise<TestCluster> {
     const cluster = new TestCluster(ids, options);
     for (const node of cluster.nodes) await node.start();
     return cluster;
+  }
+
+  knownBy(id: string): Placement | undefined {
+    return this.behind.has(id) ? this.behind.get(id) : this.placement;
   }
 
   node(id: string): TestNode {
@@ -170,6 +181,10 @@ class SimulatedTransport implements ReplicaTransport {
 
   delete({ id }: ReplicaAddress, deletion: ReplicaDelete): Promise<void> {
     return this.#cluster.pass(this.#from, id, (node) => node.live.local.delete(deletion));
+  }
+
+  handOver({ id }: ReplicaAddress, samples: HandedOver): Promise<void> {
+    return this.#cluster.pass(this.#from, id, (node) => node.live.local.takeOver(samples));
   }
 
   async *ask(
@@ -247,7 +262,11 @@ export class TestNode {
         log: quiet,
         engine,
         transport: new SimulatedTransport(this.#cluster, this.id),
-        placement: () => this.#cluster.placement,
+        placement: () => this.#cluster.knownBy(this.id),
+        refreshPlacement: async () => {
+          if (this.#cluster.deaf.has(this.id)) throw new VarveError('COORDINATOR_UNAVAILABLE', 'no answer');
+          this.#cluster.behind.delete(this.id);
+        },
       },
       {
         node: this.id,
@@ -271,7 +290,7 @@ export class TestNode {
 
   /** Gives the engine the shards that the placement says. */
   async follow(): Promise<void> {
-    const { placement } = this.#cluster;
+    const placement = this.#cluster.knownBy(this.id);
     if (!placement) return;
     await this.engine?.applyTopology(topologyOf(placement, this.id));
     const own = placement.instances.find(({ id }) => id === this.id);

@@ -52,6 +52,7 @@ export {
   appendedRepeated,
   chunksLate,
   chunksOrdered,
+  chillChunks,
   chunksPages,
   createChunks,
   freeChunks,

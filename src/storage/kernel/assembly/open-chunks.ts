@@ -52,6 +52,11 @@ export function createChunks(start: i64, end: i64, cold: bool): usize {
   return chunks;
 }
 
+/** Makes a set a cold one: what is in order stays, what comes is late, so that its version is known. */
+export function chillChunks(chunks: usize): void {
+  store<u32>(chunks, 1, COLD);
+}
+
 export function freeChunks(chunks: usize): void {
   for (let i: u32 = 0; i < MAX_LINE_PAGES; i++) {
     const page = load<usize>(chunks + LINE_PAGES + (i << 2));
