@@ -48,6 +48,16 @@ export class SimulatedClock implements Clock {
     }
   }
 
+  /** To the next one that sleeps, but no further than this; returns by how much. */
+  advanceToNext(mostMs: number): number {
+    let ms = mostMs;
+    for (const { wakesAtMs } of this.#sleepers) ms = Math.min(ms, wakesAtMs - this.#monotonicMs);
+    // Time is told in whole milliseconds, and never stands still.
+    const byMs = Math.max(1, Math.ceil(ms));
+    this.advance(byMs);
+    return byMs;
+  }
+
   /** The time of day is set, as an administrator may; what sleeps does not notice. */
   set(nowMs: number): void {
     this.#nowMs = nowMs;

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import type { Clock } from '../../core/clock.ts';
 import type { FileSystem } from '../../core/file-system.ts';
 import { SeededRandom } from '../../../test/seeded-random.ts';
+import type { EngineDeps } from '../engine/engine-parts.ts';
 import { Engine } from '../engine/engine.ts';
 import type { EngineOptions } from '../engine/storage-engine.ts';
 import { KERNEL_FILE } from '../kernel/kernel.ts';
@@ -19,13 +20,22 @@ export async function openEngine(
   deps: { readonly fs: FileSystem; readonly clock: Clock; readonly seed: number },
   options: Pick<EngineOptions, 'folder' | 'logMode'> & Partial<EngineOptions>,
 ): Promise<Engine> {
-  const { fs, clock, seed } = deps;
+  const engine = await openUnready(deps, options);
+  await engine.ready();
+  return engine;
+}
+
+/** The same while its bootstrap goes on. */
+export async function openUnready(
+  deps: Pick<EngineDeps, 'fs' | 'clock' | 'node' | 'peers'> & { readonly seed: number },
+  options: Pick<EngineOptions, 'folder' | 'logMode'> & Partial<EngineOptions>,
+): Promise<Engine> {
+  const { seed, ...ports } = deps;
   const random = new SeededRandom(seed);
   wasm ??= readFileSync(KERNEL_FILE);
-  const engine = await Engine.open(
+  return await Engine.open(
     {
-      fs,
-      clock,
+      ...ports,
       random: () => random.next(),
       randomUint32: () => random.below(2 ** 32),
       log: { info: note, warn: note, error: note },
@@ -41,6 +51,4 @@ export async function openEngine(
       ...options,
     },
   );
-  await engine.ready();
-  return engine;
 }
