@@ -9,6 +9,8 @@ export interface PayloadCacheOptions {
 }
 
 interface Entry {
+  /** The very fileset: one that was dropped and came back may have its volume, and other payloads. */
+  readonly info: FilesetInfo;
   readonly payload: Buffer;
   usedAtNs: bigint;
 }
@@ -60,7 +62,7 @@ export class PayloadCache {
     if (!this.enabled) return undefined;
     const key = keyOf(info, id);
     const entry = this.#entries.get(key);
-    if (!entry) {
+    if (entry?.info !== info) {
       this.misses++;
       return undefined;
     }
@@ -71,15 +73,20 @@ export class PayloadCache {
     return entry.payload;
   }
 
-  /** Copies the payload: it may be a view of a larger read. */
+  /**
+   * Copies the payload: it may be a view of a larger read.
+   * @param info that of the reader, as `get` will be asked with
+   */
   put(info: FilesetInfo, id: Uint8Array, payload: Buffer, nowNs: bigint): void {
     if (!this.enabled) return;
     const key = keyOf(info, id);
     const size = payload.length + key.length + OVERHEAD_BYTES;
-    if (size > this.#options.budgetBytes || this.#entries.has(key)) return;
+    const known = this.#entries.get(key);
+    if (size > this.#options.budgetBytes || known?.info === info) return;
+    if (known) this.#delete(key, known);
     // With `all` nothing makes room: what is there is as good as what comes.
     if (this.#options.policy === 'all' && !this.hasRoom(size)) return;
-    this.#entries.set(key, { payload: Buffer.from(payload), usedAtNs: nowNs });
+    this.#entries.set(key, { info, payload: Buffer.from(payload), usedAtNs: nowNs });
     this.#bytes += size;
     this.#shrink();
   }
