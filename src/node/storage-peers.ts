@@ -8,9 +8,9 @@ import type { RequestBodies } from '../storage/http/request-body.ts';
 import { HttpPeerTransport } from '../storage/peers/http-peer-transport.ts';
 import { PeerHttp } from '../storage/peers/peer-http.ts';
 import { PeerServer } from '../storage/peers/peer-server.ts';
-import { PeersSource, type PeersSourceOptions } from '../storage/peers/peers-source.ts';
+import { PeersSource, type PeersSourceDeps, type PeersSourceOptions } from '../storage/peers/peers-source.ts';
 
-export interface StoragePeersDeps {
+export interface StoragePeersDeps extends Pick<PeersSourceDeps, 'settleDeletions'> {
   readonly clock: Clock;
   readonly bodies: RequestBodies;
   readonly placement: () => Placement | undefined;
@@ -42,9 +42,10 @@ export class StoragePeers implements AsyncDisposable {
 
   /** The engine's source. */
   source(view: PeerView, onMemory: (shard: number) => void): PeerBootstrapSource {
-    const { clock } = this.#deps;
+    const { clock, settleDeletions } = this.#deps;
+    const transport = this.#transport;
     return new PeersSource(
-      { view, onMemory, clock, transport: this.#transport, random: Math.random },
+      { view, onMemory, clock, transport, random: Math.random, ...(settleDeletions && { settleDeletions }) },
       this.#options,
     );
   }

@@ -76,6 +76,11 @@ export class StorageReplication implements AsyncDisposable {
     await this.#replication.handOver(placement, signal);
   }
 
+  /** See `Replication.settleDeletions`. */
+  async settleDeletions(nodes: readonly string[], signal: AbortSignal): Promise<ReadonlyMap<string, string>> {
+    return await this.#replication.settleDeletions(nodes, signal);
+  }
+
   handle(request: IncomingMessage, response: ServerResponse): boolean {
     return this.#http.handle(request, response);
   }

@@ -17,7 +17,7 @@ import { requiredReplicas, type BackupCluster, type BackupLevel } from './backup
 import type { BackupFolder } from './backup-folder.ts';
 import type { BackedUpFileset, BackedUpNamespace, BackupManifest } from './backup-manifest.ts';
 import { describeFileset } from './describe-fileset.ts';
-import { settleDeletions } from './settle-deletions.ts';
+import { settleDeletions } from '../replication/settle-deletions.ts';
 import { surveyShards } from './shard-survey.ts';
 
 export interface BackupDeps {
@@ -93,7 +93,8 @@ export class TakeBackup {
     if (cluster.version !== null) {
       const nodes = [...cluster.endpoints].map(([node, endpoint]) => ({ id: node, endpoint }));
       const namespaces = this.#request.namespaces.map(({ name }) => name);
-      this.#unsettled = await settleDeletions(this.#deps.replicas, { nodes, namespaces }, this.#signal);
+      const request = { nodes, namespaces, signal: this.#signal };
+      this.#unsettled = (await settleDeletions(this.#deps.replicas, request)).silent;
     }
     const namespaces: BackedUpNamespace[] = [];
     for (const { name, settings } of this.#request.namespaces) {

@@ -50,6 +50,8 @@ export interface FetchRequest {
   readonly context: BootstrapContext;
   readonly level: BootstrapLevel;
   readonly tally: FetchTally;
+  /** Who may have what was deleted, and why. */
+  readonly unsettled: ReadonlyMap<string, string>;
 }
 
 /** What a peer says it has of a shard. */
@@ -76,13 +78,14 @@ export class NamespaceFetch {
   readonly #deps: FetchDeps;
   readonly #what: FetchRequest;
   /** Peers that did not answer, and why. */
-  readonly #silent = new Map<string, string>();
+  readonly #silent: Map<string, string>;
   readonly #left: Unfulfilled[] = [];
   readonly #deferred = new Set<number>();
 
   constructor(deps: FetchDeps, what: FetchRequest) {
     this.#deps = deps;
     this.#what = what;
+    this.#silent = new Map(what.unsettled);
   }
 
   get shards(): readonly number[] {
@@ -140,6 +143,7 @@ export class NamespaceFetch {
     const found = new Map<number, Offer[]>(batch.map((shard) => [shard, []]));
     await Promise.all(
       [...nodes].map(async (node) => {
+        if (this.#what.unsettled.has(node)) return;
         const asked = batch.filter((shard) => givers(topology, shard).includes(node));
         try {
           const { shards, version } = await this.#askOne(node, asked, signal);

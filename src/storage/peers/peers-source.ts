@@ -28,6 +28,14 @@ export interface PeersSourceDeps {
   readonly clock: Clock;
   /** Uniform in [0, 1). */
   readonly random: () => number;
+  /**
+   * Has these nodes, and this one, carry out what any of them has deleted. Who did not is told, with the reason: nothing
+   * is taken from there. Without it nobody deletes.
+   */
+  readonly settleDeletions?: (
+    nodes: readonly string[],
+    signal: AbortSignal,
+  ) => Promise<ReadonlyMap<string, string>>;
   /** Told of every shard of which something came into the memory. */
   readonly onMemory: (shard: number) => void;
 }
@@ -100,6 +108,7 @@ export class PeersSource implements BootstrapSource {
     const { level, inlineBytes = 1024 * 1024 } = this.#options;
     const results = new Map<string, BootstrapResult>();
     const fetches = new Map<string, NamespaceFetch>();
+    const unsettled = await this.#settle(requests, context);
     let files: Pick<FetchDeps, 'folders' | 'seal'> | undefined;
     for (const [name, request] of requests) {
       const namespace = view.namespace(name);
@@ -112,7 +121,7 @@ export class PeersSource implements BootstrapSource {
       files ??= await this.#filesIn(namespace.filesets.root);
       const tally = this.#tallyOf(name, request, context);
       const own = { client: this.#client, memo: this.#memo, turns: this.#turns, inlineBytes };
-      const what = { namespace, request, context, level, tally };
+      const what = { namespace, request, context, level, tally, unsettled };
       fetches.set(name, new NamespaceFetch({ ...this.#deps, ...own, ...files }, what));
     }
     await fetchRound([...fetches.values()], context);
@@ -130,6 +139,18 @@ export class PeersSource implements BootstrapSource {
   async [Symbol.asyncDispose](): Promise<void> {
     for (const receiver of this.#memo.partial.values()) await receiver.abort();
     this.#memo.partial.clear();
+  }
+
+  /** A memory that the log comes to yet cannot be deleted from: then the repair does it. */
+  async #settle(
+    requests: ReadonlyMap<string, BootstrapRequest>,
+    { topology, signal }: BootstrapContext,
+  ): Promise<ReadonlyMap<string, string>> {
+    const { view, settleDeletions } = this.#deps;
+    const shards = [...requests.values()].flatMap(({ data }) => data.shards);
+    const nodes = new Set(shards.flatMap((shard) => givers(topology, shard)));
+    if (!settleDeletions || nodes.size === 0 || !view.isOpen()) return new Map();
+    return await settleDeletions([...nodes], signal);
   }
 
   /** Where filesets are written, and who makes them durable, in one round. */

@@ -19,6 +19,7 @@ import { ReplicatedRead, type ReadFigures } from './replicated-read.ts';
 import { ReplicatedWrite, type WriteFigures } from './replicated-write.ts';
 import { untilDeadline } from '../../core/deadline.ts';
 import { WriterChanges } from './writer-changes.ts';
+import { settleDeletions } from './settle-deletions.ts';
 import { Routing, type ReadLevel, type WriteLevel } from './routing.ts';
 
 export interface ReplicationDeps {
@@ -167,6 +168,26 @@ export class Replication {
     if (shards.length === 0) return;
     const deps = { node, clock, log, local: this.local, transport, timeoutMs };
     await handOver(deps, placement, { shards, signal });
+  }
+
+  /**
+   * Before this node takes shards from others: these and it have carried out what any of them has deleted. So it gets
+   * nothing that is deleted, and need not delete it later, together with what was written since.
+   * @returns from whom nothing must be taken, and why
+   */
+  async settleDeletions(ids: readonly string[], signal: AbortSignal): Promise<ReadonlyMap<string, string>> {
+    const { clock, engine, transport, placement } = this.#deps;
+    const { replicaTimeoutMs: timeoutMs } = this.#options;
+    const nodes = placement()?.instances.filter(({ id }) => ids.includes(id)) ?? [];
+    const { silent, deletions } = await settleDeletions(transport, {
+      nodes,
+      namespaces: engine.namespaces().map(({ name }) => name),
+      signal,
+      limited: ({ id }, work, parent) =>
+        untilDeadline({ waitingFor: `replica ${id}`, timeoutMs, clock, parent }, work),
+    });
+    for (const deletion of deletions) await this.local.delete(deletion);
+    return silent;
   }
 
   /** Undefined: the node is alone. */

@@ -102,7 +102,14 @@ export class SimulatedNode {
         node: this.id,
         peers: (view, onMemory) =>
           new PeersSource(
-            { view, onMemory, clock, random, transport: this.#peersOf(isAlive) },
+            {
+              view,
+              onMemory,
+              clock,
+              random,
+              transport: this.#peersOf(isAlive),
+              settleDeletions: async (nodes, signal) => await replication.settleDeletions(nodes, signal),
+            },
             { level: 'majority' },
           ),
       },

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { VarveError } from '../../core/errors.ts';
-import { decodeDeletions, encodeDeletions } from '../replication/deletion-ledger.ts';
-import type { ReplicaDelete, ReplicaTransport } from '../replication/replica-transport.ts';
+import { decodeDeletions, encodeDeletions } from './deletion-ledger.ts';
+import type { ReplicaDelete, ReplicaTransport } from './replica-transport.ts';
 import { settleDeletions } from './settle-deletions.ts';
 
 const { signal } = new AbortController();
@@ -40,6 +40,7 @@ function transportOf(
 const nodes = (...ids: string[]): Parameters<typeof settleDeletions>[1] => ({
   nodes: ids.map((id) => ({ id, endpoint: id })),
   namespaces: ['default', 'other'],
+  signal,
 });
 
 test('each replica carries out what any of them has deleted, the oldest first', async () => {
@@ -48,10 +49,11 @@ test('each replica carries out what any of them has deleted, the oldest first', 
     b: [deletion(2n), deletion(2n, 'other')],
     c: [],
   };
-  const silent = await settleDeletions(transportOf(ledgers), nodes('a', 'b', 'c'), signal);
+  const { silent, deletions } = await settleDeletions(transportOf(ledgers), nodes('a', 'b', 'c'));
   expect([...silent]).toEqual([]);
   const stamps = (all: readonly ReplicaDelete[]): string[] =>
     all.map((one) => `${one.stamp}/${one.namespace}`);
+  expect(deletions.map(({ stamp }) => stamp)).toEqual([1n, 2n, 2n, 3n]);
   expect(stamps(ledgers.c)).toEqual(['1/default', '2/default', '2/other', '3/default']);
   expect(stamps(ledgers.a)).toEqual(['1/default', '3/default', '4/gone', '2/default', '2/other']);
   expect(stamps(ledgers.b)).toEqual(['2/default', '2/other', '1/default', '3/default']);
@@ -59,7 +61,7 @@ test('each replica carries out what any of them has deleted, the oldest first', 
 
 test('a node that is down does not hold up the others, and is told', async () => {
   const ledgers = { a: [deletion(1n)], b: [], c: [] };
-  const silent = await settleDeletions(transportOf(ledgers, ['c']), nodes('a', 'b', 'c'), signal);
+  const { silent } = await settleDeletions(transportOf(ledgers, ['c']), nodes('a', 'b', 'c'));
   expect([...silent]).toEqual([['c', 'c is down']]);
   expect(ledgers.b).toHaveLength(1);
 });
