@@ -25,7 +25,7 @@ import { nativeCopyRate } from './storage-bootstrap/native.ts';
 import { startFigures } from './storage-bootstrap/start.ts';
 import { VICTORIA_METRICS } from './storage/contenders.ts';
 import { goal, mebi, mega, middle, printGoals, short, Table } from './storage/figures.ts';
-import { killAll, machineCpu } from './storage/server.ts';
+import { endOnSignal, killAll, machineCpu } from './storage/server.ts';
 
 const PARTS = ['copy', 'small', 'differ', 'start', 'add', 'memory'] as const;
 type Part = (typeof PARTS)[number];
@@ -170,13 +170,7 @@ const parts: Readonly<Record<Part, () => Promise<unknown>>> = {
 
 const machine = machineCpu();
 const startedMs = performance.now();
-for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-  process.once(signal, () => {
-    void killAll()
-      .then(() => rm(folder, { recursive: true, force: true }))
-      .finally(() => process.exit(1));
-  });
-}
+endOnSignal(folder);
 try {
   console.log(
     `${cpus().length} × ${cpus()[0]?.model}, Node ${process.version}, scale ${scale}, ${rounds} rounds`,

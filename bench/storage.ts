@@ -26,7 +26,7 @@ import { decodeFigures } from './storage/decode.ts';
 import { engineFigures, NO_ENGINE_FIGURES, type EngineFigures } from './storage/engine.ts';
 import { goal, mebi, mega, middle, printGoals, short, Table } from './storage/figures.ts';
 import { ingest, spanOf, type IngestFigures } from './storage/ingest.ts';
-import { killAll, machineCpu } from './storage/server.ts';
+import { endOnSignal, killAll, machineCpu } from './storage/server.ts';
 
 const { values } = parseArgs({
   options: {
@@ -370,13 +370,7 @@ async function partEngine(): Promise<void> {
 }
 
 const machine = machineCpu();
-for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-  process.once(signal, () => {
-    void killAll()
-      .then(() => rm(folder, { recursive: true, force: true }))
-      .finally(() => process.exit(1));
-  });
-}
+endOnSignal(folder);
 try {
   console.log(
     `${cpus().length} × ${cpus()[0]?.model}, Node ${process.version}, requests of ${SAMPLES_PER_BODY} samples; ` +

@@ -1,7 +1,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, openSync, readFileSync } from 'node:fs';
-import { readdir, stat } from 'node:fs/promises';
+import { readdir, rm, stat } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -97,6 +97,17 @@ const running = new Set<Server>();
 /** Ends what is left when the bench ends early. */
 export async function killAll(): Promise<void> {
   await Promise.all([...running].map((server) => server.kill()));
+}
+
+/** A bench that is stopped leaves neither processes nor files. */
+export function endOnSignal(folder: string): void {
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    process.once(signal, () => {
+      void killAll()
+        .then(() => rm(folder, { recursive: true, force: true }))
+        .finally(() => process.exit(1));
+    });
+  }
 }
 
 /** One request on a new connection, as cheap as can be: restarts are measured with it. */
