@@ -157,6 +157,10 @@ export class EngineParts {
       topology,
       isOpen: () => this.engineLog.isOpen && !isClosed(),
       isWaiting: (name, shard) => this.bootstrap.isWaiting(name, shard),
+      onDamage: (name, error) => {
+        const namespace = this.registry.find(name);
+        if (namespace) this.upkeep.salvageFile(namespace, error);
+      },
     };
   }
 }

@@ -1,5 +1,6 @@
 import type { FileSystem } from '../../core/file-system.ts';
 import type { TopologySnapshot } from '../bootstrap/topology-snapshot.ts';
+import type { FileDamageError } from '../fileset/fileset-damage.ts';
 import type { HybridClock } from './hybrid-clock.ts';
 import type { Namespace } from './namespace.ts';
 import type { ColumnCodec } from './sealed-series.ts';
@@ -13,6 +14,8 @@ export interface PeerView {
   readonly topology: () => TopologySnapshot;
   /** The log has been read: the memory has what it had. */
   readonly isOpen: () => boolean;
+  /** What another node asked for met damage in files here. */
+  readonly onDamage: (namespace: string, error: FileDamageError) => void;
   /** An attempt has found nobody who has all of the shard: it waits for another one. */
   readonly isWaiting: (namespace: string, shard: number) => boolean;
 }

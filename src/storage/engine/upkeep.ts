@@ -92,7 +92,7 @@ export class Upkeep {
     const { fs, log, hybridClock: clock, codec, memory } = this.#deps;
     const { folder } = this.#options;
     const onDamage = (namespace: Namespace, error: FileDamageError): void =>
-      this.#salvageFile(namespace, error);
+      this.salvageFile(namespace, error);
     this.#parts = {
       maintenance: new Maintenance({ fs, folder, clock, codec, memory, commitLog, log, onDamage }),
       snapshots: new Snapshots({ fs, folder, log: commitLog, clock }),
@@ -293,7 +293,8 @@ export class Upkeep {
     if (idle && worthIt && this.#options.imageLogBytes > 0) await this.#imageOrTell();
   }
 
-  #salvageFile(namespace: Namespace, error: FileDamageError): void {
+  /** The same, where the file is all that is known; nothing is done for one that does not count any more. */
+  salvageFile(namespace: Namespace, error: FileDamageError): void {
     const { root } = namespace.filesets;
     for (const { info } of namespace.filesets.all()) {
       const path = filesetPath(root, { ...info, namespace: namespace.name }, 'data');

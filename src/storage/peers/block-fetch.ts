@@ -35,6 +35,11 @@ export interface BlockJob {
 /** What one attempt leaves to the next: copies that were not finished. */
 export interface FetchMemo {
   readonly partial: Map<string, FilesetReceiver>;
+  /**
+   * Blocks of which a copied file was not what its checksum said. They are merged: to give series one by one a node reads
+   * what it has, finds the damage, and mends it.
+   */
+  readonly doubted: Set<string>;
 }
 
 export interface FetchedBlock {
@@ -95,7 +100,11 @@ export class BlockFetch {
   async run(job: BlockJob): Promise<FetchedBlock> {
     if (job.offers.length === 0) return { kind: 'nothing', series: 0, from: [] };
     if (this.#pass === 'memory') return await this.#intoMemory(job);
-    const fetched = agree(job.offers) ? await this.#copy(job) : await this.#merge(job);
+    const { doubted } = this.#deps.memo;
+    const key = this.#keyOf(job);
+    const isCopy = agree(job.offers) && !doubted.has(key);
+    const fetched = isCopy ? await this.#copy(job) : await this.#merge(job);
+    doubted.delete(key);
     await this.#loadIntoCache(job);
     return fetched;
   }
@@ -103,7 +112,7 @@ export class BlockFetch {
   /** All have the same file. Which of them sends it depends on the shard, so that all have their part. */
   async #copy(job: BlockJob): Promise<FetchedBlock> {
     const { turns, seal, memo } = this.#deps;
-    const key = `${this.#namespace.id}/${job.shard}/${job.startNs}`;
+    const key = this.#keyOf(job);
     try {
       const { receiver, info, from } = await turns.run(() => this.#receive(key, job));
       await seal(info);
@@ -152,6 +161,7 @@ export class BlockFetch {
     const [first = ''] = nodes;
     if (info) return { receiver, info, from: from.size === 0 ? [first] : [...from] };
     memo.partial.delete(key);
+    memo.doubted.add(key);
     throw client.distrust([...from][0] ?? first, new Error('a file is not what its checksum says'));
   }
 
@@ -313,6 +323,10 @@ export class BlockFetch {
     this.#namespace.movedBlocks++;
     // Writes of it may have come before.
     this.#namespace.buffer.chillFlushed();
+  }
+
+  #keyOf({ shard, startNs }: BlockJob): string {
+    return `${this.#namespace.id}/${shard}/${startNs}`;
   }
 
   /** Under the policy `all` everything is in memory from the bootstrap on. */

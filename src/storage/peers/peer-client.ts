@@ -81,6 +81,8 @@ export class PeerClient {
       } catch (error) {
         signal.throwIfAborted();
         if (error instanceof VarveError && ANSWERS.includes(error.code)) throw new PeerFailure(node, error);
+        // It is mending that: by then the block has other files.
+        if (error instanceof VarveError && error.code === 'FILESET_DAMAGED') throw this.distrust(node, error);
         if (tries >= this.#options.tries) {
           this.#leave(node, messageOf(error));
           throw new PeerFailure(node, error);

@@ -30,16 +30,17 @@ export class PeerServer {
   }
 
   /**
-   * @throws SHARD_NOT_OWNED, SHARD_NOT_READY, NAMESPACE_UNKNOWN, PEER_UNAVAILABLE when it finds damage, and NOT_FOUND for a volume that was
+   * @throws SHARD_NOT_OWNED, SHARD_NOT_READY, NAMESPACE_UNKNOWN, FILESET_DAMAGED when it finds damage, and NOT_FOUND for a volume that was
    *   replaced meanwhile
    */
   async answer(request: PeerRequest): Promise<Buffer> {
     try {
       return await this.#answer(request);
     } catch (error) {
-      // Damage here must not count as damage there.
       if (!(error instanceof FileDamageError)) throw error;
-      throw new VarveError('PEER_UNAVAILABLE', `it has found damage: ${error.message}`, { cause: error });
+      this.#view.onDamage(request.namespace, error);
+      // Damage here must not count as damage there.
+      throw new VarveError('FILESET_DAMAGED', `it has found damage: ${error.message}`, { cause: error });
     }
   }
 

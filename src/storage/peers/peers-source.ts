@@ -64,7 +64,7 @@ export class PeersSource implements BootstrapSource {
   readonly #deps: PeersSourceDeps;
   readonly #options: PeersSourceOptions;
   readonly #client: PeerClient;
-  readonly #memo: FetchMemo = { partial: new Map() };
+  readonly #memo: FetchMemo = { partial: new Map(), doubted: new Set() };
   readonly #tallies = new Map<string, FetchTally>();
   readonly #turns: Turns;
 

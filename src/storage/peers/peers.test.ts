@@ -93,6 +93,25 @@ describe('a node that joins', () => {
     expect(new Set(sources)).toEqual(new Set(['fs', 'commitlog']));
   });
 
+  test('is not held up by damage in a replica that it cannot do without: that one mends it, and the other has the rest', async () => {
+    await using cluster = await filled({ shardCount: 1, level: 'all' }, 'n1', 'n2');
+    const expected = await cluster.dump('n1');
+    for (const [node, at] of [
+      ['n1', 0.3],
+      ['n2', 0.7],
+    ] as const) {
+      const files = cluster.disk(node).files();
+      const path = [...files.keys()].find((file) => file.endsWith('-data.db')) ?? '';
+      const content = files.get(path) ?? Buffer.alloc(0);
+      const place = Math.floor(content.length * at);
+      content.writeUInt8(content.readUInt8(place) ^ 1, place);
+      cluster.disk(node).plant(path, content);
+    }
+    await join(cluster, 'n3', 'n1', 'n2');
+    await cluster.engine('n3').ready();
+    expect(await cluster.dump('n3')).toEqual(expected);
+  });
+
   test('gets blocks from whichever replica has them', async () => {
     await using cluster = new PeerCluster();
     for (const node of ['n1', 'n2']) await cluster.start(node);
