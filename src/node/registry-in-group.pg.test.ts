@@ -279,8 +279,9 @@ describe('the registry of data nodes in a group', () => {
         'select id from after_join',
       ]) {
         const wanted = await lines(connection, sql);
+        // A daemon that saw the database before the extension was in it looks again after up to twenty seconds.
         await expect
-          .poll(() => lines(joiner.connection, sql).catch(String), { timeout: 20_000 })
+          .poll(() => lines(joiner.connection, sql).catch(String), { timeout: 40_000 })
           .toEqual(wanted);
       }
       expect(
