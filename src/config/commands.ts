@@ -41,3 +41,14 @@ export const ARGUMENTS: Partial<Readonly<Record<Command, readonly string[]>>> = 
     '[into]',
   ],
 };
+
+/** Those that ask storage engines, or look at the files of one. */
+export const STORAGE_COMMANDS = [
+  'storage',
+  'namespace',
+  'placement',
+  'bootstrap',
+  'backup',
+  'restore',
+  'explain',
+] as const satisfies readonly Command[];

@@ -11,7 +11,7 @@ import {
   text,
   type Kind,
 } from './kinds.ts';
-import type { Command } from './commands.ts';
+import { STORAGE_COMMANDS, type Command } from './commands.ts';
 import { GROUP_OPTIONS } from './group-options.ts';
 import { option, type OptionSpec } from './option.ts';
 import { STORAGE_OPTIONS } from './storage-options.ts';
@@ -23,13 +23,7 @@ const SYSTEM = [
   'sql',
   'data-node',
   'cluster',
-  'storage',
-  'namespace',
-  'placement',
-  'bootstrap',
-  'backup',
-  'restore',
-  'explain',
+  ...STORAGE_COMMANDS,
   'doctor',
 ] as const;
 const ALL = ['node', ...SYSTEM] as const;
@@ -76,20 +70,7 @@ export const OPTIONS = {
     help: "Write this machine's metrics to the distributed table public.host_metrics.",
   }),
   json: option(flag, {
-    commands: [
-      'up',
-      'status',
-      'plan',
-      'cluster',
-      'storage',
-      'namespace',
-      'placement',
-      'bootstrap',
-      'backup',
-      'restore',
-      'explain',
-      'doctor',
-    ],
+    commands: ['up', 'status', 'plan', 'cluster', ...STORAGE_COMMANDS, 'doctor'],
     default: false,
     help: 'Print JSON instead of text.',
     flagOnly: true,
@@ -108,17 +89,7 @@ export const OPTIONS = {
   }),
   command: option(text, { commands: ['sql'], short: 'c', help: 'Run this SQL and end.', flagOnly: true }),
   node: option(nodeName, {
-    commands: [
-      'sql',
-      'data-node',
-      'storage',
-      'namespace',
-      'placement',
-      'bootstrap',
-      'backup',
-      'restore',
-      'explain',
-    ],
+    commands: ['sql', 'data-node', ...STORAGE_COMMANDS],
     help: 'Node to connect to.',
     defaultText:
       'the access node that takes writes; with storage and namespace the first data node, with placement, backup and restore any, with bootstrap and explain all',

@@ -1,3 +1,4 @@
+import { STORAGE_COMMANDS } from './commands.ts';
 import { choice, count, duration, flag, httpUrls, path, text } from './kinds.ts';
 import { option } from './option.ts';
 
@@ -19,17 +20,7 @@ export const STORAGE_OPTIONS = {
     help: 'Address on which HTTP is served. Beyond this machine it needs `storageTokenFile`.',
   }),
   storageTokenFile: option(path, {
-    commands: [
-      'up',
-      'node',
-      'storage',
-      'namespace',
-      'placement',
-      'bootstrap',
-      'backup',
-      'restore',
-      'explain',
-    ],
+    commands: ['up', 'node', ...STORAGE_COMMANDS],
     help: 'File with the bearer token that requests to the storage engine have to carry. Without it there is none, and HTTP is served on this machine only.',
   }),
   logMode: option(choice('behind', 'sync'), {
