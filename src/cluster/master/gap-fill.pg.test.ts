@@ -130,11 +130,11 @@ test('a gap of every kind of change is filled from another member, exactly to th
   expect(await digests(y)).toEqual(await digests(x));
 });
 
-test('a former master fills others from its own slot, with what it made itself only', async () => {
-  await mesh.mesh.disable(mesh.link(x, z, DATABASE));
-  await mesh.sql(x, DATABASE, `insert into public.rows values (6000, 'own'), (6001, 'own')`);
-  await mesh.sql(y, DATABASE, `insert into public.rows values (6002, 'of y')`);
-  await mesh.mesh.barrier(y.direct, [x.direct, z.direct], { database: DATABASE, timeoutMs: 5_000 });
+/** What x made itself, up to now, to z. */
+async function fillFromX(): Promise<{
+  readonly applied: Awaited<ReturnType<typeof fillGap>>;
+  readonly upTo: Lsn;
+}> {
   const [at] = await mesh.sql<{ lsn: string }>(
     x,
     DATABASE,
@@ -143,6 +143,15 @@ test('a former master fills others from its own slot, with what it made itself o
   const upTo = parseLsn(at?.lsn ?? '');
   const route = { database: DATABASE, origin: 'n1', from: x.direct, to: z.direct, upTo };
   const applied = await fillGap({ clock: systemClock, servers: mesh.group.servers }, route);
+  return { applied, upTo };
+}
+
+test('a former master fills others from its own slot, with what it made itself only', async () => {
+  await mesh.mesh.disable(mesh.link(x, z, DATABASE));
+  await mesh.sql(x, DATABASE, `insert into public.rows values (6000, 'own'), (6001, 'own')`);
+  await mesh.sql(y, DATABASE, `insert into public.rows values (6002, 'of y')`);
+  await mesh.mesh.barrier(y.direct, [x.direct, z.direct], { database: DATABASE, timeoutMs: 5_000 });
+  const { applied, upTo } = await fillFromX();
   expect(applied).toEqual({ transactions: 1, rows: 2, missing: 0 });
   expect(await progress(z, x)).toBe(upTo);
   await mesh.mesh.enable(mesh.link(x, z, DATABASE));
@@ -261,14 +270,7 @@ test('of a database in which nothing happens the former master knows that nothin
   await on(x, (connection) => advanceGapSlot(connection, DATABASE, mark));
   expect(await progress(z, x)).toBeLessThan(mark.lsn);
   await mesh.mesh.disable(mesh.link(x, z, DATABASE));
-  const [at] = await mesh.sql<{ lsn: string }>(
-    x,
-    DATABASE,
-    `select pg_switch_wal(), pg_current_wal_flush_lsn()::text as lsn`,
-  );
-  const upTo = parseLsn(at?.lsn ?? '');
-  const route = { database: DATABASE, origin: 'n1', from: x.direct, to: z.direct, upTo };
-  const applied = await fillGap({ clock: systemClock, servers: mesh.group.servers }, route);
+  const { applied, upTo } = await fillFromX();
   expect(applied).toEqual({ transactions: 0, rows: 0, missing: 0 });
   expect(await progress(z, x)).toBe(upTo);
   await mesh.mesh.enable(mesh.link(x, z, DATABASE));

@@ -13,11 +13,11 @@ import { mergedSeries } from '../peers/merged-series.ts';
 import { PeerFailure, type PeerClient } from '../peers/peer-client.ts';
 import { namespaceFromSettings, type NamespaceSettings } from '../protocol/namespace-json.ts';
 import type { ReplicaTransport } from '../replication/replica-transport.ts';
+import { settleDeletions } from '../replication/settle-deletions.ts';
 import { requiredReplicas, type BackupCluster, type BackupLevel } from './backup-cluster.ts';
 import type { BackupFolder } from './backup-folder.ts';
 import type { BackedUpFileset, BackedUpNamespace, BackupManifest } from './backup-manifest.ts';
 import { describeFileset } from './describe-fileset.ts';
-import { settleDeletions } from '../replication/settle-deletions.ts';
 import { surveyShards } from './shard-survey.ts';
 
 export interface BackupDeps {
