@@ -358,6 +358,25 @@ describe('an instance', () => {
     expect(rows).toHaveLength(1);
   });
 
+  test('that comes to be between the look of another request and its begin is that request’s, too', async () => {
+    await group.task('PrecreateDatabases');
+    const path = `${instance('i3a')}?accepts_incomplete=true`;
+    let reads = 0;
+    const control: typeof deps.control = {
+      transaction: (work) => manager.control.transaction(work),
+      // The catalog is read first, then what there is of the instance.
+      async withConnection(work) {
+        const result = await manager.control.withConnection(work);
+        reads += 1;
+        if (reads === 2) expect((await call('PUT', path, { body: provisionBody() })).status).toBe(201);
+        return result;
+      },
+    };
+    const base = await serve(brokerApp({ ...deps, control }));
+    expect((await call('PUT', path, { body: provisionBody(), base })).status).toBe(200);
+    expect((await call('PUT', path, { body: provisionBody() })).status).toBe(200);
+  });
+
   test('whose provisioning is cut off by a crash gets the database that it has been given', async () => {
     // The service group has assigned, and the broker died before it wrote that down.
     await group.control.withConnection((connection) =>

@@ -82,6 +82,8 @@ export class InstanceBroker {
     const result = await this.#exclusively(operation.id, async (connection, current) => {
       // Another repetition was faster.
       if (current.state !== 'in progress') return 'exists' as const;
+      if (!state.operation && (await this.#wasFaster(connection, instanceId, current)))
+        return 'late' as const;
       const record = await this.#assign(instanceId, current);
       if (record) {
         await this.#provisioned(connection, current, record, asked.caller);
@@ -94,6 +96,7 @@ export class InstanceBroker {
       });
       return 'refused' as const;
     });
+    if (result === 'late') return repeated(await this.#state(instanceId), request);
     if (result === 'refused') {
       throw new BrokerError(
         'AsyncRequired',
@@ -199,6 +202,15 @@ export class InstanceBroker {
     if (present.kind === 'deprovision') throw leaving();
     if (isDeepStrictEqual(present.request['compared'], request.compared)) return present;
     throw conflict();
+  }
+
+  /** Whether the instance came to be between our look at it and the begin of our operation, which then ends. */
+  async #wasFaster(connection: Connection, instanceId: string, operation: OperationRow): Promise<boolean> {
+    const instance = await readInstance(connection, { instanceId });
+    if (!instance || stageOf(instance) === 'gone') return false;
+    const description = 'the instance was there when this began';
+    await endOperation(connection, operation.id, { state: 'succeeded', description });
+    return true;
   }
 
   /** @throws BrokerError ConcurrencyError while another works on this operation */
