@@ -359,6 +359,9 @@ describe('an instance', () => {
   });
 
   test('that comes to be between the look of another request and its begin is that request’s, too', async () => {
+    await group.control.withConnection((connection) =>
+      connection.query(`update rdpg.config set value = '1' where key = 'poolSize'`),
+    );
     await group.task('PrecreateDatabases');
     const path = `${instance('i3a')}?accepts_incomplete=true`;
     let reads = 0;
@@ -379,9 +382,6 @@ describe('an instance', () => {
 
   test('whose provisioning is cut off by a crash gets the database that it has been given', async () => {
     // The service group has assigned, and the broker died before it wrote that down.
-    await group.control.withConnection((connection) =>
-      connection.query(`update rdpg.config set value = '1' where key = 'poolSize'`),
-    );
     await group.task('PrecreateDatabases');
     const [free] = await group.pool.available();
     const path = `${instance('i4')}?accepts_incomplete=true`;
