@@ -147,15 +147,18 @@ const EVERYTHING = { matchers: parseSelector('{__name__!=""}'), startNs: 0n, end
 
 /** Four sums at once: one addition need not wait for the one before. */
 function sumUp(values: Float64Array): number {
-  let [a, b, c, d] = [0, 0, 0, 0];
-  const whole = values.length & ~3;
-  for (let i = 0; i < whole; i += 4) {
+  let a = 0;
+  let b = 0;
+  let c = 0;
+  let d = 0;
+  let i = 0;
+  for (const whole = values.length & ~3; i < whole; i += 4) {
     a += values[i] as number;
     b += values[i + 1] as number;
     c += values[i + 2] as number;
     d += values[i + 3] as number;
   }
-  for (let i = whole; i < values.length; i++) a += values[i] as number;
+  for (; i < values.length; i++) a += values[i] as number;
   return a + b + (c + d);
 }
 

@@ -136,8 +136,11 @@ export class BlockReader {
 
   /** A column of the dictionary, by its number in a page; shared, not to be changed. */
   times(number: number): BigInt64Array {
-    const shared = this.#shared?.[number];
-    return shared?.decoded ?? this.#located(() => timesOf(shared, this.#codec));
+    return this.#shared?.[number]?.decoded ?? this.#decodeTimes(number);
+  }
+
+  #decodeTimes(number: number): BigInt64Array {
+    return this.#located(() => timesOf(this.#shared?.[number], this.#codec));
   }
 
   /** For many ids: reads ahead so much at once. */
