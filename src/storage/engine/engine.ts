@@ -192,6 +192,7 @@ export class Engine implements api.PlacedEngine {
       namespace: (name) => this.#registry.get(name),
       write: (name, decode, write) => this.#admit(name, decode, write),
       read: (name, query) => this.read(name, query),
+      standsAlone: () => this.#ownership.placement === undefined,
       ready: (bytes) => (this.#engineLog.isOpen ? undefined : this.#engineLog.ready(bytes)),
     });
   }

@@ -40,6 +40,7 @@ export interface ReplicaView {
     write: StampedWrite,
   ) => Promise<WriteOutcome>;
   readonly read: (name: string, query: ReadQuery) => AsyncIterable<SeriesRead>;
+  readonly standsAlone: () => boolean;
   /** Undefined when the log can be written to. */
   readonly ready: (bytes: number) => Promise<void> | undefined;
 }
@@ -56,6 +57,11 @@ export class ReplicaAccess {
 
   constructor(view: ReplicaView) {
     this.#view = view;
+  }
+
+  /** It follows no placement: all shards are its own. */
+  get standsAlone(): boolean {
+    return this.#view.standsAlone();
   }
 
   /** A version for a write that this node takes: larger than all that it knows of. */

@@ -354,6 +354,43 @@ describe('what a node took while it stood alone', () => {
     expect(await read(local('b'))).toEqual(['x 1', 'x 2', 'y 3']);
     expect(await read(engineOf('a'))).toEqual(['x 1', 'x 2', 'y 3']);
   });
+
+  test('those have that are being filled, unless they have not begun', async () => {
+    const ids = ['a', 'b', 'c', 'd'];
+    const placement = placementWith(ids, 4, (place) => (place === 0 ? 'available' : 'initializing'));
+    cluster = await TestCluster.open(ids, { placement, alone: ['c', 'd'] });
+    await write('d', up('x', nowNs(), 1));
+    // What b got of a may be of before.
+    cluster.cut.add('d>c');
+    expect(await codeOf(join('d'))).toBe('WRITE_LEVEL_NOT_REACHED');
+    expect(await read(local('d'))).toEqual(['x 1']);
+    cluster.cut.clear();
+    expect(await read(local('c'))).toEqual([]);
+    await join('d');
+    expect(await read(local('c'))).toEqual(['x 1']);
+  });
+
+  test('counts nothing that a node takes until it follows the placement that it has heard of', async () => {
+    const ids = ['a', 'b', 'c'];
+    cluster = await TestCluster.open(ids, { alone: ['b', 'c'] });
+    for (const id of ['b', 'c']) cluster.behind.delete(id);
+    expect(await codeOf(write('a', up('x', nowNs(), 1)))).toBe('WRITE_LEVEL_NOT_REACHED');
+    expect(await read(local('b'))).toEqual([]);
+    await join('b');
+    await write('a', up('x', nowNs(), 2));
+    expect(await read(local('b'))).toContain('x 2');
+  });
+
+  test('nobody is given by a placement that is older than what it knows', async () => {
+    const ids = ['a', 'b', 'c', 'd'];
+    const placement = placementWith(ids, 4, (place) => (place < 3 ? 'available' : 'initializing'));
+    cluster = await TestCluster.open(ids, { placement, alone: ['d'] });
+    await write('d', up('x', nowNs(), 1));
+    const older = { ...placement, version: 0 };
+    expect(await codeOf(cluster.node('d').live.handOver(older, signal))).toBe('WRITE_LEVEL_NOT_REACHED');
+    await join('d');
+    expect(await read(engineOf('a'))).toEqual(['x 1']);
+  });
 });
 
 describe('deletions', () => {

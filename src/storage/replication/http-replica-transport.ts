@@ -51,10 +51,12 @@ export class HttpReplicaTransport implements ReplicaTransport, AsyncDisposable {
     await this.#json(to, '/replica/v1/delete', { headers, body: encodeDeletions([deletion]), signal });
   }
 
-  async handOver(to: ReplicaAddress, { namespace, body }: HandedOver, signal: AbortSignal): Promise<void> {
+  async handOver(to: ReplicaAddress, samples: HandedOver, signal: AbortSignal): Promise<void> {
+    const { namespace, body, routedBy } = samples;
     const headers = {
       [REPLICA_HEADERS.namespace]: namespace,
       [REPLICA_HEADERS.checksum]: String(crc32(body)),
+      ...routeHeader(routedBy),
       'content-type': 'application/octet-stream',
     };
     await this.#json(to, '/replica/v1/take-over', { headers, body, signal });

@@ -22,6 +22,7 @@ export class LocalReplica {
   readonly ledger: DeletionLedger;
   readonly #nowNs: () => bigint;
   readonly #leastVersion: () => number;
+  readonly #isJoining: () => boolean;
   readonly #deleting = new Serial();
 
   constructor(parts: {
@@ -31,17 +32,21 @@ export class LocalReplica {
     readonly nowNs: () => bigint;
     /** Of the placement: what is routed by an older one may miss replicas. */
     readonly leastVersion: () => number;
+    /** It stands alone, and is about to follow a placement: it may give up what it has. */
+    readonly isJoining: () => boolean;
   }) {
     this.engine = parts.engine;
     this.replica = parts.replica;
     this.ledger = parts.ledger;
     this.#nowNs = parts.nowNs;
     this.#leastVersion = parts.leastVersion;
+    this.#isJoining = parts.isJoining;
   }
 
-  /** @throws CLOCK_AHEAD, PLACEMENT_STALE, and what the engine throws */
+  /** @throws CLOCK_AHEAD, PLACEMENT_STALE, SHARD_NOT_READY, and what the engine throws */
   async write({ namespace, format, body, stamp, routedBy }: ReplicaWrite): Promise<WriteOutcome> {
     this.#checkClock(stamp);
+    this.#checkJoined(routedBy);
     this.#checkRoute(routedBy);
     const deletions = this.ledger.after(namespace, stamp);
     if (deletions.length > 0) {
@@ -52,11 +57,12 @@ export class LocalReplica {
     return await this.replica.writeReplica(namespace, { version: format, body }, { stamp });
   }
 
-  /** Once: the same again does nothing. Durable when it resolves. @throws PLACEMENT_STALE */
+  /** Once: the same again does nothing. Durable when it resolves. @throws PLACEMENT_STALE, SHARD_NOT_READY */
   async delete(deletion: ReplicaDelete): Promise<void> {
     await this.#deleting.run(async () => {
       if (this.ledger.has(deletion)) return;
       const { routedBy, ...kept } = deletion;
+      this.#checkJoined(routedBy);
       this.#checkRoute(routedBy);
       const { namespace, startNs, endNs, selectors } = kept;
       await this.engine.deleteSeries(namespace, { startNs, endNs, selectors: selectors.map(matchersOf) });
@@ -71,9 +77,10 @@ export class LocalReplica {
 
   /**
    * Takes samples of times for which there is none here. What they were written with is not known, so what is here stays.
-   * @throws SHARD_NOT_OWNED, and what the engine throws
+   * @throws SHARD_NOT_OWNED, SHARD_NOT_READY, PLACEMENT_STALE, and what the engine throws
    */
-  async takeOver({ namespace, body }: HandedOver): Promise<void> {
+  async takeOver({ namespace, body, routedBy }: HandedOver): Promise<void> {
+    this.#checkRoute(routedBy);
     const { shardCount } = this.engine.status();
     const missing: SeriesBits[] = [];
     for (const { labels, columns } of wholeRecords(body)) {
@@ -91,6 +98,7 @@ export class LocalReplica {
       if (left) missing.push(left);
     }
     if (missing.length === 0) return;
+    this.#checkRoute(routedBy);
     const { notOwned = 0 } = await this.heal(namespace, missing, LEAST_VERSION);
     if (notOwned === 0) return;
     throw new VarveError(
@@ -98,6 +106,18 @@ export class LocalReplica {
       'some of the shards that the samples belong to are not this node’s',
       {
         hint: 'Ask a node that has them.',
+      },
+    );
+  }
+
+  /** What it takes until it follows the placement may be dropped then: that must not count. */
+  #checkJoined(routedBy: number | undefined): void {
+    if (routedBy === undefined || !this.#isJoining()) return;
+    throw new VarveError(
+      'SHARD_NOT_READY',
+      'this node has heard of the placement, and does not follow it yet',
+      {
+        hint: 'Repeat it in a moment.',
       },
     );
   }

@@ -1,5 +1,5 @@
 import { VarveError, messageOf } from '../../core/errors.ts';
-import type { ReadLevel, Routing } from './routing.ts';
+import { readsNeeded, readsWanted, type ReadLevel, type ReplicaGroup, type Routing } from './routing.ts';
 
 /** One replica, and the groups of shards that it is asked for. */
 export interface Assignment {
@@ -46,8 +46,7 @@ export class ReadPlan {
 
   /** @throws READ_LEVEL_NOT_REACHED when there are too few to ask */
   begin(): Assignment[] {
-    const wanted = this.#routing.readsWanted(this.#level);
-    return this.#assign(this.#groups, () => wanted);
+    return this.#assign(this.#groups, (group) => readsWanted(group, this.#level));
   }
 
   /** What is to be asked instead. @throws READ_LEVEL_NOT_REACHED */
@@ -59,20 +58,21 @@ export class ReadPlan {
     return this.#assign(groups, () => 1);
   }
 
-  #assign(groups: readonly number[], count: (group: number) => number): Assignment[] {
+  #assign(groups: readonly number[], count: (group: ReplicaGroup) => number): Assignment[] {
     const byPlace = new Map<number, number[]>();
     for (const group of groups) {
-      const { readers, shards } = this.#routing.groups[group] as Routing['groups'][number];
+      const of = this.#routing.groups[group] as ReplicaGroup;
+      const { readers, shards } = of;
       const asked = this.#asked[group] as Set<number>;
       const free = this.#order.filter((place) => readers.includes(place) && !asked.has(place));
-      for (const place of free.slice(0, count(group))) {
+      for (const place of free.slice(0, count(of))) {
         asked.add(place);
         this.#alive[group] = (this.#alive[group] as number) + 1;
         const list = byPlace.get(place) ?? [];
         list.push(group);
         byPlace.set(place, list);
       }
-      if ((this.#alive[group] as number) < this.#routing.readsNeeded(this.#level)) throw this.#tooFew(shards);
+      if ((this.#alive[group] as number) < readsNeeded(of, this.#level)) throw this.#tooFew(shards);
     }
     return [...byPlace].map(([place, of]) => ({ place, groups: of }));
   }

@@ -92,9 +92,9 @@ export class ReplicaHttp {
   }
 
   async #takeOver(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const namespace = headerOf(request, 'namespace');
+    const about = { namespace: headerOf(request, 'namespace'), routedBy: routeOf(request).routedBy ?? 0 };
     await this.#withBody(request, async (body) => {
-      await this.#deps.local().takeOver({ namespace, body });
+      await this.#deps.local().takeOver({ ...about, body });
       answerJson(response, {});
     });
   }

@@ -27,6 +27,8 @@ export interface ReplicaWrite {
 export interface HandedOver {
   readonly namespace: string;
   readonly body: Uint8Array;
+  /** As that of a write. */
+  readonly routedBy: number;
 }
 
 /** A deletion as replicas pass it on. */

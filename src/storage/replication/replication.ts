@@ -8,7 +8,7 @@ import type { ReplicaAccess } from '../engine/replica-access.ts';
 import type { PlacedEngine, StorageEngine } from '../engine/storage-engine.ts';
 import { topologyOf } from '../../placement/topology.ts';
 import { DeletionLedger } from './deletion-ledger.ts';
-import { handOver } from './hand-over.ts';
+import { HandOver } from './hand-over.ts';
 import { Hints, type HintStatus } from './hints.ts';
 import { LocalReplica } from './local-replica.ts';
 import { Repair, type RepairStatus } from './repair.ts';
@@ -84,6 +84,7 @@ export class Replication {
   readonly #hints: Hints;
   readonly #write: ReplicatedWrite;
   readonly #read: ReplicatedRead;
+  readonly #handOver: HandOver;
   #routed: { readonly placement: Placement; readonly routing: Routing } | undefined;
 
   private constructor(
@@ -111,6 +112,7 @@ export class Replication {
       { level: readLevel, timeoutMs },
     );
     this.engine = new ReplicatedEngine({ local, write: this.#write, read: this.#read, routing });
+    this.#handOver = new HandOver({ node, clock, log, local, transport, timeoutMs });
     this.repair = new Repair(
       { node, clock, random, log, local, transport, routing },
       {
@@ -130,7 +132,9 @@ export class Replication {
     const nowNs = (): bigint => BigInt(Math.floor(clock.nowMs())) * 1_000_000n;
     const writers = new WriterChanges(options.node);
     const leastVersion = (): number => writers.leastVersion(placement());
-    const local = new LocalReplica({ engine, replica: engine.replica, ledger, nowNs, leastVersion });
+    const { replica } = engine;
+    const isJoining = (): boolean => replica.standsAlone && placement() !== undefined;
+    const local = new LocalReplica({ engine, replica, ledger, nowNs, leastVersion, isJoining });
     const health = new ReplicaHealth(clock);
     const addressOf = (id: string): ReplicaAddress | undefined | 'unknown' => {
       const known = placement();
@@ -162,12 +166,8 @@ export class Replication {
    * @throws WRITE_LEVEL_NOT_REACHED: to be repeated, and the engine stays as it is
    */
   async handOver(placement: Placement, signal: AbortSignal): Promise<void> {
-    const { clock, log, engine, transport } = this.#deps;
-    const { node, replicaTimeoutMs: timeoutMs } = this.#options;
-    const shards = await engine.strandedShards(topologyOf(placement, node));
-    if (shards.length === 0) return;
-    const deps = { node, clock, log, local: this.local, transport, timeoutMs };
-    await handOver(deps, placement, { shards, signal });
+    const shards = await this.#deps.engine.strandedShards(topologyOf(placement, this.#options.node));
+    if (shards.length > 0) await this.#handOver.run(placement, { shards, signal });
   }
 
   /**

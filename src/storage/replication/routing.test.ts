@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest';
 import type { PlacedShard, PlacedShardState, Placement } from '../../placement/placement.ts';
 import { VarveError } from '../../core/errors.ts';
 import { ReadPlan } from './read-plan.ts';
-import { Routing, type ReadLevel, type WriteLevel } from './routing.ts';
+import { readsNeeded, Routing, type ReadLevel, type ReplicaGroup, type WriteLevel } from './routing.ts';
 import { WriteProgress } from './write-progress.ts';
 
 /** By instance, by shard: the state, or that of one that takes over from another. */
@@ -59,8 +59,11 @@ describe('a write', () => {
     b: ['available'],
     c: ['leaving'],
     d: ['from c'],
-    e: ['initializing'],
   });
+  /** One replica more for each shard; of three, two at once. */
+  const second = placement(2, { a: ['available'], b: ['initializing'] });
+  const third = placement(3, { a: ['available'], b: ['available'], c: ['initializing'] });
+  const twoMore = placement(3, { a: ['available'], b: ['initializing'], c: ['initializing'] });
 
   test.each<[string, Placement, WriteLevel, number[], number[], string]>([
     ['one of three', THREE, 'majority', [0], [], 'open'],
@@ -71,10 +74,20 @@ describe('a write', () => {
     ['two lost', THREE, 'majority', [], [0, 1], 'lost'],
     ['a leaving one does not count', moving, 'majority', [0, 2], [], 'open'],
     ['nor does an initialising one', moving, 'majority', [0, 3], [], 'open'],
-    ['nor one that takes over from nobody', moving, 'majority', [0, 4], [], 'open'],
     ['both of a pair are one replica', moving, 'majority', [0, 2, 3], [], 'reached'],
     ['and with them all have it', moving, 'all', [0, 1, 2, 3], [], 'reached'],
     ['a pair without one of them is lost', moving, 'majority', [0], [1, 3], 'lost'],
+    ['a second replica that is filled is not waited for', second, 'majority', [0], [], 'reached'],
+    ['nor when it is away', second, 'majority', [0], [1], 'reached'],
+    ['but it alone is not enough', second, 'majority', [1], [], 'open'],
+    ['and without the first nothing is', second, 'majority', [1], [0], 'lost'],
+    ['of level all it has to have it', second, 'all', [0], [], 'open'],
+    ['and then all have it', second, 'all', [0, 1], [], 'reached'],
+    ['a third one that is filled does not count', third, 'majority', [0, 2], [], 'open'],
+    ['nor is it waited for', third, 'majority', [0, 1], [2], 'reached'],
+    ['of two that are filled at once one has to have it', twoMore, 'majority', [0], [], 'open'],
+    ['whichever it is', twoMore, 'majority', [0, 2], [1], 'reached'],
+    ['and not none', twoMore, 'majority', [0], [1, 2], 'lost'],
     ['a new system has nobody yet', placement(1, { a: ['initializing'] }), 'one', [], [], 'lost'],
   ])('%s', (_, of, level, done, failed, state) => {
     const progress = new WriteProgress(new Routing(of), [0], level);
@@ -119,6 +132,14 @@ describe('a read', () => {
     expect(ask(THREE, level)).toEqual(places);
   });
 
+  test.each<[ReadLevel, number[]]>([
+    ['one', [0]],
+    ['majority', [0]],
+    ['all', [0]],
+  ])('of level %s asks the first replica while a second one is filled', (level, places) => {
+    expect(ask(placement(2, { a: ['available'], b: ['initializing'] }), level)).toEqual(places);
+  });
+
   test('asks leaving replicas, and none that are initialising', () => {
     const of = placement(2, { a: ['leaving'], b: ['from a'], c: ['available'] });
     expect(ask(of, 'majority')).toEqual([0, 2]);
@@ -144,4 +165,35 @@ describe('a read', () => {
     const of = placement(2, { a: ['available', ''], b: ['available', 'initializing'] });
     expect(() => ask(of, 'unstrictMajority')).toThrow(/too few replicas of shard 1/);
   });
+});
+
+/** Whoever has the write, whoever is available to those who write, and whoever is to those who read. */
+test.each([1, 2, 3, 4, 5])('of %i replicas every read finds one that a write was counted by', (count) => {
+  const places = Array.from({ length: count }, (_, place) => place);
+  const subsets = Array.from({ length: 1 << count }, (_, subset) => subset);
+  const isIn = (subset: number, place: number): boolean => (subset & (1 << place)) !== 0;
+  const routings = subsets.map((available) => {
+    const state = (place: number): PlacedShardState =>
+      isIn(available, place) ? 'available' : 'initializing';
+    const instances = places.map((place) => [`n${place}`, [state(place)]] as const);
+    return new Routing(placement(count, Object.fromEntries(instances)));
+  });
+  let acknowledged = 0;
+  for (const [writtenBy, routing] of routings.entries()) {
+    for (const holders of subsets) {
+      const progress = new WriteProgress(routing, [0], 'majority');
+      for (const place of places) if (isIn(holders, place)) progress.done(place);
+      if (progress.state !== 'reached') continue;
+      acknowledged++;
+      for (const [readBy, { groups }] of routings.entries()) {
+        // Replicas become available one after the other; either side may not have heard of it yet.
+        if ((readBy & writtenBy) !== writtenBy && (readBy & writtenBy) !== readBy) continue;
+        const [group] = groups as [ReplicaGroup];
+        const without = group.readers.filter((place) => !isIn(holders, place)).length;
+        if (without < readsNeeded(group, 'majority')) continue;
+        expect.unreachable(`written by ${writtenBy} to ${holders}, read by ${readBy}`);
+      }
+    }
+  }
+  expect(acknowledged).toBeGreaterThan(0);
 });

@@ -1,12 +1,12 @@
 import type { PlacedInstance, Placement } from '../../placement/placement.ts';
 
-/** How many replicas have to have a write before it is acknowledged. */
+/** How many replicas have to have a write before it is acknowledged: see `hasEnough`. */
 export const WRITE_LEVELS = ['one', 'majority', 'all'] as const;
 export type WriteLevel = (typeof WRITE_LEVELS)[number];
 
 /**
- * How many replicas a read asks. `unstrictMajority` asks a majority and is content with what answers, if that is
- * anything.
+ * How many replicas a read asks: see `readsWanted`. `unstrictMajority` asks a majority and is content with what answers,
+ * if that is anything.
  */
 export const READ_LEVELS = ['one', 'unstrictMajority', 'majority', 'all'] as const;
 export type ReadLevel = (typeof READ_LEVELS)[number];
@@ -21,6 +21,8 @@ export interface ReplicaGroup {
    * over from it. Of such a pair either may be the one that stays, so both must have a write.
    */
   readonly units: readonly (readonly number[])[];
+  /** Those that are filled anew and take over from nobody: replicas of their own once they are available. */
+  readonly filling: readonly number[];
   /** Available and leaving ones. */
   readonly readers: readonly number[];
 }
@@ -58,25 +60,6 @@ export class Routing {
     return this.#groupOf;
   }
 
-  /** How many units a write needs. */
-  writesNeeded(level: WriteLevel): number {
-    return level === 'one' ? 1 : level === 'all' ? this.replicaFactor : this.majority;
-  }
-
-  /** How many replicas a read asks, if there are so many. */
-  readsWanted(level: ReadLevel): number {
-    return level === 'one' ? 1 : level === 'all' ? this.replicaFactor : this.majority;
-  }
-
-  /** With fewer answers a read fails. */
-  readsNeeded(level: ReadLevel): number {
-    return level === 'unstrictMajority' ? 1 : this.readsWanted(level);
-  }
-
-  get majority(): number {
-    return Math.floor(this.replicaFactor / 2) + 1;
-  }
-
   #group(): ReplicaGroup[] {
     const places = new Map(this.instances.map(({ id }, place) => [id, place]));
     const replicas = Array.from({ length: this.shardCount }, (): Replica[] => []);
@@ -98,6 +81,51 @@ export class Routing {
   }
 }
 
+/** More than half. */
+export function majorityOf(count: number): number {
+  return Math.floor(count / 2) + 1;
+}
+
+/**
+ * Whether so many of a group's replicas that every read finds one of them: a read now, of more than half of the units,
+ * and a read later, when those that are being filled count as well. A majority of the units therefore need not wait for
+ * what is being filled where one replica is added to others; of several that are added at once some must have it, as
+ * those that have not may become available first.
+ * @param has `units`: how many have it whole; `filling`: how many of the others
+ */
+export function hasEnough(
+  { units, filling }: Pick<ReplicaGroup, 'units' | 'filling'>,
+  level: WriteLevel,
+  has: { readonly units: number; readonly filling: number },
+): boolean {
+  switch (level) {
+    case 'one':
+      return has.units >= 1;
+    case 'majority':
+      return (
+        has.units >= majorityOf(units.length) && 2 * has.units + has.filling >= units.length + filling.length
+      );
+    case 'all':
+      return has.units >= Math.max(1, units.length) && has.filling >= filling.length;
+  }
+}
+
+/**
+ * How many replicas of a group a read asks, if there are so many. A majority is one of those that can be read; half of
+ * all is the least, so that who has not heard yet that more are available does not pass a write of those by.
+ */
+export function readsWanted(group: Pick<ReplicaGroup, 'units' | 'filling'>, level: ReadLevel): number {
+  const { units, filling } = group;
+  if (level === 'one') return 1;
+  const least = Math.max(majorityOf(units.length), Math.ceil((units.length + filling.length) / 2));
+  return level === 'all' ? Math.max(least, units.length) : least;
+}
+
+/** With fewer answers a read fails. */
+export function readsNeeded(group: Pick<ReplicaGroup, 'units' | 'filling'>, level: ReadLevel): number {
+  return level === 'unstrictMajority' ? 1 : readsWanted(group, level);
+}
+
 interface Replica {
   readonly place: number;
   readonly state: PlacedInstance['shards'][number]['state'];
@@ -116,6 +144,9 @@ function groupOf(shard: number, replicas: readonly Replica[]): ReplicaGroup {
     shards: [shard],
     writers: replicas.map(({ place }) => place),
     units,
+    filling: replicas.flatMap(({ place, state }) =>
+      state === 'initializing' && !units.some((unit) => unit.includes(place)) ? [place] : [],
+    ),
     readers: replicas.filter(({ state }) => state !== 'initializing').map(({ place }) => place),
   };
 }

@@ -1,17 +1,17 @@
-import type { Routing, WriteLevel } from './routing.ts';
+import { hasEnough, type Routing, type WriteLevel } from './routing.ts';
 
 /** Of one write: which replicas have it, and whether that is enough. */
 export class WriteProgress {
   readonly #routing: Routing;
   readonly #groups: readonly number[];
-  readonly #needed: number;
+  readonly #level: WriteLevel;
   readonly #done = new Set<number>();
   readonly #failed = new Set<number>();
 
   constructor(routing: Routing, groups: readonly number[], level: WriteLevel) {
     this.#routing = routing;
     this.#groups = groups;
-    this.#needed = routing.writesNeeded(level);
+    this.#level = level;
   }
 
   done(place: number): void {
@@ -26,14 +26,19 @@ export class WriteProgress {
   get state(): 'open' | 'reached' | 'lost' {
     let reached = true;
     for (const group of this.#groups) {
-      const { units } = this.#routing.groups[group] as Routing['groups'][number];
-      let [whole, possible] = [0, 0];
-      for (const unit of units) {
-        if (unit.every((place) => this.#done.has(place))) whole++;
-        if (!unit.some((place) => this.#failed.has(place))) possible++;
+      const of = this.#routing.groups[group] as Routing['groups'][number];
+      const whole = { units: 0, filling: 0 };
+      const possible = { units: 0, filling: 0 };
+      for (const unit of of.units) {
+        if (unit.every((place) => this.#done.has(place))) whole.units++;
+        if (!unit.some((place) => this.#failed.has(place))) possible.units++;
       }
-      if (possible < this.#needed) return 'lost';
-      reached &&= whole >= this.#needed;
+      for (const place of of.filling) {
+        if (this.#done.has(place)) whole.filling++;
+        if (!this.#failed.has(place)) possible.filling++;
+      }
+      if (!hasEnough(of, this.#level, possible)) return 'lost';
+      reached &&= hasEnough(of, this.#level, whole);
     }
     return reached ? 'reached' : 'open';
   }

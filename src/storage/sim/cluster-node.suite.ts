@@ -253,9 +253,9 @@ export class SimulatedNode {
         ),
       delete: ({ id }, deletion, signal) =>
         carry(id, about(signal), ({ replication }) => replication.local.delete(deletion)),
-      handOver: ({ id }, { namespace, body }, signal) =>
+      handOver: ({ id }, samples, signal) =>
         carry(id, about(signal), ({ replication }) =>
-          replication.local.takeOver({ namespace, body: Uint8Array.from(body) }),
+          replication.local.takeOver({ ...samples, body: Uint8Array.from(samples.body) }),
         ),
       async *ask({ id }, question, signal) {
         const asked = JSON.parse(JSON.stringify(question)) as ReplicaQuestion;
