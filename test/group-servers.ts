@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { DAEMON_SESSION } from '../src/cluster/daemon-session.ts';
 import { GroupServers, type ServerAddress } from '../src/cluster/mesh/group-servers.ts';
 import { groupSettingsFor } from '../src/cluster/mesh/limits.ts';
 import { Connection } from '../src/postgres/connection.ts';
@@ -19,6 +20,7 @@ export interface TestGroupServers extends AsyncDisposable {
   readonly servers: GroupServers;
   /** A database with that name on every server, made anew. */
   makeDatabases(name: string): Promise<void>;
+  /** As the administrator, as a daemon is. */
   connect(index: number, database: string): Promise<Connection>;
   /** Kills the server as a crash of its machine would, and starts it again on the same folder and port. */
   crash(index: number): Promise<void>;
@@ -66,7 +68,8 @@ export async function startGroupServers(
   const connect = (index: number, database: string): Promise<Connection> => {
     const server = own[index];
     if (!server) throw new Error(`there is no server ${index}`);
-    return Connection.open(server.admin(database), { connectTimeoutMs: 10_000 });
+    const settings = { ...DAEMON_SESSION, default_transaction_read_only: 'off' };
+    return Connection.open(server.admin(database), { connectTimeoutMs: 10_000, settings });
   };
   const onAll = (sql: string): Promise<unknown> =>
     Promise.all(

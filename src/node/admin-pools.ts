@@ -1,3 +1,4 @@
+import { DAEMON_SESSION } from '../cluster/daemon-session.ts';
 import { Pool } from '../postgres/pool.ts';
 import type { Connection, Endpoint } from '../postgres/connection.ts';
 
@@ -46,7 +47,7 @@ export class AdminPools implements AsyncDisposable {
     const connect = {
       connectTimeoutMs,
       applicationName: 'varve',
-      settings: { default_transaction_read_only: 'off', synchronous_commit: 'local' },
+      settings: { ...DAEMON_SESSION, default_transaction_read_only: 'off', synchronous_commit: 'local' },
     };
     const pool = new Pool({ endpoint: { ...endpoint, database }, connect, ...limits });
     this.#pools.set(database, { port: endpoint.port, pool });

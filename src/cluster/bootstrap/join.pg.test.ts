@@ -3,6 +3,8 @@ import { serverFacts } from '../../../test/database.ts';
 import { bootstrap, GroupStage } from '../../../test/group-nodes.ts';
 import { sampleOf } from '../../../test/seeded-sample.ts';
 import { Writers } from '../../../test/group-writers.ts';
+import { Connection, type Endpoint } from '../../postgres/connection.ts';
+import { SqlState, sqlStateOf } from '../../postgres/sqlstate.ts';
 import { gapSlotName } from '../master/gap-slot.ts';
 import { NOBODY } from '../master/quorum.ts';
 import { allLinks } from '../mesh/mesh.ts';
@@ -145,6 +147,17 @@ test('a member leaves and keeps its content; a node with content is not joined u
   await tendMembership(returning, work);
   expect((await n1.keys.requests.at(id).read())?.value.state).toBe('done');
   expect((await n1.keys.members.at('n3').read())?.value.joinedAt).toBe(joinedAt);
+
+  // Of one that has left and runs on it can be asked, too.
+  await leaveGroup(n2, 'n3', work);
+  // That it followed; nobody here but joiners says so.
+  await n1.keys.coordinator.delete(n1.keys.fences('1').at('n3').key);
+  const again = await askMembers(n1.keys, { kind: 'reinit', node: 'n3' }, { by: 'test', nowMs: Date.now() });
+  await tendMembership(returning, work);
+  expect((await n1.keys.requests.at(again).read())?.value).toMatchObject({ state: 'done', worker: 'n3' });
+  expect((await n1.keys.members.at('n3').read())?.value.state).toBe('member');
+  await caughtUp([n1, n2, returning]);
+  expect(await writers.digest(2)).toBe(await writers.digest(0));
 });
 
 test('a member that was away for too long is told to rejoin, and reinit has it join anew', async () => {
@@ -172,6 +185,61 @@ test('a member that was away for too long is told to rejoin, and reinit has it j
   await writers.stop();
   await caughtUp([n1, back]);
   expect(await writers.digest(1)).toBe(await writers.digest(0));
+});
+
+test('nobody logs in to a database that is being filled, whatever he sets; then it is read-only', async () => {
+  const [n1, n2] = (await group(2, 'closed')) as [GroupContext, GroupContext];
+  await using writers = await Writers.start(stage.servers, { rows: 10, clients: 0 });
+  await n1.onSelf('varve', (connection) =>
+    connection.query(`create role alice login password 'of-alice'; grant all on public.w to alice`),
+  );
+  await caughtUp([n1, n2]);
+  {
+    // A loop of the daemons would bring the password.
+    await using admin = await stage.servers.connect(1, 'postgres');
+    await admin.query(`alter role alice password 'of-alice'`);
+  }
+  const [server] = stage.servers.own.slice(1);
+  if (!server) throw new Error('there is a second server');
+  const asAdmin: Endpoint = server.admin('varve');
+  const asAlice: Endpoint = { ...asAdmin, host: '127.0.0.1', user: 'alice', password: 'of-alice' };
+  const settings = { default_transaction_read_only: 'off' };
+  const open = (endpoint: Endpoint): Promise<Connection> =>
+    Connection.open(endpoint, { connectTimeoutMs: 5_000, settings });
+  await using before = await open(asAlice);
+
+  const refusal = async (endpoint: Endpoint): Promise<string | undefined> => {
+    try {
+      await using _ = await open(endpoint);
+      return undefined;
+    } catch (error) {
+      return sqlStateOf(error);
+    }
+  };
+
+  // The copy waits for this lock.
+  const holder = await n1.servers.session(n1.self, 'varve');
+  await holder.query('begin; lock table public.w in access exclusive mode');
+  const joining = reinitialise(n2, work);
+  await expect.poll(() => refusal(asAdmin), { timeout: 60_000 }).toBe(SqlState.cannotConnectNow);
+  await expect(before.query('select 1')).rejects.toMatchObject({ code: 'CONNECTION_LOST' });
+  expect(await refusal(asAlice)).toBe(SqlState.tooManyConnections);
+  await holder.query('commit');
+  await holder.close();
+  await joining;
+
+  await using after = await Connection.open(asAlice, { connectTimeoutMs: 5_000 });
+  await expect(after.query('insert into public.w values (5, 5, 5)')).rejects.toMatchObject({
+    sqlstate: SqlState.readOnlySqlTransaction,
+  });
+  expect(await writers.digest(1)).toBe(await writers.digest(0));
+  await using admin = await open(asAdmin);
+  expect(
+    await admin.one(
+      `select datconnlimit as limit, (select count(*)::int4 from pg_event_trigger where evtevent = 'login') as gates
+         from pg_database where datname = 'varve'`,
+    ),
+  ).toEqual({ limit: -1, gates: 0 });
 });
 
 test('a dead member is replaced by another node', async () => {

@@ -2,6 +2,7 @@ import { VarveError } from '../../core/errors.ts';
 import type { Connection } from '../../postgres/connection.ts';
 import { quoteIdent, quoteLiteral } from '../../postgres/sql.ts';
 import { groupIdentity } from '../ddl/install.ts';
+import { closeDatabase, letGroupWrite, openDatabase } from './closed-database.ts';
 import { CONTROL_DATABASE, GROUP_ROLE, type GroupContext } from './context.ts';
 import { createControlExtensions } from './prepare-server.ts';
 
@@ -25,6 +26,7 @@ export async function prepareJoiner(
   for (const [database, state] of states) {
     if (state.exists && !state.marked && state.tables.length > 0) throw notEmpty(context, database, state);
   }
+  await context.deps.withAdmin('postgres', letGroupWrite);
   await Promise.all(
     databases.map(async (database) => {
       const state = states.get(database);
@@ -34,6 +36,7 @@ export async function prepareJoiner(
         await setMark(connection, database, groupUuid);
         await context.deps.groupSchema.install(connection, { groupUuid, node: context.options.node });
       });
+      await closeDatabase(context, database);
     }),
   );
 }
@@ -54,8 +57,9 @@ export async function markForJoining(
   });
 }
 
-/** The content is the group's from now on. */
+/** The content is the group's from now on, and clients may look at it. */
 export async function unmark(context: GroupContext, databases: readonly string[]): Promise<void> {
+  await Promise.all(databases.map((database) => openDatabase(context, database)));
   await context.deps.withAdmin('postgres', async (connection) => {
     for (const database of databases) {
       await connection.query(`alter database ${quoteIdent(database)} reset ${JOINING}`);
@@ -101,8 +105,8 @@ interface JoinerDatabase {
   readonly tables: readonly string[];
 }
 
-async function lookAt({ deps }: GroupContext, database: string): Promise<JoinerDatabase> {
-  const seen = await deps.withAdmin('postgres', (connection) =>
+async function lookAt(context: GroupContext, database: string): Promise<JoinerDatabase> {
+  const seen = await context.deps.withAdmin('postgres', (connection) =>
     connection.maybeOne<{ marked: boolean }>(
       `select exists (select from pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) as c (line)
                        where s.setdatabase = d.oid and s.setrole = 0 and c.line like $2 || '=%') as marked
@@ -111,7 +115,7 @@ async function lookAt({ deps }: GroupContext, database: string): Promise<JoinerD
     ),
   );
   if (!seen) return { exists: false, marked: false, hasIdentity: false, tables: [] };
-  const inside = await deps.withAdmin(database, async (connection) => ({
+  const inside = await context.onSelf(database, async (connection) => ({
     hasIdentity: (await groupIdentity(connection)) !== undefined,
     tables: await foreignTables(connection),
   }));
@@ -134,9 +138,9 @@ async function recreate(context: GroupContext, database: string): Promise<void> 
   await servers.forget(self, database);
   await deps.withAdmin('postgres', async (connection) => {
     await connection.query(`drop database if exists ${quoteIdent(database)} with (force)`);
-    const owner = database === CONTROL_DATABASE ? ` owner ${quoteIdent(GROUP_ROLE)}` : '';
+    const clause = database === CONTROL_DATABASE ? `owner ${quoteIdent(GROUP_ROLE)}` : `connection limit 0`;
     await connection.query(
-      `create database ${quoteIdent(database)} template template0 encoding 'UTF8'${owner}`,
+      `create database ${quoteIdent(database)} template template0 encoding 'UTF8' ${clause}`,
     );
     if (database === CONTROL_DATABASE) {
       await connection.query(`revoke all on database ${quoteIdent(database)} from public`);

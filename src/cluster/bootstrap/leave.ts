@@ -11,8 +11,9 @@ import { addressOf, CONTROL_DATABASE, type GroupContext } from './context.ts';
 import { thaw } from './freeze.ts';
 import { joinGroup } from './join-group.ts';
 import { markForJoining } from './joiner-databases.ts';
-import { markAsLeft } from './left.ts';
+import { isOutside, markAsLeft } from './left.ts';
 import { membersOf, readRoster } from './members.ts';
+import { claimName } from './register.ts';
 import { met, waitsFor, waitUntil } from './wait.ts';
 
 /** Work that somebody has asked for, and may cancel. */
@@ -138,7 +139,8 @@ async function anotherMaster(
 }
 
 /**
- * This node's content is dropped and copied anew from the group. Only when somebody asked for it. Where it fails or
+ * This node's content is dropped and copied anew from the group, also when the node has left it. Only when somebody
+ * asked for it. Where it fails or
  * dies behind its first write, the next start of the node carries on, or whoever asks again.
  * @throws INVALID_ARGUMENT for the write master
  */
@@ -149,7 +151,9 @@ export async function reinitialise(context: GroupContext, work: AskedWork): Prom
   try {
     await thaw(context);
     const group = await keys.group.read();
-    const record = await memberToRemove(context, options.node);
+    const present = await memberToRemove(context, options.node);
+    // One that has left, and goes on running, comes in again like this, too.
+    const record = present ?? ((await isOutside(context)) ? await claimName(context) : undefined);
     if (!group || !record) {
       throw new VarveError('INVALID_ARGUMENT', `${options.node} is no member of group ${keys.cluster}`);
     }

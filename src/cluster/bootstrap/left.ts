@@ -26,6 +26,11 @@ export async function markAsLeft(
  * joiner either.
  */
 export async function hasLeft(context: GroupContext): Promise<boolean> {
+  return (await isOutside(context)) && !(await isReinitAsked(context));
+}
+
+/** Whether this node is in no group, and what it has is that of a former member of this one. */
+export async function isOutside(context: GroupContext): Promise<boolean> {
   const { keys, deps, options } = context;
   const [group, record] = await Promise.all([keys.group.read(), keys.members.at(options.node).read()]);
   if (!group || record) return false;
@@ -36,5 +41,5 @@ export async function hasLeft(context: GroupContext): Promise<boolean> {
       [context.databases, `${LEFT}=${group.value.uuid}`],
     ),
   );
-  return marked !== undefined && !(await isReinitAsked(context));
+  return marked !== undefined;
 }

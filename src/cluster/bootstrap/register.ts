@@ -50,11 +50,12 @@ async function registerNode(context: GroupContext): Promise<void> {
   );
 }
 
-async function claimName(context: GroupContext): Promise<void> {
+/** This node's record at the coordinator, as a joiner's where there is none. @throws GROUP_NAME_TAKEN */
+export async function claimName(context: GroupContext): Promise<MemberRecord | undefined> {
   const { keys, options, deps, databases } = context;
   const state = (await isRecovered(context)) ? 'member' : 'joining';
   const { node, nodeUuid, host, port, httpUrl, poolerPort, nofailover } = options;
-  await keys.members.at(node).update((present) => {
+  const claimed = await keys.members.at(node).update((present) => {
     if (present && present.nodeUuid !== nodeUuid) {
       throw new VarveError('GROUP_NAME_TAKEN', `another node is called ${node} in group ${keys.cluster}`, {
         detail: `It is at ${present.host}:${present.port}, a ${present.state} since ${present.joinedAt}.`,
@@ -78,6 +79,7 @@ async function claimName(context: GroupContext): Promise<void> {
     return record;
   });
   await refuseCopy(keys.members.list(), options);
+  return claimed;
 }
 
 /** A folder that was copied, and started under another name. */

@@ -5,6 +5,7 @@ import { quoteIdent, quoteLiteral } from '../../postgres/sql.ts';
 import type { QuorumRule } from '../group-keys.ts';
 import { GROUP_SCHEMA } from '../mesh/edge.ts';
 import type { GroupServers, ServerAddress } from '../mesh/group-servers.ts';
+import { endSessions } from './client-sessions.ts';
 import { parseLsn, type Lsn } from './lsn.ts';
 import { standbyNames } from './quorum.ts';
 
@@ -24,9 +25,6 @@ export interface LocalServerOptions {
 const POLL_MS = 10;
 const LIFE_TIMEOUT_MS = 3_000;
 const RELOAD_TIMEOUT_MS = 5_000;
-const END_TIMEOUT_MS = 10_000;
-/** A login under way may have read the former default; it shows up by then. */
-const LATE_LOGIN_MS = 100;
 
 /**
  * Whether clients may write on this member's server. Kept out, sessions are read-only by default and those that
@@ -89,7 +87,11 @@ export class LocalServer {
         );
       }
       if (open.length === 0) return;
-      await this.#endSessions(connection, open);
+      const { clock, servers } = this.#deps;
+      await endSessions({ clock, except: servers.user }, connection, {
+        node: this.address.node,
+        databases: open,
+      });
       for (const database of open) this.#closed.add(database);
     });
   }
@@ -202,36 +204,6 @@ export class LocalServer {
         });
       }
       await this.#deps.clock.sleep(POLL_MS);
-    }
-  }
-
-  async #endSessions(connection: Connection, databases: readonly string[]): Promise<void> {
-    const { clock, servers } = this.#deps;
-    const { at } = await connection.one<{ at: string }>('select pg_catalog.clock_timestamp()::text as at');
-    const beganMs = clock.monotonicMs();
-    const end = async (): Promise<number> => {
-      const { rowCount } = await connection.query(
-        `select pg_catalog.pg_terminate_backend(pid)
-           from pg_catalog.pg_stat_activity
-          where backend_type = 'client backend' and datname = any ($1) and usename is distinct from $2
-            and backend_start <= $3::timestamptz`,
-        [databases, servers.user, at],
-      );
-      return rowCount;
-    };
-    for (let left = await end(); ; left = await end()) {
-      const passedMs = clock.monotonicMs() - beganMs;
-      if (left === 0 && passedMs > LATE_LOGIN_MS) return;
-      if (passedMs > END_TIMEOUT_MS) {
-        throw new VarveError(
-          'DEADLINE_EXCEEDED',
-          `${left} client sessions on ${this.address.node} do not end`,
-          {
-            hint: 'Look at their processes: a disk or an extension may hang.',
-          },
-        );
-      }
-      await clock.sleep(POLL_MS);
     }
   }
 }

@@ -106,7 +106,7 @@ function outside(o: Observed, state: MemberRecord['state'] | undefined): Plan {
     ? state === 'rejoin-needed'
       ? 'being made anew (varve cluster reinit)'
       : state === undefined
-        ? 'nothing: it has left the group'
+        ? 'being asked back into the group (varve cluster reinit)'
         : 'becoming a member'
     : 'its own PostgreSQL';
   const base = { state: name, wantLock: false, waitingFor } as const;
