@@ -7,6 +7,7 @@ import {
   type FolderEntry,
   type OpenMode,
   type SyncedPaths,
+  type WholeFile,
 } from '../src/core/file-system.ts';
 import { SeededRandom } from './seeded-random.ts';
 
@@ -151,6 +152,13 @@ export class SimulatedDisk implements FileSystem {
       );
     }
     return contents;
+  }
+
+  async writeFiles(files: readonly WholeFile[]): Promise<void> {
+    for (const { path, bytes } of files) {
+      await using file = await this.open(path, 'replace');
+      await file.write(0, bytes);
+    }
   }
 
   async rename(from: string, to: string): Promise<void> {

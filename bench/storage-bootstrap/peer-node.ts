@@ -14,6 +14,7 @@ import { RequestBodies } from '../../src/storage/http/request-body.ts';
 import { StorageHttp } from '../../src/storage/http/storage-http.ts';
 import { HttpPeerTransport } from '../../src/storage/peers/http-peer-transport.ts';
 import { PeerHttp } from '../../src/storage/peers/peer-http.ts';
+import type { AnswerParts } from '../../src/storage/peers/peer-messages.ts';
 import { PeerServer } from '../../src/storage/peers/peer-server.ts';
 import type { PeerRequest } from '../../src/storage/peers/peer-transport.ts';
 import { PeersSource } from '../../src/storage/peers/peers-source.ts';
@@ -29,10 +30,10 @@ let placement: Placement | undefined;
 let sentBytes = 0;
 
 class CountingServer extends PeerServer {
-  override async answer(request: PeerRequest): Promise<Buffer> {
-    const bytes = await super.answer(request);
-    sentBytes += bytes.length;
-    return bytes;
+  override async answerInParts(request: PeerRequest): Promise<AnswerParts> {
+    const parts = await super.answerInParts(request);
+    for (const { length } of parts) sentBytes += length;
+    return parts;
   }
 }
 

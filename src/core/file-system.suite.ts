@@ -177,6 +177,26 @@ export function testFileSystem(name: string, make: () => Promise<{ fs: FileSyste
       expect(three).toEqual(Buffer.alloc(0));
     });
 
+    test('whole files are written anew, small and large', async () => {
+      await put(at('w1'), 'longer than what comes');
+      const large = Buffer.alloc(300_000, 7);
+      await fs.writeFiles([
+        { path: at('w1'), bytes: Buffer.from('one') },
+        { path: at('w2'), bytes: large },
+        { path: at('w3'), bytes: Buffer.alloc(0) },
+      ]);
+      expect(await textOf(at('w1'))).toBe('one');
+      const [second, third] = await fs.readFiles([at('w2'), at('w3')]);
+      // To look at each byte takes seconds.
+      expect(large.equals(second as Buffer)).toBe(true);
+      expect(third).toEqual(Buffer.alloc(0));
+      const first = { path: at('w4'), bytes: Buffer.from('4') };
+      expect(await codeOf(fs.writeFiles([first, { path: at('none', 'w5'), bytes: Buffer.from('5') }]))).toBe(
+        'ENOENT',
+      );
+      expect(await textOf(at('w4'))).toBe('4');
+    });
+
     test('free space is a number of bytes', async () => {
       expect(await fs.freeBytes(folder)).toBeGreaterThan(0);
     });

@@ -19,6 +19,11 @@ export interface FileSystem {
    * for it. A file that cannot be read gives its error instead.
    */
   readFiles(paths: readonly string[]): Promise<(Buffer | Error)[]>;
+  /**
+   * Writes files with all that they are to have, one after the other, as `open` for `replace` and `write` would, in less
+   * time; the bytes must not change meanwhile. Nothing is durable yet. When it throws, any of them may be there in part.
+   */
+  writeFiles(files: readonly WholeFile[]): Promise<void>;
   /** Replaces what is at `to`, if anything: at every instant, and after a crash, `to` is the old or the new. */
   rename(from: string, to: string): Promise<void>;
   /** Removes a file. @throws ENOENT */
@@ -50,6 +55,11 @@ export interface FileSystem {
  * - `replace`: a new file, or the existing one emptied
  */
 export type OpenMode = 'read' | 'update' | 'create' | 'replace';
+
+export interface WholeFile {
+  readonly path: string;
+  readonly bytes: Uint8Array;
+}
 
 export interface SyncedPaths {
   readonly files: readonly string[];

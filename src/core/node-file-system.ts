@@ -1,7 +1,8 @@
-import { closeSync, openSync, readSync, writeSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, readSync, write, writeSync } from 'node:fs';
 import { mkdir, open, readdir, rename, rmdir, stat, statfs, unlink, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import {
   hasCode,
   writeFully,
@@ -12,14 +13,18 @@ import {
   type FolderEntry,
   type OpenMode,
   type SyncedPaths,
+  type WholeFile,
 } from './file-system.ts';
 import { syncVolumes } from './sync-volumes.ts';
 import { Turns } from './turns.ts';
 
 const FLAGS: Readonly<Record<OpenMode, string>> = { read: 'r', update: 'r+', create: 'wx+', replace: 'w+' };
 
-/** How long small files are read before other work gets its turn. */
+/** How long small files are read or written before other work gets its turn. */
 const SLICE_MS = 5;
+/** More than so much is written by another thread: what the disk cannot take yet holds up who writes. */
+const WRITTEN_NOW_BYTES = 64 * 1024;
+const writeLater = promisify(write);
 
 /** From so many on, the whole file system is synced at once: each sync by itself may wait for the disk. */
 const SYNCED_AS_VOLUME = 24;
@@ -37,15 +42,32 @@ export class NodeFileSystem implements FileSystem {
    */
   async readFiles(paths: readonly string[]): Promise<(Buffer | Error)[]> {
     const contents: (Buffer | Error)[] = [];
-    const scratch = Buffer.allocUnsafe(64 * 1024);
-    let sliceEndMs = performance.now() + SLICE_MS;
+    const slices = new Slices();
     for (const path of paths) {
-      contents.push(readNow(path, scratch));
-      if (performance.now() < sliceEndMs) continue;
-      await nextTurn();
-      sliceEndMs = performance.now() + SLICE_MS;
+      contents.push(readNow(path));
+      await slices.rest();
     }
     return contents;
+  }
+
+  /** Synchronously as well, but for large ones. */
+  async writeFiles(files: readonly WholeFile[]): Promise<void> {
+    const slices = new Slices();
+    for (const { path, bytes } of files) {
+      const descriptor = openSync(path, FLAGS.replace, 0o600);
+      try {
+        if (bytes.length <= WRITTEN_NOW_BYTES) {
+          writeFullyNow(bytes, (part, done) => writeSync(descriptor, part, 0, part.length, done));
+        } else {
+          await writeFully(bytes, async (part, done) => {
+            return (await writeLater(descriptor, part, 0, part.length, done)).bytesWritten;
+          });
+        }
+      } finally {
+        closeSync(descriptor);
+      }
+      await slices.rest();
+    }
   }
 
   async rename(from: string, to: string): Promise<void> {
@@ -188,18 +210,30 @@ function kindOf(entry: { isFile(): boolean; isDirectory(): boolean }): FolderEnt
   return entry.isDirectory() ? 'folder' : 'other';
 }
 
-function readNow(path: string, scratch: Buffer): Buffer | Error {
+/** Lets other work have its turn between short slices of one that does not wait. */
+class Slices {
+  #endMs = performance.now() + SLICE_MS;
+
+  /** Nothing to wait for before the slice is over. */
+  async rest(): Promise<void> {
+    if (performance.now() < this.#endMs) return;
+    await nextTurn();
+    this.#endMs = performance.now() + SLICE_MS;
+  }
+}
+
+function readNow(path: string): Buffer | Error {
   try {
     const descriptor = openSync(path, 'r');
     try {
-      const parts: Buffer[] = [];
-      for (;;) {
-        const bytesRead = readSync(descriptor, scratch);
-        if (bytesRead > 0) parts.push(Buffer.from(scratch.subarray(0, bytesRead)));
-        // A short read of a plain file is its end; asking again would cost as much as the read.
-        if (bytesRead < scratch.length)
-          return parts.length === 1 ? (parts[0] ?? scratch) : Buffer.concat(parts);
+      const bytes = Buffer.allocUnsafe(fstatSync(descriptor).size);
+      let doneBytes = 0;
+      while (doneBytes < bytes.length) {
+        const bytesRead = readSync(descriptor, bytes, doneBytes, bytes.length - doneBytes, doneBytes);
+        if (bytesRead === 0) break;
+        doneBytes += bytesRead;
       }
+      return doneBytes === bytes.length ? bytes : bytes.subarray(0, doneBytes);
     } finally {
       closeSync(descriptor);
     }

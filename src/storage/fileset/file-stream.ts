@@ -25,8 +25,16 @@ export class FileStream {
     return this.#startOffset + this.#usedBytes;
   }
 
-  /** Copies `bytes`: they may be used again when it resolves. Calls must not overlap. */
+  /** `bytes` may be used again when it resolves. Calls must not overlap. */
   async append(bytes: Uint8Array): Promise<void> {
+    if (bytes.length >= CHUNK_BYTES) {
+      await this.#flush();
+      await this.#writeAll(bytes);
+    } else await this.#copy(bytes);
+  }
+
+  /** To write it later, with others. */
+  async #copy(bytes: Uint8Array): Promise<void> {
     for (let at = 0; at < bytes.length;) {
       this.#grow(this.#usedBytes + bytes.length - at);
       const part = bytes.subarray(at, at + this.#filling.length - this.#usedBytes);
@@ -51,6 +59,14 @@ export class FileStream {
     await this.#file.close();
   }
 
+  /** Without a copy of them. */
+  async #writeAll(bytes: Uint8Array): Promise<void> {
+    await this.#pending;
+    this.#checksum = crc32(bytes, this.#checksum);
+    await this.#file.write(this.#startOffset, bytes);
+    this.#startOffset += bytes.length;
+  }
+
   #grow(wantedBytes: number): void {
     if (wantedBytes <= this.#filling.length || this.#filling.length === CHUNK_BYTES) return;
     const sizeBytes = Math.min(CHUNK_BYTES, Math.max(wantedBytes, this.#filling.length * 2));
@@ -61,6 +77,7 @@ export class FileStream {
 
   async #flush(): Promise<void> {
     await this.#pending;
+    if (this.#usedBytes === 0) return;
     const bytes = this.#filling.subarray(0, this.#usedBytes);
     this.#checksum = crc32(bytes, this.#checksum);
     this.#pending = this.#file.write(this.#startOffset, bytes);

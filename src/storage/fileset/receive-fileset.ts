@@ -7,12 +7,13 @@ import { FileStream } from './file-stream.ts';
 import { filesetPath, shardFolderNames, type FilesetId } from './fileset-id.ts';
 import type { FilesetInfo } from './info-file.ts';
 import { removeFileset } from './remove-fileset.ts';
-import { sealFilesets, writeFile, writeSmallFiles } from './seal-filesets.ts';
+import { sealFilesets, smallFiles, writeSmallFiles } from './seal-filesets.ts';
 
 /** The files that are copied; the others are made from what is known of them. */
 export const COPIED_KINDS = ['data', 'index'] as const;
 export type CopiedKind = (typeof COPIED_KINDS)[number];
 export type CopiedSums = Readonly<Record<CopiedKind, FileSum>>;
+export type CopiedFiles = Readonly<Record<CopiedKind, Uint8Array>>;
 
 export interface ReceivedFileset {
   /** The folder of all namespaces; exists. */
@@ -35,9 +36,9 @@ export class FilesetReceiver {
   readonly what: ReceivedFileset;
   readonly #fs: FileSystem;
   readonly #streams = new Map<CopiedKind, FileStream>();
-  /** Of files that came in one piece, which are written. */
-  readonly #whole = new Map<CopiedKind, FileSum>();
   #hasFolder: boolean;
+  /** Files may be there. */
+  #isBegun = false;
   #state: 'open' | 'written' | 'done' = 'open';
 
   constructor(fs: FileSystem, what: ReceivedFileset) {
@@ -48,7 +49,7 @@ export class FilesetReceiver {
 
   /** How much of a file is there. */
   receivedBytes(kind: CopiedKind): number {
-    return this.#whole.get(kind)?.sizeBytes ?? this.#streams.get(kind)?.offset ?? 0;
+    return this.#streams.get(kind)?.offset ?? 0;
   }
 
   /** What is to come of a file. */
@@ -62,14 +63,6 @@ export class FilesetReceiver {
     assert(bytes.length <= this.missingBytes(kind), 'a file is not longer than was said');
     const stream = this.#streams.get(kind) ?? (await this.#open(kind));
     await stream.append(bytes);
-  }
-
-  /** All of a file of which nothing has come before. */
-  async put(kind: CopiedKind, bytes: Uint8Array): Promise<void> {
-    assert(this.#state === 'open' && this.receivedBytes(kind) === 0, 'a file comes once');
-    await this.#makeFolder();
-    this.#whole.set(kind, { sizeBytes: bytes.length, checksum: crc32(bytes) });
-    await writeFile(this.#fs, filesetPath(this.what.root, this.what.id, kind), bytes);
   }
 
   /**
@@ -86,15 +79,39 @@ export class FilesetReceiver {
 
   /** The same, but for that it is durable: it waits to be sealed by the caller, who then says so with `sealed`. */
   async write(): Promise<FilesetInfo | undefined> {
-    const { root, id, info, sums } = this.what;
     for (const kind of COPIED_KINDS) {
-      const { sizeBytes, checksum } = this.#whole.get(kind) ?? (await this.#finish(kind));
-      if (sizeBytes === sums[kind].sizeBytes && checksum === sums[kind].checksum) continue;
+      if (this.#isRight(kind, await this.#finish(kind))) continue;
       await this.abort();
       return undefined;
     }
-    const own: FilesetInfo = { ...info, ...id, kind: 'flush' };
-    await writeSmallFiles(this.#fs, root, own, sums);
+    const own = this.#ownInfo();
+    await writeSmallFiles(this.#fs, this.what.root, own, this.what.sums);
+    this.#state = 'written';
+    return own;
+  }
+
+  /**
+   * The same of a fileset that has come in one piece; of one that is not what was said, nothing is written at all. The
+   * bytes may be used again when it resolves.
+   */
+  async writeWhole(files: CopiedFiles): Promise<FilesetInfo | undefined> {
+    assert(this.#state === 'open' && !this.#isBegun, 'a fileset comes once');
+    const { root, id, sums } = this.what;
+    const isWhole = COPIED_KINDS.every((kind) => {
+      const { [kind]: bytes } = files;
+      // No use in a look at what has another length.
+      const isLong = bytes.length === sums[kind].sizeBytes;
+      return isLong && this.#isRight(kind, { sizeBytes: bytes.length, checksum: crc32(bytes) });
+    });
+    if (!isWhole) {
+      this.#state = 'done';
+      return undefined;
+    }
+    await this.#makeFolder();
+    const own = this.#ownInfo();
+    const copied = COPIED_KINDS.map((kind) => ({ path: filesetPath(root, id, kind), bytes: files[kind] }));
+    this.#isBegun = true;
+    await this.#fs.writeFiles([...copied, ...smallFiles(root, own, sums)]);
     this.#state = 'written';
     return own;
   }
@@ -110,8 +127,18 @@ export class FilesetReceiver {
     if (this.#state === 'done') return;
     this.#state = 'done';
     for (const stream of this.#streams.values()) await stream.abandon();
-    if (this.#streams.size + this.#whole.size === 0) return;
+    if (!this.#isBegun) return;
     await removeFileset(this.#fs, this.what.root, this.what.id);
+  }
+
+  #isRight(kind: CopiedKind, { sizeBytes, checksum }: FileSum): boolean {
+    const said = this.what.sums[kind];
+    return sizeBytes === said.sizeBytes && checksum === said.checksum;
+  }
+
+  /** Of what is written here. */
+  #ownInfo(): FilesetInfo {
+    return { ...this.what.info, ...this.what.id, kind: 'flush' };
   }
 
   async #finish(kind: CopiedKind): Promise<FileSum> {
@@ -121,6 +148,7 @@ export class FilesetReceiver {
   async #open(kind: CopiedKind): Promise<FileStream> {
     const { root, id } = this.what;
     await this.#makeFolder();
+    this.#isBegun = true;
     const stream = new FileStream(await this.#fs.open(filesetPath(root, id, kind), 'replace'));
     this.#streams.set(kind, stream);
     return stream;

@@ -1,5 +1,5 @@
 import { dirname } from 'node:path';
-import { TEMPORARY_SUFFIX, type FileSystem } from '../../core/file-system.ts';
+import { TEMPORARY_SUFFIX, type FileSystem, type WholeFile } from '../../core/file-system.ts';
 import { contentChecksum } from './checked-file.ts';
 import { encodeCheckpoint, encodeDigestFile, type FileSum, type FileSums } from './digest-file.ts';
 import { FILE_KINDS, filesetPath, shardFolder, type FilesetId } from './fileset-id.ts';
@@ -12,11 +12,18 @@ export async function writeSmallFiles(
   info: FilesetInfo,
   sums: Omit<FileSums, 'info'>,
 ): Promise<void> {
+  await fs.writeFiles(smallFiles(root, info, sums));
+}
+
+/** What is known of data and index, as files. */
+export function smallFiles(root: string, info: FilesetInfo, sums: Omit<FileSums, 'info'>): WholeFile[] {
   const infoBytes = encodeInfo(info);
   const digestBytes = encodeDigestFile({ ...sums, info: sumOf(infoBytes) });
-  await writeFile(fs, filesetPath(root, info, 'info'), infoBytes);
-  await writeFile(fs, filesetPath(root, info, 'digest'), digestBytes);
-  await writeFile(fs, unsealed(root, info), encodeCheckpoint(contentChecksum(digestBytes)));
+  return [
+    { path: filesetPath(root, info, 'info'), bytes: infoBytes },
+    { path: filesetPath(root, info, 'digest'), bytes: digestBytes },
+    { path: unsealed(root, info), bytes: encodeCheckpoint(contentChecksum(digestBytes)) },
+  ];
 }
 
 /**
@@ -59,10 +66,4 @@ function unsealed(root: string, id: FilesetId): string {
 
 function sumOf(bytes: Buffer): FileSum {
   return { sizeBytes: bytes.length, checksum: contentChecksum(bytes) };
-}
-
-/** Not yet durable. */
-export async function writeFile(fs: FileSystem, path: string, bytes: Uint8Array): Promise<void> {
-  await using file = await fs.open(path, 'replace');
-  await file.write(0, bytes);
 }

@@ -1,3 +1,4 @@
+import { assert } from '../../core/errors.ts';
 import type { Turns } from '../../core/turns.ts';
 import type { BootstrapPass } from '../bootstrap/bootstrap-source.ts';
 import { BlockWriter } from '../engine/block-writer.ts';
@@ -8,11 +9,18 @@ import { decodeAt } from '../fileset/fileset-damage.ts';
 import type { FilesetId } from '../fileset/fileset-id.ts';
 import { FilesetWriter } from '../fileset/fileset-writer.ts';
 import { decodeInfo, type FilesetInfo } from '../fileset/info-file.ts';
-import { COPIED_KINDS, FilesetReceiver, type CopiedKind } from '../fileset/receive-fileset.ts';
+import {
+  COPIED_KINDS,
+  FilesetReceiver,
+  type CopiedFiles,
+  type CopiedKind,
+} from '../fileset/receive-fileset.ts';
 import type { ShardFolders } from '../fileset/shard-folders.ts';
+import type { AnswerRooms } from './answer-rooms.ts';
 import { openColumns } from './block-content.ts';
 import { mergedSeries } from './merged-series.ts';
 import { PeerFailure, type PeerClient } from './peer-client.ts';
+import type { AnswerRoom } from './peer-transport.ts';
 import { decodeFile, decodeFileset, type PeerBlock } from './peer-messages.ts';
 
 /** A block on one peer. */
@@ -62,6 +70,7 @@ export interface BlockFetchDeps {
   /** Filesets up to this size come in one answer. */
   readonly inlineBytes: number;
   readonly signal: AbortSignal;
+  readonly rooms: AnswerRooms;
   readonly onBytes: (bytes: number) => void;
 }
 
@@ -72,11 +81,18 @@ export interface BlockFetchPlace {
 }
 
 const COPY_BYTES = 2 * 1024 * 1024;
-const NO_BYTES = new Uint8Array();
 
 /** A fileset as a peer describes it; of a small one all that it has. */
 interface DescribedFileset extends Pick<FilesetReceiver['what'], 'info' | 'sums'> {
-  readonly files: Readonly<Record<CopiedKind, Buffer>> | undefined;
+  readonly node: string;
+  readonly files: CopiedFiles | undefined;
+}
+
+/** A fileset that is written, and from whom it is. */
+interface ReceivedBlock {
+  readonly receiver: FilesetReceiver;
+  readonly info: FilesetInfo;
+  readonly from: readonly string[];
 }
 
 /** Brings one block of one shard here. */
@@ -132,17 +148,44 @@ export class BlockFetch {
   }
 
   /** All of a fileset, written. */
-  async #receive(
-    key: string,
-    job: BlockJob,
-  ): Promise<{
-    readonly receiver: FilesetReceiver;
-    readonly info: FilesetInfo;
-    readonly from: readonly string[];
-  }> {
-    const { client, memo } = this.#deps;
+  async #receive(key: string, job: BlockJob): Promise<ReceivedBlock> {
+    const { memo, folders, view, rooms } = this.#deps;
     const nodes = turned(job);
-    const receiver = await this.#receiver(key, job, nodes);
+    const digest = job.offers[0]?.block.fileset?.digest ?? '';
+    const known = memo.partial.get(key);
+    if (known?.what.info.digest.toString('hex') === digest) return await this.#receiveRest(key, job, nodes);
+    memo.partial.delete(key);
+    await known?.abort();
+    const whole = await rooms.use(async (room) => {
+      const { node, info, sums, files } = await this.#describe(job, { nodes, digest, room });
+      const id = await this.#idOf(job);
+      const what = { root: folders.root, id, info, sums, hasFolder: true };
+      const receiver = new FilesetReceiver(view.fs, what);
+      memo.partial.set(key, receiver);
+      return files && (await this.#receiveWhole({ key, receiver, node }, files));
+    });
+    return whole ?? (await this.#receiveRest(key, job, nodes));
+  }
+
+  /** It has come with its description. */
+  async #receiveWhole(
+    {
+      key,
+      receiver,
+      node,
+    }: { readonly key: string; readonly receiver: FilesetReceiver; readonly node: string },
+    files: CopiedFiles,
+  ): Promise<ReceivedBlock> {
+    for (const kind of COPIED_KINDS) this.#deps.onBytes(files[kind].length);
+    const info = await receiver.writeWhole(files);
+    if (!info) throw this.#doubt(key, node);
+    return { receiver, info, from: [node] };
+  }
+
+  /** What is missing of it. */
+  async #receiveRest(key: string, job: BlockJob, nodes: readonly string[]): Promise<ReceivedBlock> {
+    const receiver = this.#deps.memo.partial.get(key);
+    assert(receiver, 'a fileset that comes in pieces is begun before');
     const from = new Set<string>();
     for (const kind of COPIED_KINDS) {
       for (let place = 0; receiver.missingBytes(kind) > 0;) {
@@ -159,47 +202,39 @@ export class BlockFetch {
     }
     const info = await receiver.write();
     const [first = ''] = nodes;
-    if (info) return { receiver, info, from: from.size === 0 ? [first] : [...from] };
+    if (!info) throw this.#doubt(key, [...from][0] ?? first);
+    return { receiver, info, from: from.size === 0 ? [first] : [...from] };
+  }
+
+  /** What came of a block is not what was said: it is not copied again. */
+  #doubt(key: string, node: string): PeerFailure {
+    const { client, memo } = this.#deps;
     memo.partial.delete(key);
     memo.doubted.add(key);
-    throw client.distrust([...from][0] ?? first, new Error('a file is not what its checksum says'));
+    return client.distrust(node, new Error('a file is not what its checksum says'));
   }
 
-  async #receiver(key: string, job: BlockJob, nodes: readonly string[]): Promise<FilesetReceiver> {
-    const { memo, view, folders, onBytes } = this.#deps;
-    const digest = job.offers[0]?.block.fileset?.digest ?? '';
-    const known = memo.partial.get(key);
-    if (known?.what.info.digest.toString('hex') === digest) return known;
-    memo.partial.delete(key);
-    await known?.abort();
-    const { info, sums, files } = await this.#describe(job, nodes, digest);
-    const id = await this.#idOf(job);
-    const receiver = new FilesetReceiver(view.fs, { root: folders.root, id, info, sums, hasFolder: true });
-    memo.partial.set(key, receiver);
-    for (const kind of files ? COPIED_KINDS : []) {
-      const bytes = files?.[kind] ?? NO_BYTES;
-      onBytes(bytes.length);
-      await receiver.put(kind, bytes);
-    }
-    return receiver;
-  }
-
-  /** Info and sums, of the first that answers; of a small one also its files. */
-  async #describe(job: BlockJob, nodes: readonly string[], digest: string): Promise<DescribedFileset> {
+  /** Info and sums, of the first that answers; of a small one also its files, which are in the room. */
+  async #describe(
+    job: BlockJob,
+    {
+      nodes,
+      digest,
+      room,
+    }: { readonly nodes: readonly string[]; readonly digest: string; readonly room: AnswerRoom },
+  ): Promise<DescribedFileset> {
     const { client, signal, inlineBytes } = this.#deps;
     for (const [place, node] of nodes.entries()) {
       const id = { namespace: this.#namespace.name, shard: job.shard, blockStartNs: job.startNs };
       const volume = job.offers.find((offer) => offer.node === node)?.block.fileset?.volume ?? 0;
       try {
-        const bytes = await client.call(node, { kind: 'fileset', ...id, volume, inlineBytes }, signal);
+        const request = { kind: 'fileset', ...id, volume, inlineBytes } as const;
+        const bytes = await client.call(node, request, signal, room);
         try {
           const { info: content, sums, files } = decodeFileset(bytes);
           const info = decodeAt(node, 0, () => decodeInfo(node, content, { ...id, volume }));
           if (info.digest.toString('hex') !== digest) throw new Error('its digest is not what it said');
-          if (files && COPIED_KINDS.some((kind) => files[kind].length !== sums[kind].sizeBytes)) {
-            throw new Error('its files are not as long as it said');
-          }
-          return { info, sums, files };
+          return { node, info, sums, files };
         } catch (error) {
           throw client.distrust(node, error);
         }
@@ -210,38 +245,54 @@ export class BlockFetch {
     throw new PeerFailure('nobody', 'there is no peer to ask');
   }
 
+  async #copyFile(receiver: FilesetReceiver, file: CopiedKind, from: PieceSource): Promise<void> {
+    const { rooms } = this.#deps;
+    await rooms.use((one) =>
+      rooms.use((other) => this.#copyPieces(receiver, { file, ...from }, [one, other])),
+    );
+  }
+
   /** One piece comes while the one before is written. */
-  async #copyFile(
+  async #copyPieces(
     receiver: FilesetReceiver,
-    file: (typeof COPIED_KINDS)[number],
-    { node, job }: { readonly node: string; readonly job: BlockJob },
+    { file, node, job }: { readonly file: CopiedKind } & PieceSource,
+    rooms: readonly [AnswerRoom, AnswerRoom],
   ): Promise<void> {
     const { client, signal, onBytes } = this.#deps;
     const volume = job.offers.find((offer) => offer.node === node)?.block.fileset?.volume ?? 0;
     const { shard, startNs: blockStartNs } = job;
     const block = { namespace: this.#namespace.name, shard, blockStartNs, volume };
     const { sizeBytes } = receiver.what.sums[file];
+    let [room, nextRoom] = rooms;
     const ask = (offset: number): Promise<Uint8Array> | undefined => {
       if (offset >= sizeBytes) return undefined;
       const lengthBytes = Math.min(COPY_BYTES, sizeBytes - offset);
-      const asked = client.call(node, { kind: 'file', file, ...block, offset, lengthBytes }, signal);
+      const request = { kind: 'file', file, ...block, offset, lengthBytes } as const;
+      const asked = client.call(node, request, signal, room);
+      [room, nextRoom] = [nextRoom, room];
+      // It may fail before anybody looks.
       asked.catch(() => {});
       return asked;
     };
     let coming = ask(receiver.receivedBytes(file));
-    while (coming) {
-      const answer = await coming;
-      let bytes: Buffer;
-      try {
-        bytes = decodeFile(answer);
-        if (bytes.length === 0 || bytes.length > receiver.missingBytes(file))
-          throw new Error('its file is shorter');
-      } catch (error) {
-        throw client.distrust(node, error);
+    try {
+      while (coming) {
+        const answer = await coming;
+        let bytes: Buffer;
+        try {
+          bytes = decodeFile(answer);
+          if (bytes.length === 0 || bytes.length > receiver.missingBytes(file))
+            throw new Error('its file is shorter');
+        } catch (error) {
+          throw client.distrust(node, error);
+        }
+        onBytes(bytes.length);
+        coming = ask(receiver.receivedBytes(file) + bytes.length);
+        await receiver.append(file, bytes);
       }
-      onBytes(bytes.length);
-      coming = ask(receiver.receivedBytes(file) + bytes.length);
-      await receiver.append(file, bytes);
+    } finally {
+      // Until then it may be written to its room.
+      await coming?.catch(() => {});
     }
   }
 
@@ -337,6 +388,12 @@ export class BlockFetch {
     for await (const { id, payload } of reader.series()) cache.put(reader.info, id, payload, this.#atNs);
     await reader.close();
   }
+}
+
+/** Whom a piece of a file is asked of, and of which block. */
+interface PieceSource {
+  readonly node: string;
+  readonly job: BlockJob;
 }
 
 const MAX_VERSION = (1n << 63n) - 1n;

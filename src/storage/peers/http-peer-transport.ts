@@ -1,41 +1,41 @@
-import { Agent, request as httpRequest } from 'node:http';
 import { errorFromJson, isAbort, messageOf, VarveError } from '../../core/errors.ts';
-import { hasCode } from '../../core/file-system.ts';
+import { ConnectionPool, type PoolLimits } from './connection-pool.ts';
+import type { HttpAnswer } from './kept-connection.ts';
 import { encodeRequest } from './peer-messages.ts';
-import type { PeerRequest, PeerTransport } from './peer-transport.ts';
+import type { AnswerRoom, PeerRequest, PeerTransport } from './peer-transport.ts';
 
 export const PEERS_PATH = '/peers/v1/';
 
-const MAX_SOCKETS = 16;
-/** More than any answer has: whoever sends more is none of ours. */
-const MAX_ANSWER_BYTES = 64 * 1024 * 1024;
-
-interface Answer {
-  readonly status: number;
-  readonly body: Buffer;
-}
+/** No answer has as many bytes: whoever sends more is none of ours. */
+const LIMITS: PoolLimits = { connections: 16, maxBodyBytes: 64 * 1024 * 1024 };
 
 /** Other nodes over HTTP, with connections that are kept open. */
 export class HttpPeerTransport implements PeerTransport, AsyncDisposable {
   readonly #endpointOf: (node: string) => string | undefined;
-  readonly #headers: Readonly<Record<string, string>>;
-  readonly #agent = new Agent({ keepAlive: true, maxSockets: MAX_SOCKETS, scheduling: 'lifo' });
+  readonly #headers: readonly string[];
+  /** By endpoint. */
+  readonly #pools = new Map<string, ConnectionPool>();
 
   /** @param endpointOf where a node is, as the placement says: `http://host:port` */
   constructor(endpointOf: (node: string) => string | undefined, token: string | undefined) {
     this.#endpointOf = endpointOf;
-    this.#headers = token === undefined ? {} : { authorization: `Bearer ${token}` };
+    this.#headers = token === undefined ? [] : [`authorization: Bearer ${token}`];
   }
 
-  async call(node: string, request: PeerRequest, signal: AbortSignal): Promise<Uint8Array> {
+  async call(
+    node: string,
+    request: PeerRequest,
+    signal: AbortSignal,
+    room: AnswerRoom = newRoom,
+  ): Promise<Uint8Array> {
     const endpoint = this.#endpointOf(node);
     if (endpoint === undefined) {
       throw new VarveError('PEER_UNAVAILABLE', `the placement does not say where ${node} is`);
     }
-    const url = `${endpoint.replace(/\/+$/, '')}${PEERS_PATH}${request.kind}`;
-    let answer: Answer;
+    let answer: HttpAnswer;
     try {
-      answer = await this.#send(url, Buffer.from(encodeRequest(request)), signal);
+      const asked = this.#request(endpoint, request);
+      answer = await this.#poolOf(endpoint).ask(asked, room, signal);
     } catch (error) {
       signal.throwIfAborted();
       if (isAbort(error)) throw error;
@@ -46,47 +46,44 @@ export class HttpPeerTransport implements PeerTransport, AsyncDisposable {
   }
 
   [Symbol.asyncDispose](): Promise<void> {
-    this.#agent.destroy();
+    for (const pool of this.#pools.values()) pool.destroy();
     return Promise.resolve();
   }
 
-  /** Once more when the other side has closed a connection that was kept open: to ask twice does no harm. */
-  async #send(url: string, body: Buffer, signal: AbortSignal): Promise<Answer> {
-    for (;;) {
-      const request = httpRequest(url, {
-        method: 'POST',
-        agent: this.#agent,
-        signal,
-        headers: { ...this.#headers, 'content-type': 'application/json', 'content-length': body.length },
-      });
-      try {
-        return await new Promise<Answer>((resolve, reject) => {
-          // Also after the answer, when nobody waits any more.
-          request.on('error', reject);
-          request.once('response', (response) => {
-            const parts: Buffer[] = [];
-            let sizeBytes = 0;
-            response.on('data', (part: Buffer) => {
-              parts.push(part);
-              sizeBytes += part.length;
-              if (sizeBytes > MAX_ANSWER_BYTES) response.destroy(new Error('its answer has no end'));
-            });
-            response.once('error', reject);
-            response.once('close', () => reject(new Error('it broke off in the middle of its answer')));
-            response.once('end', () =>
-              resolve({ status: response.statusCode ?? 0, body: Buffer.concat(parts, sizeBytes) }),
-            );
-          });
-          request.end(body);
-        });
-      } catch (error) {
-        if (!request.reusedSocket || !hasCode(error, 'ECONNRESET', 'EPIPE')) throw error;
-      }
-    }
+  /** As it goes over the wire. */
+  #request(endpoint: string, request: PeerRequest): Buffer {
+    const body = encodeRequest(request);
+    const { host, pathname } = new URL(`${endpoint.replace(/\/+$/, '')}${PEERS_PATH}${request.kind}`);
+    const head = [
+      `POST ${pathname} HTTP/1.1`,
+      `host: ${host}`,
+      ...this.#headers,
+      'content-type: application/json',
+      `content-length: ${Buffer.byteLength(body)}`,
+    ];
+    return Buffer.from(`${head.join('\r\n')}\r\n\r\n${body}`);
+  }
+
+  /** @throws TypeError for what is no URL */
+  #poolOf(endpoint: string): ConnectionPool {
+    const known = this.#pools.get(endpoint);
+    if (known) return known;
+    const { protocol, hostname, port } = new URL(endpoint);
+    if (protocol !== 'http:') throw new TypeError(`${protocol} is not how nodes talk`);
+    const host = hostname.replace(/^\[|\]$/g, '');
+    const pool = new ConnectionPool({ host, port: port === '' ? HTTP_PORT : Number(port) }, LIMITS);
+    this.#pools.set(endpoint, pool);
+    return pool;
   }
 }
 
-function refusal(endpoint: string, { status, body }: Answer): VarveError {
+const HTTP_PORT = 80;
+
+function newRoom(sizeBytes: number): Buffer {
+  return Buffer.allocUnsafe(sizeBytes);
+}
+
+function refusal(endpoint: string, { status, body }: HttpAnswer): VarveError {
   try {
     return errorFromJson(JSON.parse(body.toString()));
   } catch {

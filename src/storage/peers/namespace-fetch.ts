@@ -19,6 +19,7 @@ import type { UnfulfilledReason } from '../engine/storage-engine.ts';
 import { FileDamageError } from '../fileset/fileset-damage.ts';
 import type { FilesetId } from '../fileset/fileset-id.ts';
 import type { ShardFolders } from '../fileset/shard-folders.ts';
+import type { AnswerRooms } from './answer-rooms.ts';
 import {
   BlockFetch,
   type BlockJob,
@@ -41,6 +42,7 @@ export interface FetchDeps {
   readonly folders: ShardFolders;
   readonly seal: (id: FilesetId) => Promise<void>;
   readonly inlineBytes: number;
+  readonly rooms: AnswerRooms;
   readonly onMemory: (shard: number) => void;
 }
 

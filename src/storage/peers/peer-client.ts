@@ -1,7 +1,7 @@
 import { Backoff } from '../../core/backoff.ts';
 import type { Clock } from '../../core/clock.ts';
 import { messageOf, VarveError } from '../../core/errors.ts';
-import type { PeerRequest, PeerTransport } from './peer-transport.ts';
+import type { AnswerRoom, PeerRequest, PeerTransport } from './peer-transport.ts';
 
 export interface PeerClientDeps {
   readonly transport: PeerTransport;
@@ -41,6 +41,8 @@ const ANSWERS: readonly string[] = [
   'INVALID_ARGUMENT',
   'TOKEN_REFUSED',
 ];
+/** Why a time limit is not waited for any more: one for all, because to make one takes long. */
+const ANSWERED = new Error('it has answered');
 const PAUSE = { firstMs: 50, maxMs: 1000 } as const;
 const ABSENCE = { firstMs: 500, maxMs: 30_000 } as const;
 
@@ -66,16 +68,24 @@ export class PeerClient {
     for (const absent of this.#absent.values()) absent.untilMs = 0;
   }
 
-  /** @throws PeerFailure, and the signal's reason when it is aborted */
-  async call(node: string, request: PeerRequest, signal: AbortSignal): Promise<Uint8Array> {
-    const { clock, random } = this.#deps;
+  /**
+   * @param room where the answer may be put; nobody writes there any more when it resolves or rejects
+   * @throws PeerFailure, and the signal's reason when it is aborted
+   */
+  async call(
+    node: string,
+    request: PeerRequest,
+    signal: AbortSignal,
+    room?: AnswerRoom,
+  ): Promise<Uint8Array> {
+    const { clock, random, transport } = this.#deps;
     const pause = new Backoff({ ...PAUSE, random });
     for (let tries = 1; ; tries++) {
       signal.throwIfAborted();
       const absence = this.absence(node);
       if (absence !== undefined) throw new PeerFailure(node, absence);
       try {
-        const answer = await this.#once(node, request, signal);
+        const answer = await this.#once((either) => transport.call(node, request, either, room), signal);
         this.#absent.delete(node);
         return answer;
       } catch (error) {
@@ -110,8 +120,8 @@ export class PeerClient {
     this.#absent.set(node, absent);
   }
 
-  async #once(node: string, request: PeerRequest, signal: AbortSignal): Promise<Uint8Array> {
-    const { transport, clock } = this.#deps;
+  async #once(ask: (signal: AbortSignal) => Promise<Uint8Array>, signal: AbortSignal): Promise<Uint8Array> {
+    const { clock } = this.#deps;
     const { timeoutMs } = this.#options;
     const done = new AbortController();
     const late = new AbortController();
@@ -124,10 +134,10 @@ export class PeerClient {
       either.addEventListener('abort', () => reject(either.reason as Error), { once: true });
     });
     try {
-      return await Promise.race([transport.call(node, request, either), expired]);
+      return await Promise.race([ask(either), expired]);
     } finally {
       expired.catch(() => {});
-      done.abort();
+      done.abort(ANSWERED);
       await timer;
     }
   }

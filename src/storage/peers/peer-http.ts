@@ -40,12 +40,15 @@ export class PeerHttp {
       const asked = decodeRequest((await bodies.readText(request)).toString());
       await this.#turns.run(async () => {
         if (response.destroyed) return;
-        const bytes = await server().answer(asked);
+        const parts = await server().answerInParts(asked);
         response.writeHead(200, {
           'content-type': 'application/octet-stream',
-          'content-length': bytes.length,
+          'content-length': parts.reduce((sum, { length }) => sum + length, 0),
         });
-        response.end(bytes);
+        // All of them in one call of the system.
+        response.cork();
+        for (const part of parts) response.write(part);
+        response.end();
       });
     });
   }

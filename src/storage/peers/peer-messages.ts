@@ -60,6 +60,9 @@ export interface SeriesPage {
   readonly isLast: boolean;
 }
 
+/** An answer, to be sent one after the other: files are not copied to get in front of them what says what they are. */
+export type AnswerParts = readonly Buffer[];
+
 const BIGINTS = new Set(['startNs', 'endNs', 'blockStartNs', 'version']);
 const CHECKSUM_BYTES = 16;
 
@@ -119,7 +122,7 @@ export function decodeRequest(text: string): PeerRequest {
   return found as unknown as PeerRequest;
 }
 
-export function encodeShards(answer: PeerShards): Buffer {
+export function encodeShards(answer: PeerShards): AnswerParts {
   return sealed(Buffer.from(toJson(answer)));
 }
 
@@ -135,33 +138,34 @@ export interface DescribedFiles {
   readonly files: Readonly<Record<CopiedKind, Buffer>> | undefined;
 }
 
-export function encodeFileset({ info, sums, files }: DescribedFiles): Buffer {
+/** The checksum is of what describes the files: that has the sums of them. */
+export function encodeFileset({ info, sums, files }: DescribedFiles): AnswerParts {
   const head = Buffer.from(toJson({ info, sums, hasFiles: files !== undefined }));
   const headBytes = Buffer.alloc(4);
   headBytes.writeUInt32LE(head.length);
-  return sealed(headBytes, head, ...(files ? COPIED_KINDS.map((kind) => files[kind]) : []));
+  return [headBytes, ...sealed(head), ...(files ? COPIED_KINDS.map((kind) => files[kind]) : [])];
 }
 
-/** Files are views. */
+/** Files are views, and not checked but for their lengths. */
 export function decodeFileset(bytes: Uint8Array): DescribedFiles {
-  return read(bytes, (body) => {
-    const cursor = new ByteCursor(body);
-    const head = cursor.bytes(cursor.uint32());
+  const all = asBuffer(bytes);
+  const headEnd = all.length < 4 ? 0 : 4 + HEAD_BYTES + all.readUInt32LE(0);
+  return read(all.subarray(4, Math.max(4, headEnd)), (head) => {
     const { hasFiles, ...described } = fromJson(head.toString()) as {
       readonly info: Buffer;
       readonly sums: CopiedSums;
       readonly hasFiles: boolean;
     };
+    const cursor = new ByteCursor(all, headEnd);
     if (!hasFiles) return { ...described, files: undefined };
     const { data, index } = described.sums;
-    return {
-      ...described,
-      files: { data: cursor.bytes(data.sizeBytes), index: cursor.bytes(index.sizeBytes) },
-    };
+    const files = { data: cursor.bytes(data.sizeBytes), index: cursor.bytes(index.sizeBytes) };
+    if (!cursor.atEnd) throw new FormatFault(cursor.at, 'its files are not as long as it said');
+    return { ...described, files };
   });
 }
 
-export function encodeFile(bytes: Uint8Array): Buffer {
+export function encodeFile(bytes: Buffer): AnswerParts {
   return sealed(bytes);
 }
 
@@ -320,14 +324,18 @@ class SeriesSums {
 
 const HEAD_BYTES = 4;
 
-function sealed(...parts: readonly Uint8Array[]): Buffer {
-  const bytes = Buffer.concat([Buffer.alloc(HEAD_BYTES), ...parts]);
-  bytes.writeUInt32LE(crc32(bytes.subarray(HEAD_BYTES)), 0);
-  return bytes;
+function sealed(bytes: Buffer): AnswerParts {
+  const head = Buffer.alloc(HEAD_BYTES);
+  head.writeUInt32LE(crc32(bytes), 0);
+  return [head, bytes];
+}
+
+function asBuffer({ buffer, byteOffset, length }: Uint8Array): Buffer {
+  return Buffer.from(buffer, byteOffset, length);
 }
 
 function read<T>(bytes: Uint8Array, decode: (body: Buffer) => T): T {
-  const all = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
+  const all = asBuffer(bytes);
   const body = all.subarray(HEAD_BYTES);
   if (all.length < HEAD_BYTES || crc32(body) !== all.readUInt32LE(0)) {
     throw new VarveError('PEER_UNAVAILABLE', 'the answer of a peer does not match its checksum');

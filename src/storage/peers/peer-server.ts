@@ -12,6 +12,7 @@ import {
   encodeFileset,
   encodeShards,
   SeriesPageWriter,
+  type AnswerParts,
   type PeerBlock,
   type PeerShard,
   type PeerShardState,
@@ -29,11 +30,16 @@ export class PeerServer {
     this.#view = view;
   }
 
-  /**
-   * @throws SHARD_NOT_OWNED, SHARD_NOT_READY, NAMESPACE_UNKNOWN, FILESET_DAMAGED when it finds damage, and NOT_FOUND for a volume that was
-   *   replaced meanwhile
-   */
+  /** As `answerInParts`, in one piece. */
   async answer(request: PeerRequest): Promise<Buffer> {
+    return Buffer.concat(await this.answerInParts(request));
+  }
+
+  /**
+   * @throws SHARD_NOT_OWNED, SHARD_NOT_READY, NAMESPACE_UNKNOWN, FILESET_DAMAGED when it finds damage, and NOT_FOUND for
+   *   a volume that was replaced meanwhile
+   */
+  async answerInParts(request: PeerRequest): Promise<AnswerParts> {
     try {
       return await this.#answer(request);
     } catch (error) {
@@ -44,7 +50,7 @@ export class PeerServer {
     }
   }
 
-  async #answer(request: PeerRequest): Promise<Buffer> {
+  async #answer(request: PeerRequest): Promise<AnswerParts> {
     const namespace = this.#namespace(request.namespace);
     switch (request.kind) {
       case 'shards': {
@@ -60,9 +66,9 @@ export class PeerServer {
       case 'file':
         return await this.#file(namespace, request);
       case 'series':
-        return await this.#series(namespace, request);
+        return [await this.#series(namespace, request)];
       case 'columns':
-        return await this.#columns(namespace, request);
+        return [await this.#columns(namespace, request)];
     }
   }
 
@@ -100,7 +106,7 @@ export class PeerServer {
   async #fileset(
     namespace: Namespace,
     request: Extract<PeerRequest, { readonly kind: 'fileset' }>,
-  ): Promise<Buffer> {
+  ): Promise<AnswerParts> {
     const id = this.#stored(namespace, request);
     const { filesets } = namespace;
     const { payloadBytes = 0, indexBytes = 0 } = filesets.info(id.blockStartNs, id.shard) ?? {};
@@ -113,7 +119,7 @@ export class PeerServer {
   async #file(
     namespace: Namespace,
     request: Extract<PeerRequest, { readonly kind: 'file' }>,
-  ): Promise<Buffer> {
+  ): Promise<AnswerParts> {
     const id = this.#stored(namespace, request);
     const { fs } = this.#view;
     const bytes = await this.#whileThere(id, async () => {

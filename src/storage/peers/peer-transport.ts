@@ -38,13 +38,18 @@ export interface PeerFileset extends PeerBlockId {
   readonly volume: number;
 }
 
+/** Memory for an answer of this size. */
+export type AnswerRoom = (sizeBytes: number) => Buffer;
+
 /**
  * Carries requests to other nodes, by their names. Answers are bytes that `PeerServer.answer` gave, whole.
  */
 export interface PeerTransport {
   /**
+   * @param room where the answer may be put, instead of new memory; asked for at most once a try, and left alone when the
+   *   signal is aborted
    * @throws PEER_UNAVAILABLE when the node cannot be reached or is not what it should be, and the error of the other
    *   side with its code; the signal's reason when it is aborted
    */
-  call(node: string, request: PeerRequest, signal: AbortSignal): Promise<Uint8Array>;
+  call(node: string, request: PeerRequest, signal: AbortSignal, room?: AnswerRoom): Promise<Uint8Array>;
 }

@@ -15,6 +15,7 @@ import type { PeerView } from '../engine/peer-view.ts';
 import { canBeGiven, givers, requiredGivers, type BootstrapLevel } from './consistency.ts';
 import { GroupSeal } from '../fileset/group-seal.ts';
 import { ShardFolders } from '../fileset/shard-folders.ts';
+import { AnswerRooms } from './answer-rooms.ts';
 import type { FetchMemo } from './block-fetch.ts';
 import { FetchTally } from './fetch-tally.ts';
 import { NamespaceFetch, type FetchDeps } from './namespace-fetch.ts';
@@ -109,6 +110,7 @@ export class PeersSource implements BootstrapSource {
     const results = new Map<string, BootstrapResult>();
     const fetches = new Map<string, NamespaceFetch>();
     const unsettled = await this.#settle(requests, context);
+    const rooms = new AnswerRooms();
     let files: Pick<FetchDeps, 'folders' | 'seal'> | undefined;
     for (const [name, request] of requests) {
       const namespace = view.namespace(name);
@@ -120,7 +122,7 @@ export class PeersSource implements BootstrapSource {
       // One for all namespaces of an engine.
       files ??= await this.#filesIn(namespace.filesets.root);
       const tally = this.#tallyOf(name, request, context);
-      const own = { client: this.#client, memo: this.#memo, turns: this.#turns, inlineBytes };
+      const own = { client: this.#client, memo: this.#memo, turns: this.#turns, inlineBytes, rooms };
       const what = { namespace, request, context, level, tally, unsettled };
       fetches.set(name, new NamespaceFetch({ ...this.#deps, ...own, ...files }, what));
     }
