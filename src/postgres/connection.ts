@@ -5,20 +5,14 @@ import { messageOf, VarveError } from '../core/errors.ts';
 import { sendCancelRequest, type BackendKey } from './cancel-request.ts';
 import { connectError, connectTimeout, passwordMissing } from './connect-error.ts';
 import { describeEndpoint, tlsSettings, type Endpoint } from './endpoint.ts';
+import { isWaitGivenUp, toNotice, type Notice } from './notice.ts';
+import { queryTimeout, unconfirmed } from './query-error.ts';
 import { SqlState } from './sqlstate.ts';
-
 import { DEFAULT_STATEMENT_TIMEOUT_MS, sessionSettings, startupOptions } from './session-settings.ts';
 
 export { PLAIN_SESSION } from './session-settings.ts';
+export type { Notice } from './notice.ts';
 export type { Endpoint, TlsOptions } from './endpoint.ts';
-
-export interface Notice {
-  readonly severity: string;
-  readonly code: string;
-  readonly message: string;
-  readonly detail?: string | undefined;
-  readonly hint?: string | undefined;
-}
 
 export interface ConnectOptions {
   /** From the name look-up to the end of the login. */
@@ -73,7 +67,9 @@ const CLOSE_LIMIT_MS = 1_000;
  *
  * Errors of the server are `QUERY_FAILED` with its message, detail, hint and SQLSTATE, and node-postgres'
  * `DatabaseError` as cause; a session that ended under a query is `CONNECTION_LOST`; a query that outlasted
- * its deadline is `DEADLINE_EXCEEDED`; one that its signal ended rejects with the signal's reason.
+ * its deadline is `DEADLINE_EXCEEDED`; one that its signal ended rejects with the signal's reason. PostgreSQL answers a
+ * commit whose wait for other servers was cancelled with success and a warning; here that is an error all the same, for
+ * the commit can be lost with its server: the reason of the cancelling, or `QUORUM_NOT_REACHED` when others cancelled it.
  */
 export class Connection implements AsyncDisposable {
   readonly endpoint: Endpoint;
@@ -85,6 +81,8 @@ export class Connection implements AsyncDisposable {
   readonly #encrypted: boolean;
   #signal: AbortSignal | undefined;
   #lostError: Error | undefined;
+  /** The statement under way has committed, and the server gave up waiting for those who should confirm it. */
+  #isUnconfirmed = false;
   #tail: Promise<unknown> = Promise.resolve();
   #closing: Promise<void> | undefined;
 
@@ -95,6 +93,9 @@ export class Connection implements AsyncDisposable {
     this.#encrypted = attempt.encrypted;
     this.#options = options;
     this.#signal = options.signal;
+    attempt.client.on('notice', (notice) => {
+      this.#isUnconfirmed ||= isWaitGivenUp(notice);
+    });
     this.lost = new Promise((resolve) => {
       const end = (error: Error): void => {
         if (this.#closing === undefined) this.#lostError ??= error;
@@ -318,11 +319,13 @@ export class Connection implements AsyncDisposable {
     options: QueryOptions & { readonly interruptible: boolean },
   ): Promise<T[]> {
     if (this.closed) throw this.#lostBecause(this.#lostError);
+    this.#isUnconfirmed = false;
     const work = start();
     const interruption = this.#interruptOn(work, options);
     try {
       // The type declarations pass over that several statements have several results.
       const results = await work;
+      if (this.#isUnconfirmed) throw interruption.reason() ?? unconfirmed(this.endpoint);
       return Array.isArray(results) ? results : [results];
     } catch (error) {
       throw interruption.reason() ?? this.#queryError(error);
@@ -476,18 +479,6 @@ function checkEndpoint(endpoint: Endpoint): void {
       hint: 'The port number must be between 1 and 65535.',
     });
   }
-}
-
-function toNotice(notice: { [K in keyof Notice]?: string | undefined }): Notice {
-  const { severity = 'NOTICE', code = SqlState.successfulCompletion, message = '', detail, hint } = notice;
-  return { severity, code, message, detail, hint };
-}
-
-function queryTimeout(endpoint: Endpoint, timeoutMs: number): VarveError {
-  return new VarveError(
-    'DEADLINE_EXCEEDED',
-    `a query on ${describeEndpoint(endpoint)} took longer than ${timeoutMs} ms`,
-  );
 }
 
 async function settled(work: Promise<unknown>): Promise<void> {
