@@ -104,6 +104,11 @@ describe('a group of three', () => {
       () => (answered = true),
       () => {},
     );
+    // PostgreSQL answers a commit that does not want to wait any longer with success.
+    await using impatient = await group.mesh.client(master, 'varve');
+    await expect(
+      impatient.query(`insert into public.rows values (-78, 'cut off')`, [], { timeoutMs: 200 }),
+    ).rejects.toMatchObject({ code: 'DEADLINE_EXCEEDED' });
     await group.master(master);
     await load.more(100, { not: master });
     expect(answered).toBe(false);
@@ -118,8 +123,39 @@ describe('a group of three', () => {
     await rejoined(group, master);
     await nothingLost(group, load);
     for (const node of group.mesh.nodes) {
-      expect(await group.mesh.sql(node, 'varve', 'select 1 from public.rows where id = -77')).toEqual([]);
+      expect(await group.mesh.sql(node, 'varve', 'select 1 from public.rows where id in (-77, -78)')).toEqual(
+        [],
+      );
     }
+  });
+
+  test('a master that has no answer from the coordinator keeps clients out without one', async () => {
+    begin();
+    const master = await group.master();
+    await load.more(100);
+    let answer = (): void => {};
+    const unanswered = new Promise<void>((resolve) => (answer = resolve));
+    group.onLook = async (node) => (node === master ? unanswered : undefined);
+    const link = group.toCoordinator.get(master.node);
+    if (link) link.silent = true;
+    await group.until('the end of its reign', () => group.daemon(master).status().state === 'detached');
+    await group.until('a server that keeps clients out', async () => {
+      const closed = await group.mesh.sql(
+        master,
+        'varve',
+        `select 1 from pg_db_role_setting where 'default_transaction_read_only=on' = any (setconfig)`,
+      );
+      return closed.length > 0;
+    });
+    await group.master(master);
+    await load.more(100, { not: master });
+    answer();
+    if (link) {
+      link.silent = false;
+      link.cut();
+    }
+    await rejoined(group, master);
+    await nothingLost(group, load);
   });
 
   test('the master’s daemon alone is killed and comes back: it goes on in the same term, and no client notices', async () => {

@@ -1,7 +1,7 @@
 import { withDeadline } from '../../core/deadline.ts';
 import type { Clock } from '../../core/clock.ts';
 import { messageOf } from '../../core/errors.ts';
-import type { Coordinator, CoordinatorLog } from '../../coordination/coordinator.ts';
+import type { Coordinator, CoordinatorLog, Entry } from '../../coordination/coordinator.ts';
 import { GroupKeys, type MasterRecord, type MemberStatus } from '../group-keys.ts';
 import type { GroupServers, ServerAddress } from '../mesh/group-servers.ts';
 import { Mesh } from '../mesh/mesh.ts';
@@ -323,8 +323,9 @@ export class GroupMember {
 
   /** The newest that the coordinator has; where that cannot be had or read, what was known before, and why. */
   async #refresh(): Promise<string | undefined> {
+    const list = (): Promise<readonly Entry[]> => this.#deps.coordinator.list(this.#keys.prefix);
     try {
-      this.#view = readView(this.#keys, await this.#deps.coordinator.list(this.#keys.prefix));
+      this.#view = readView(this.#keys, await this.#lock.untilLost('the coordinator', list));
       return undefined;
     } catch (error) {
       if (this.#view === undefined) throw error;

@@ -1,5 +1,6 @@
 import { messageOf } from '../../core/errors.ts';
 import type { Clock } from '../../core/clock.ts';
+import { untilDeadline } from '../../core/deadline.ts';
 import type {
   Coordinator,
   CoordinatorLog,
@@ -67,6 +68,16 @@ export class MasterLock implements AsyncDisposable {
   /** For how long it certainly does. */
   get remainingMs(): number {
     return this.#session?.remainingMs() ?? 0;
+  }
+
+  /**
+   * What `work` gives; while the session lives, only until it may be over: whoever is write master has to keep clients
+   * out by then, whatever he waits for.
+   * @throws DEADLINE_EXCEEDED
+   */
+  async untilLost<T>(waitingFor: string, work: () => Promise<T>): Promise<T> {
+    if (!this.alive) return work();
+    return untilDeadline({ waitingFor, timeoutMs: this.remainingMs, clock: this.#deps.clock }, work);
   }
 
   get held(): Lock | undefined {

@@ -61,6 +61,8 @@ export class TestGroup implements AsyncDisposable {
   readonly restarts: string[] = [];
   /** Before each action of each daemon. */
   onAction: (node: MeshNode, action: Action['do']) => Promise<void> = () => Promise.resolve();
+  /** Before each look of a daemon at the coordinator. */
+  onLook: (node: MeshNode) => Promise<void> = () => Promise.resolve();
   readonly #daemons = new Map<string, Daemon>();
   readonly #killed: Daemon[] = [];
   /** What each node's folder would have. */
@@ -152,6 +154,11 @@ export class TestGroup implements AsyncDisposable {
       { kind: 'embedded', url: link?.url ?? '', timeoutMs: 1_000 },
       { clock: systemClock, log: silent },
     );
+    const list = coordinator.list.bind(coordinator);
+    coordinator.list = async (prefix) => {
+      await this.onLook(node);
+      return list(prefix);
+    };
     const { password } = this.mesh.group;
     const stop = new AbortController();
     const stopped = aborted(stop.signal);
