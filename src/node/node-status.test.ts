@@ -110,6 +110,47 @@ test('for people a node whose storage engine is not open says so', () => {
   expect(lines[2]).toMatch(/dn1 .* ready .* metrics: the disk is away$/);
 });
 
+test('for people the last runs in which a node filled its shards are told', () => {
+  const run = (attempt: number, shardCount: number, openShards: number) => ({
+    attempt,
+    reason: 'topology' as const,
+    shardCount,
+    openShards,
+    state: 'done' as const,
+    startedAtNs: BigInt(attempt) * 1_000_000_000n,
+    tookMs: 1234,
+    sources: [],
+    unfulfilled: [],
+    error: undefined,
+  });
+  const runs = [run(1, 0, 0), run(2, 256, 256), run(3, 128, 0), run(4, 192, 64), run(5, 256, 64)];
+  const storage = storageStatus({
+    engine: {
+      state: 'ready',
+      shardCount: 256,
+      namespaces: [],
+      bootstrapRuns: runs,
+      memory: { usedBytes: 1, limitBytes: 2, refusing: false },
+      log: { mode: 'behind', state: 'writing', reason: undefined, bytes: 9 },
+      snapshots: { lastAtNs: undefined, failures: 0, lastFailure: undefined },
+      disk: { freeBytes: 3, full: false },
+    },
+    reason: undefined,
+    problems: new Map(),
+    placement: null,
+  });
+  const lines = statusLines(systemStatus([asked('dn1', { status: status('dn1', { storage }) })]));
+  const first = lines.findIndex((line) => line.includes('bootstrap of'));
+  expect(lines.slice(first + 2, first + 6).map((line) => line.split('|').map((cell) => cell.trim()))).toEqual(
+    [
+      ['dn1', expect.stringMatching(/^1970-/), 'topology', '256', '256', 'done', '1.2 s'],
+      ['dn1', expect.stringMatching(/^1970-/), 'topology', '128', '0', 'done', '1.2 s'],
+      ['dn1', expect.stringMatching(/^1970-/), 'topology', '192', '64', 'done', '1.2 s'],
+      ['dn1', expect.stringMatching(/^1970-/), 'topology', '256', '64', 'done', '1.2 s'],
+    ],
+  );
+});
+
 test('for people the placement has a row for each instance, as the node that knows most says', () => {
   const instance = (node: string, initializing: number, available: number, leaving: number) => ({
     node,

@@ -1,9 +1,11 @@
-import { bytesText, progressText } from '../run/figures.ts';
+import { bytesText, durationText, progressText } from '../run/figures.ts';
 import type { NodeRow, RunStatus, SystemStatus } from './node-status.ts';
 import type { PlacementStatus } from './storage-placement.ts';
 import { textTable } from './text-table.ts';
 
 const TOLD_INTERVENTIONS = 5;
+/** Of each node. */
+const TOLD_RUNS = 4;
 
 /** `varve status` for people. */
 export function statusLines({ nodes, dataNodes, namespaces, placement, runs }: SystemStatus): string[] {
@@ -23,6 +25,7 @@ export function statusLines({ nodes, dataNodes, namespaces, placement, runs }: S
     `${dataNodes.length} data node${dataNodes.length === 1 ? '' : 's'} added`,
     ...namespaceLines(namespaces),
     ...(placement ? ['', ...placementLines(placement)] : []),
+    ...bootstrapLines(nodes),
     ...interventionLines(nodes),
     ...(active.length > 0 ? ['', ...active.map(runText)] : []),
   ];
@@ -44,6 +47,28 @@ function namespaceLines(namespaces: SystemStatus['namespaces']): string[] {
   if (rows.length === 0) return [];
   const head = ['namespace', 'node', 'series', 'samples in memory', 'filesets', 'their bytes', ''];
   return ['', ...textTable(head, rows)];
+}
+
+/** The last runs in which nodes filled their shards. */
+function bootstrapLines(nodes: SystemStatus['nodes']): string[] {
+  const rows = nodes.flatMap(({ name, storage }) =>
+    (storage?.bootstrap?.history ?? [])
+      .slice(-TOLD_RUNS)
+      .map(({ reason, shardCount, openShards, state, startedAt, tookMs }) => [
+        name,
+        startedAt,
+        reason,
+        String(shardCount),
+        String(openShards),
+        state,
+        tookMs === null ? '' : durationText(tookMs),
+      ]),
+  );
+  if (rows.length === 0) return [];
+  return [
+    '',
+    ...textTable(['bootstrap of', 'began', 'why', 'shards', 'to be filled', 'state', 'took'], rows),
+  ];
 }
 
 /** What operators have told bootstraps. */

@@ -57,6 +57,7 @@ function engine(more: Partial<EngineStatus> = {}): EngineStatus {
         attempt: 1,
         reason: 'start',
         shardCount: 2,
+        openShards: 2,
         state: 'done',
         startedAtNs: 0n,
         tookMs: 120,

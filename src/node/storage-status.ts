@@ -64,6 +64,8 @@ export interface BootstrapSummary {
   readonly reason: BootstrapRunStatus['reason'];
   /** This node's. */
   readonly shardCount: number;
+  /** Of those, how many were not whole when the run began. */
+  readonly openShards: number;
   /** Of what is under way: how far, at what rate, how long yet; null of a run that has ended. */
   readonly progress: string | null;
   /** What nobody could fill yet, and why; the first of it. */
@@ -80,6 +82,7 @@ export interface BootstrapSummary {
     readonly attempt: number;
     readonly reason: BootstrapRunStatus['reason'];
     readonly shardCount: number;
+    readonly openShards: number;
     readonly state: BootstrapRunStatus['state'];
     readonly startedAt: string;
     readonly tookMs: number | null;
@@ -173,6 +176,7 @@ function bootstrapSummary(
     state: run.state,
     reason: run.reason,
     shardCount: run.shardCount,
+    openShards: run.openShards,
     progress: run.state === 'running' ? progressText(run) : null,
     unfulfilled: run.unfulfilled.slice(0, TOLD_UNFULFILLED).map(({ startNs, endNs, ...one }) => ({
       namespace: one.namespace,
@@ -182,10 +186,11 @@ function bootstrapSummary(
       reason: one.reason,
       detail: one.detail,
     })),
-    history: runs.map(({ attempt, reason, shardCount, state, startedAtNs, tookMs }) => ({
+    history: runs.map(({ attempt, reason, shardCount, openShards, state, startedAtNs, tookMs }) => ({
       attempt,
       reason,
       shardCount,
+      openShards,
       state,
       startedAt: formatTime(startedAtNs),
       tookMs: tookMs ?? null,

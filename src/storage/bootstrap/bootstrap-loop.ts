@@ -21,8 +21,8 @@ export interface AttemptReport {
   readonly reason: BootstrapReason;
   /** Fires when what the attempt was begun with holds no longer, and it should end soon. */
   readonly superseded: AbortSignal;
-  /** Over how many shards it goes. */
-  begin(shardCount: number): void;
+  /** Over how many shards it goes, and how many of them are to be filled. */
+  begin(shardCount: number, openShards: number): void;
   /** This one is asked next. */
   source(name: string, pass: BootstrapSourceStatus['pass']): void;
   onSource(status: BootstrapSourceStatus): void;
@@ -145,6 +145,7 @@ export class BootstrapLoop {
       attempt,
       reason,
       shardCount: 0,
+      openShards: 0,
       state: 'running',
       startedAtNs,
       tookMs: undefined,
@@ -165,7 +166,7 @@ export class BootstrapLoop {
       attempt,
       reason,
       superseded: this.#superseded.signal,
-      begin: (shardCount) => change({ shardCount }),
+      begin: (shardCount, openShards) => change({ shardCount, openShards }),
       source: (name, pass) => {
         step = `${name}-${pass}`;
       },

@@ -202,7 +202,8 @@ export class EngineBootstrap {
       await onDone();
       return undefined;
     }
-    report.begin(owned.length);
+    const open = owned.filter((shard) => due.some((namespace) => !namespace.isWhole(shard)));
+    report.begin(owned.length, open.length);
     const namespaces = due.map((namespace) => {
       const asked = isOther ? owned : owned.filter((shard) => !namespace.isWhole(shard));
       for (const shard of asked) if (!namespace.isWhole(shard)) namespace.setState(shard, 'bootstrapping');
@@ -225,7 +226,8 @@ export class EngineBootstrap {
       },
     );
     if (registry.all.every(({ bootstrapped }) => bootstrapped)) await onDone();
-    return result;
+    // Of a log without namespaces nothing is told: no shard was gone over.
+    return due.length > 0 ? result : undefined;
   }
 
   /** Shards that are whole serve from here on, and are secure when it resolves. */

@@ -422,6 +422,8 @@ export interface BootstrapRunStatus {
   readonly reason: BootstrapReason;
   /** This node's when it began: the run is over all of them, of which those that are whole fulfil themselves. */
   readonly shardCount: number;
+  /** Of those, how many were not whole in every namespace: what the run has to fill. */
+  readonly openShards: number;
   readonly state: 'running' | 'done' | 'retrying' | 'cancelled';
   readonly startedAtNs: bigint;
   readonly tookMs: number | undefined;
