@@ -11,7 +11,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { buildKernels, kernelsAreBuilt } from './build-kernels.js';
-import { bundle } from './bundle.js';
+import { bundle, BUNDLE_SOURCES } from './bundle.js';
 
 const FLOOR = [20, 19];
 const LOCK_WAIT_MS = 10 * 60_000;
@@ -117,12 +117,8 @@ function sourcesDigest() {
     .filter((name) => name.endsWith('.ts') && !/\.(test|suite)\.ts$/.test(name))
     .sort();
   const parts = files.flatMap((name) => [name, fs.readFileSync(at('src', name))]);
-  return digest(
-    ...parts,
-    ...['tsconfig.json', 'tsconfig.build.json', path.join('bin', 'bundle.js')].map((name) =>
-      fs.readFileSync(at(name)),
-    ),
-  );
+  const others = [at('tsconfig.json'), at('tsconfig.build.json'), ...BUNDLE_SOURCES];
+  return digest(...parts, ...others.map((file) => fs.readFileSync(file)));
 }
 
 async function build() {

@@ -12,7 +12,7 @@ export interface NodeProgram {
 const LOG_MAX_BYTES = 10 * 1024 * 1024;
 
 /** A daemon is idle most of the time: V8 need not let 48 MB of young objects gather before it looks. */
-const MEMORY_FLAGS = ['--max-semi-space-size=1'];
+export const MEMORY_FLAGS = ['--max-semi-space-size=1'];
 
 /**
  * Starts the process of one node: in a group of its own, so that Ctrl-C at the terminal reaches only the
