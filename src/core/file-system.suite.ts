@@ -44,6 +44,12 @@ export function testFileSystem(name: string, make: () => Promise<{ fs: FileSyste
       expect((await file.read(8, 5, mine)).toString()).toBe('ef');
       expect(mine.toString()).toBe('ef------');
       expect(await file.read(99, 5)).toHaveLength(0);
+      const room = Buffer.from('......');
+      if (file.readNow) {
+        expect(file.readNow(5, room)).toBe(5);
+        expect(room.toString('latin1')).toBe('bXYef.');
+        expect(file.readNow(99, room)).toBe(0);
+      }
       await file.datasync();
       await file.sync();
     });

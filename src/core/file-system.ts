@@ -86,6 +86,11 @@ export interface File extends AsyncDisposable {
    */
   read(position: number, lengthBytes: number, into?: Buffer): Promise<Buffer>;
   /**
+   * Fills `into` before it returns, where that is possible; returns how many bytes there were. To have a few pages read
+   * by another thread costs several times what it costs to read them. For starts: a slow disk holds up everything.
+   */
+  readNow?(position: number, into: Uint8Array): number;
+  /**
    * Writes all of `bytes`, which must not change meanwhile. When it throws, any part of them may be written.
    */
   write(position: number, bytes: Uint8Array): Promise<void>;

@@ -155,6 +155,10 @@ class NodeFile implements File {
     return target.subarray(0, doneBytes);
   }
 
+  readNow(position: number, into: Uint8Array): number {
+    return readFullyNow(this.#handle.fd, into, position);
+  }
+
   async write(position: number, bytes: Uint8Array): Promise<void> {
     await writeFully(bytes, async (part, doneBytes) => {
       const { bytesWritten } = await this.#handle.write(part, 0, part.length, position + doneBytes);
@@ -187,6 +191,17 @@ class NodeFile implements File {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
+}
+
+/** Fewer than asked for only at the end of the file. */
+function readFullyNow(descriptor: number, into: Uint8Array, position: number): number {
+  let doneBytes = 0;
+  while (doneBytes < into.length) {
+    const bytesRead = readSync(descriptor, into, doneBytes, into.length - doneBytes, position + doneBytes);
+    if (bytesRead === 0) break;
+    doneBytes += bytesRead;
+  }
+  return doneBytes;
 }
 
 /** Of a file, or of the names in a folder. */
@@ -227,13 +242,7 @@ function readNow(path: string): Buffer | Error {
     const descriptor = openSync(path, 'r');
     try {
       const bytes = Buffer.allocUnsafe(fstatSync(descriptor).size);
-      let doneBytes = 0;
-      while (doneBytes < bytes.length) {
-        const bytesRead = readSync(descriptor, bytes, doneBytes, bytes.length - doneBytes, doneBytes);
-        if (bytesRead === 0) break;
-        doneBytes += bytesRead;
-      }
-      return doneBytes === bytes.length ? bytes : bytes.subarray(0, doneBytes);
+      return bytes.subarray(0, readFullyNow(descriptor, bytes, 0));
     } finally {
       closeSync(descriptor);
     }
