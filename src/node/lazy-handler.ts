@@ -1,6 +1,10 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Clock } from '../core/clock.ts';
 import { messageOf, VarveError } from '../core/errors.ts';
 import { answerError, exchangeOf } from '../storage/http/exchange.ts';
+
+/** So long a start may take. */
+const PREPARE_AFTER_MS = 2000;
 
 export interface HttpHandler {
   /** Answers the request, whatever happens. */
@@ -25,9 +29,21 @@ export class LazyHandler {
     await this.#loaded;
   }
 
-  /** Begins to load it, for when its files are replaced under the node; what fails is tried again when somebody asks. */
-  prepare(): void {
-    this.load().catch(() => {
+  /**
+   * Loads it for when its files are replaced under the node: when the node has started, so that the start does not
+   * wait for it, or takes long. What fails is tried again when somebody asks.
+   */
+  async prepareAfter(
+    started: Promise<unknown>,
+    { clock, signal }: { readonly clock: Clock; readonly signal: AbortSignal },
+  ): Promise<void> {
+    const isOver = new AbortController();
+    const longEnough = clock.sleep(PREPARE_AFTER_MS, AbortSignal.any([signal, isOver.signal]));
+    await Promise.race([started, longEnough]).catch(() => {});
+    isOver.abort();
+    await longEnough.catch(() => {});
+    if (signal.aborted) return;
+    await this.load().catch(() => {
       this.#loaded = undefined;
     });
   }

@@ -67,8 +67,6 @@ const PLACEMENT_FILE = 'placement.json';
 /** So long a start waits for the coordinator to tell the placement, before the node takes itself for alone. */
 const PLACEMENT_WAIT_MS = 5000;
 const RETRY = { firstMs: 500, maxMs: 30_000 } as const;
-/** So long after the start what operators need is loaded in any case. */
-const PREPARE_AFTER_MS = 2000;
 /** Bodies under way, in bodies of the largest size. */
 const WAITING_BODIES = 8;
 
@@ -238,7 +236,8 @@ export class StorageService {
       this.#marks = await RestoreMarks.open(fs, settings.engine.folder);
       this.#reason = undefined;
       const stopped = untilAborted(signal).then(() => this.#close());
-      const jobs = [this.#announce(engine, signal), this.#prepare(engine, signal), directory.run(signal), stopped];
+      const prepared = this.#operations.prepareAfter(engine.ready(), { clock, signal });
+      const jobs = [this.#announce(engine, signal), prepared, directory.run(signal), stopped];
       if (placement) jobs.push(placement.run(signal));
       if (replication) jobs.push(replication.run(signal));
       await Promise.all(jobs);
@@ -390,17 +389,6 @@ export class StorageService {
     if (text !== '') this.#deps.note('info', text);
     this.#deps.log.info({ filesWereRead: text }, 'the storage engine is ready');
     this.#deps.onReady?.();
-  }
-
-  /** Operators are wanted most where a bootstrap does not end; the usual start does not wait for what they need. */
-  async #prepare(engine: Engine, signal: AbortSignal): Promise<void> {
-    const { clock } = this.#deps;
-    const waited = new AbortController();
-    const longEnough = clock.sleep(PREPARE_AFTER_MS, AbortSignal.any([signal, waited.signal]));
-    await Promise.race([engine.ready(), longEnough]).catch(() => {});
-    waited.abort();
-    longEnough.catch(() => {});
-    if (!signal.aborted) this.#operations.prepare();
   }
 
   #makeHttp(): StorageHttp {
