@@ -20,6 +20,7 @@ const LEFT_TO_SOAK =
         'src/cluster/bootstrap/bootstrap.cluster.test.ts',
         'src/cluster/master/small-groups.cluster.test.ts',
         'src/cluster/master/take-over.cluster.test.ts',
+        'src/node/networks.cluster.test.ts',
         'src/node/storage-scenarios.cluster.test.ts',
         'src/node/storage-chaos.cluster.test.ts',
       ];

@@ -3,6 +3,7 @@ import { Connection, type Endpoint } from '../src/postgres/connection.ts';
 interface Acknowledged {
   readonly id: number;
   readonly atMs: number;
+  readonly by: Endpoint;
 }
 
 const CONNECT_MS = 500;
@@ -28,6 +29,12 @@ export class WriteLoad implements AsyncDisposable {
 
   get acknowledgedIds(): readonly number[] {
     return this.#acknowledged.map(({ id }) => id);
+  }
+
+  /** Whose acknowledgements came from `sinceMs` (performance.now) on, in turn: `a, b, a` went forth and back. */
+  turnsSince(sinceMs: number): readonly Endpoint[] {
+    const by = this.#acknowledged.filter(({ atMs }) => atMs >= sinceMs).map((one) => one.by);
+    return by.filter((endpoint, index) => endpoint !== by[index - 1]);
   }
 
   /** The table `load(id bigint primary key)` is there. */
@@ -73,7 +80,7 @@ export class WriteLoad implements AsyncDisposable {
           await connection.query('insert into public.load (id) values ($1)', [id], {
             timeoutMs: STATEMENT_MS,
           });
-          this.#acknowledged.push({ id, atMs: performance.now() });
+          this.#acknowledged.push({ id, atMs: performance.now(), by: endpoint });
           await pause(PAUSE_MS);
         }
       } catch {
