@@ -46,7 +46,7 @@ export class MortalNode implements AsyncDisposable {
   ): Promise<MortalNode> {
     const link = await TcpProxy.start(stage.coordinatorUrl);
     const coordinator = openCoordinator(
-      { kind: 'embedded', url: link.url, timeoutMs: 1000 },
+      { kind: 'embedded', url: link.url },
       { clock: systemClock, log: quiet },
     );
     const node = new MortalNode({ link, coordinator }, death);

@@ -153,12 +153,12 @@ async function named(point: object, work: () => Promise<unknown>): Promise<void>
   }
 }
 
-/** As the members' loops do. */
+/** As the members' loops do: whatever goes wrong is tried again. */
 async function tend(members: readonly MortalNode[], signal: AbortSignal): Promise<void> {
   while (!signal.aborted) {
     for (const { context } of members) {
       await tendMembership(context, { signal, report: () => {} }).catch((error: unknown) => {
-        if (!signal.aborted) throw error;
+        if (!signal.aborted && !(error instanceof VarveError)) throw error;
       });
     }
     await new Promise((resolve) => setTimeout(resolve, 100));
