@@ -17,7 +17,8 @@ import { printGoals } from './storage/figures.ts';
  * - bootstrap: from three empty folders to data on all three
  * - switch-over, fail-over (`kill -9` of daemon and server): for how long no server took a write, and how many
  *   acknowledged rows were gone afterwards
- * - join: a fourth node joins under 5,000 rows a second: rows lost, and for how long each member stood still
+ * - join: a fourth node joins under 5,000 rows a second: rows lost, for how long each member stood still, and how much
+ *   of the load went through, with Patroni and without a join beside it
  * - kills: a table of kill points of the bootstrap and what came of them
  * - phases, only when asked for: where the time of a bootstrap goes, on the clock and on the processor
  * A bootstrap is that of a machine on which none was before; with `--warm` it finds the data folder that an earlier one
@@ -44,6 +45,7 @@ const rounds = Number(values.rounds);
 const parts = new Set(values.only.split(','));
 const unknown = [...parts].filter((part) => ![...FIGURES, 'join', 'kills', 'phases'].includes(part));
 if (unknown.length > 0) throw new Error(`no part of this bench: ${unknown.join(', ')}`);
+const patroniTimes = { ttlS: TTL_S, loopWaitS: 1, retryTimeoutS: 3 };
 const figures = new Set(FIGURES.filter((figure) => parts.has(figure)));
 const withPatroni = existsSync(PATRONI_PROGRAM);
 if (figures.size > 0 && !withPatroni)
@@ -53,11 +55,10 @@ const untilMs = performance.now() + Number(values.minutes) * 60_000;
 await using etcd = await startEtcd();
 const etcdPort = etcd.port;
 if (figures.size > 0) {
-  const times = { ttlS: TTL_S, loopWaitS: 1, retryTimeoutS: 3 };
   await compareWithPatroni(
     {
       Varve: (cluster) => varveGroup({ etcdPort, cluster, leaseTtlS: TTL_S, warm }),
-      Patroni: (scope) => PatroniCluster.prepare(etcdPort, scope, times),
+      Patroni: (scope) => PatroniCluster.prepare(etcdPort, scope, patroniTimes),
     },
     { rounds, figures, leaseTtlS: TTL_S },
   );
@@ -65,7 +66,15 @@ if (figures.size > 0) {
 if (parts.has('phases')) await measurePhases({ etcdPort, rounds, leaseTtlS: TTL_S, warm });
 if (parts.has('join')) {
   const rowsPerSecond = Number(values['rows-per-second']);
-  await measureJoin({ etcdPort, rounds, rowsPerSecond, leaseTtlS: TTL_S });
+  const patroni = (scope: string): Promise<PatroniCluster> =>
+    PatroniCluster.prepare(etcdPort, scope, { ...patroniTimes, joiners: 1 });
+  await measureJoin({
+    etcdPort,
+    rounds,
+    rowsPerSecond,
+    leaseTtlS: TTL_S,
+    patroni: withPatroni ? patroni : undefined,
+  });
 }
 if (parts.has('kills')) {
   const steps = values.steps === undefined ? undefined : new Set(values.steps.split(','));

@@ -4,7 +4,10 @@ import type { GroupProcesses, NodeProcess } from '../../test/group-processes.ts'
 import { goal, middle, Table } from '../storage/figures.ts';
 import { median } from '../measure.ts';
 import { pause, primaryOf, until, untilWhole } from './contender.ts';
+import { ratesOf, type JoinRates } from './load-rate.ts';
 import { BeatWatch, PacedLoad } from './paced-load.ts';
+import { patroniJoin } from './patroni-join.ts';
+import type { PatroniCluster } from './patroni.ts';
 import { varveGroup } from './varve-group.ts';
 
 export interface JoinOptions {
@@ -12,6 +15,8 @@ export interface JoinOptions {
   readonly rounds: number;
   readonly rowsPerSecond: number;
   readonly leaseTtlS: number;
+  /** Three nodes and one to come, of Patroni's; undefined where it is not installed. */
+  readonly patroni: ((scope: string) => Promise<PatroniCluster>) | undefined;
 }
 
 interface Stall {
@@ -23,8 +28,7 @@ interface Joined {
   /** From the start of the process with an empty folder; and of that, since it asked to be let in. */
   readonly totalMs: number;
   readonly joiningMs: number;
-  readonly rowsPerSecond: number;
-  readonly slowestMs: number;
+  readonly rates: JoinRates;
   readonly lostRows: number;
   /** Members whose content is not the write master's. */
   readonly differing: number;
@@ -32,15 +36,18 @@ interface Joined {
 }
 
 const ROWS_BEFORE = 40_000;
-const BASELINE_MS = 4000;
 const JOIN_TIMEOUT_MS = 120_000;
 const CATCH_UP_MS = 60_000;
 /** Of the rate that is asked for; less means that the machine did not keep up, and the rest says nothing. */
 const RATE_SHARE = 0.95;
 
-/** A fourth node joins a group of three while clients write to its write master. */
+/**
+ * A fourth node joins a group of three while clients write to its write master; and the same with Patroni, where it is
+ * there. What the machine lets through without a join is told, too: it bounds what goes through with one.
+ */
 export async function measureJoin(options: JoinOptions): Promise<void> {
   const found: Joined[] = [];
+  const theirs: JoinRates[] = [];
   for (let round = 1; round <= options.rounds; round += 1) {
     const joined = await joinOnce(options, `join${round}`).catch((error: unknown) => {
       console.log(`  join: FAILED: ${messageOf(error)}`);
@@ -50,8 +57,15 @@ export async function measureJoin(options: JoinOptions): Promise<void> {
     console.log(
       `  join: ${Math.round(joined.totalMs)} ms, ${Math.round(joined.joiningMs)} ms of it joining; ${joined.lostRows} rows lost`,
     );
+    const { patroni, rowsPerSecond } = options;
+    if (!patroni) continue;
+    const prepared = await patroni(`join${round}`);
+    const rates = await patroniJoin(prepared, { rowsPerSecond, rowsBefore: ROWS_BEFORE }).catch(
+      (error: unknown) => console.log(`  join of Patroni: FAILED: ${messageOf(error)}`),
+    );
+    if (rates) theirs.push(rates);
   }
-  tell(found, options);
+  tell(found, theirs, options);
 }
 
 async function joinOnce(options: JoinOptions, cluster: string): Promise<Joined> {
@@ -77,27 +91,21 @@ async function joinUnderLoad(group: GroupProcesses, { rowsPerSecond }: JoinOptio
   await Promise.all(group.nodes.map((node) => untilBeat(group.endpoint(node), 1)));
   const watches = new Map(group.nodes.map((node) => [node.name, new BeatWatch(group.endpoint(node))]));
   try {
-    await pause(1000);
-    const beganMs = performance.now();
-    await pause(BASELINE_MS);
-    const times = await join(group);
-    const { endedMs, startedMs } = times;
+    const { joined: times, beganMs, startedMs, ...rates } = await ratesOf(load, () => join(group));
     // A stall that has not ended yet counts, too.
     await pause(500);
-    const during = load.answers.filter(({ atMs }) => atMs >= startedMs && atMs <= endedMs);
     await load.stop();
     await until(() => group.isSettled(), JOIN_TIMEOUT_MS);
     return {
       ...times,
-      rowsPerSecond: load.rowsPerSecond(startedMs, endedMs),
-      slowestMs: Math.max(...during.map(({ tookMs }) => tookMs)),
+      rates,
       ...(await compare(group, load, master)),
       stalls: new Map(
         [...watches].map(([name, watch]) => [
           name === master.name ? `${name} (write master)` : name,
           {
             before: stallOf(watch.gapsMs(beganMs, startedMs)),
-            during: stallOf(watch.gapsMs(startedMs, endedMs + 500)),
+            during: stallOf(watch.gapsMs(startedMs, times.endedMs + 500)),
           },
         ]),
       ),
@@ -107,9 +115,7 @@ async function joinUnderLoad(group: GroupProcesses, { rowsPerSecond }: JoinOptio
   }
 }
 
-async function join(
-  group: GroupProcesses,
-): Promise<{ startedMs: number; endedMs: number; totalMs: number; joiningMs: number }> {
+async function join(group: GroupProcesses): Promise<{ endedMs: number; totalMs: number; joiningMs: number }> {
   const [joiner] = group.joiners;
   if (!joiner) throw new Error('there is nobody to join');
   const startedMs = performance.now();
@@ -124,7 +130,7 @@ async function join(
     throw new Error('it did not join', { cause: error });
   });
   const endedMs = performance.now();
-  return { startedMs, endedMs, totalMs: endedMs - startedMs, joiningMs: endedMs - askedMs };
+  return { endedMs, totalMs: endedMs - startedMs, joiningMs: endedMs - askedMs };
 }
 
 async function compare(
@@ -170,8 +176,10 @@ function stallOf(gapsMs: readonly number[]): Stall {
   return { maxMs: Math.max(0, ...gapsMs), medianMs: median(gapsMs) };
 }
 
-function tell(found: readonly Joined[], { rowsPerSecond }: JoinOptions): void {
+function tell(found: readonly Joined[], theirs: readonly JoinRates[], { rowsPerSecond }: JoinOptions): void {
   if (found.length > 0) tellTimes(found, rowsPerSecond);
+  const ours = found.map(({ rates }) => rates);
+  tellRates({ Varve: ours, Patroni: theirs }, rowsPerSecond);
   const of = (pick: (joined: Joined) => number): number[] => found.map(pick);
   const total = (pick: (joined: Joined) => number): number =>
     found.length === 0 ? Number.NaN : of(pick).reduce((sum, each) => sum + each, 0);
@@ -185,8 +193,32 @@ function tell(found: readonly Joined[], { rowsPerSecond }: JoinOptions): void {
     { atMost: 0, unit: 'members' },
     total((each) => each.differing),
   );
-  const rate = median(of((each) => each.rowsPerSecond));
+  const rate = median(of(({ rates }) => rates.during.rowsPerSecond));
   goal('rows written while a node joins', { atLeast: rowsPerSecond * RATE_SHARE, unit: 'rows/s' }, rate);
+}
+
+/** Side by side: the same load on the same machine, without a join and while one is going on. */
+function tellRates(all: Readonly<Record<string, readonly JoinRates[]>>, rowsPerSecond: number): void {
+  const table = new Table(`a load of ${rowsPerSecond} rows/s beside a join, medians`, [
+    'rows/s without',
+    'rows/s with',
+    'slowest commit (ms)',
+    'processors busy without',
+    'with',
+  ]);
+  for (const [name, rates] of Object.entries(all)) {
+    if (rates.length === 0) continue;
+    const of = (pick: (each: JoinRates) => number, digits: number): string =>
+      median(rates.map(pick)).toFixed(digits);
+    table.row(name, [
+      of(({ without }) => without.rowsPerSecond, 0),
+      of(({ during }) => during.rowsPerSecond, 0),
+      of(({ during }) => during.slowestMs, 0),
+      of(({ without }) => without.busyProcessors, 2),
+      of(({ during }) => during.busyProcessors, 2),
+    ]);
+  }
+  table.print();
 }
 
 function tellTimes(found: readonly Joined[], rowsPerSecond: number): void {
@@ -194,7 +226,6 @@ function tellTimes(found: readonly Joined[], rowsPerSecond: number): void {
   const times = new Table(`a join under ${rowsPerSecond} rows/s, medians of ${found.length} rounds`, ['']);
   times.row('whole, from an empty folder (ms)', [middle(of(({ totalMs }) => totalMs))]);
   times.row('since it asked to be let in (ms)', [middle(of(({ joiningMs }) => joiningMs))]);
-  times.row('slowest commit meanwhile (ms)', [middle(of(({ slowestMs }) => slowestMs))]);
   times.print();
   const stalls = new Table('time between two arrivals of rows that are written every 20 ms (ms)', [
     'before: median',

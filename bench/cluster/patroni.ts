@@ -15,6 +15,7 @@ import { postmasterOf } from '../../test/group-processes.ts';
 export const PATRONI_PROGRAM = '/usr/bin/patroni';
 const POSTGRES_BIN = '/usr/lib/postgresql/15/bin';
 const PASSWORD = 'bench';
+const SIZE = 3;
 
 export interface PatroniTimes {
   readonly ttlS: number;
@@ -38,23 +39,30 @@ interface ClusterMember {
 }
 
 export class PatroniCluster implements Contender<PatroniNode> {
+  /** Those that form the cluster. */
   readonly nodes: readonly PatroniNode[];
+  readonly joiners: readonly PatroniNode[];
   readonly #folder: string;
   readonly #runAs: RunAs | undefined;
 
   private constructor(folder: string, nodes: readonly PatroniNode[], runAs: RunAs | undefined) {
     this.#folder = folder;
-    this.nodes = nodes;
+    this.nodes = nodes.slice(0, SIZE);
+    this.joiners = nodes.slice(SIZE);
     this.#runAs = runAs;
   }
 
-  /** Nothing runs yet: `start` begins the clock. */
-  static async prepare(etcdPort: number, scope: string, times: PatroniTimes): Promise<PatroniCluster> {
+  /** Nothing runs yet: `start` begins the clock. `joiners`: beyond the three that form the cluster. */
+  static async prepare(
+    etcdPort: number,
+    scope: string,
+    { joiners = 0, ...times }: PatroniTimes & { readonly joiners?: number },
+  ): Promise<PatroniCluster> {
     const folder = await mkdtemp(join(tmpdir(), 'varve-bench-patroni-'));
     const runAs = await resolveRunAs();
     chmodSync(folder, 0o711);
-    const ports = await chooseFreePorts(6, []);
-    const nodes = [0, 1, 2].map((index) => ({
+    const ports = await chooseFreePorts((SIZE + joiners) * 2, []);
+    const nodes = Array.from({ length: SIZE + joiners }, (_, index) => ({
       name: `p${index + 1}`,
       pgPort: ports[index * 2] ?? 0,
       restPort: ports[index * 2 + 1] ?? 0,
@@ -98,16 +106,19 @@ export class PatroniCluster implements Contender<PatroniNode> {
 
   async isWhole(): Promise<boolean> {
     const members = await this.members();
-    const streaming = members.filter(
-      ({ role, state }) =>
-        (role !== 'leader' && state === 'streaming') || (role !== 'leader' && state === 'running'),
-    );
-    return members.some(({ role }) => role === 'leader') && streaming.length === this.nodes.length - 1;
+    const following = members.filter(isFollowing);
+    return members.some(({ role }) => role === 'leader') && following.length === this.nodes.length - 1;
+  }
+
+  /** Whether it has come up as a replica. */
+  async follows({ name }: PatroniNode): Promise<boolean> {
+    const members = await this.members();
+    return members.some((member) => member.name === name && isFollowing(member));
   }
 
   async isSettled(): Promise<boolean> {
     const members = await this.members();
-    return members.length === this.nodes.length && members.some(({ role }) => role === 'sync_standby');
+    return members.length >= this.nodes.length && members.some(({ role }) => role === 'sync_standby');
   }
 
   async primary(): Promise<PatroniNode | undefined> {
@@ -148,10 +159,14 @@ export class PatroniCluster implements Contender<PatroniNode> {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await Promise.all(this.nodes.map((node) => this.kill(node)));
+    await Promise.all([...this.nodes, ...this.joiners].map((node) => this.kill(node)));
     await new Promise((resolve) => setTimeout(resolve, 300));
     await discard(this.#folder);
   }
+}
+
+function isFollowing({ role, state }: ClusterMember): boolean {
+  return role !== 'leader' && (state === 'streaming' || state === 'running');
 }
 
 function config(

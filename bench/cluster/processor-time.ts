@@ -47,6 +47,18 @@ export function processorMsOf(pids: readonly number[]): number {
   return each.reduce((sum, ms) => sum + ms, 0);
 }
 
+/** Of the whole machine since it came up: how long its processors were busy, in milliseconds, all of them together. */
+export function machineBusyMs(): number {
+  const [line = ''] = (read('/proc/stat') ?? '').split('\n');
+  // cpu, user, nice, system, idle, iowait, irq, softirq, …; what a guest used stands in the first two, too.
+  const [user = 0, nice = 0, system = 0, , , irq = 0, softirq = 0] = line
+    .trim()
+    .split(/\s+/)
+    .slice(1)
+    .map(Number);
+  return (user + nice + system + irq + softirq) * TICK_MS;
+}
+
 function read(path: string): string | undefined {
   try {
     return readFileSync(path, 'latin1');
