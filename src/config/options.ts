@@ -11,7 +11,7 @@ import {
   text,
   type Kind,
 } from './kinds.ts';
-import { STORAGE_COMMANDS, type Command } from './commands.ts';
+import { STORAGE_FILES, STORAGE_QUESTIONS, type Command } from './commands.ts';
 import { GROUP_OPTIONS } from './group-options.ts';
 import { option, type OptionSpec } from './option.ts';
 import { STORAGE_OPTIONS } from './storage-options.ts';
@@ -23,7 +23,10 @@ const SYSTEM = [
   'sql',
   'data-node',
   'cluster',
-  ...STORAGE_COMMANDS,
+  'storage serve',
+  'storage export',
+  ...STORAGE_FILES,
+  ...STORAGE_QUESTIONS,
   'doctor',
 ] as const;
 const ALL = ['node', ...SYSTEM] as const;
@@ -41,7 +44,7 @@ export const OPTIONS = {
   dir: option(path, {
     commands: SYSTEM,
     default: 'varve-data',
-    help: 'Folder that holds all of a system started by `varve up`; with storage also that of one engine.',
+    help: 'Folder that holds all of a system started by `varve up`; with storage serve, inspect and verify also that of one engine.',
   }),
   access: option(count(1, 64), {
     commands: ['up'],
@@ -70,7 +73,7 @@ export const OPTIONS = {
     help: "Write this machine's metrics to the distributed table public.host_metrics.",
   }),
   json: option(flag, {
-    commands: ['up', 'status', 'plan', 'cluster', ...STORAGE_COMMANDS, 'doctor'],
+    commands: ['up', 'status', 'plan', 'cluster', ...STORAGE_FILES, ...STORAGE_QUESTIONS, 'doctor'],
     default: false,
     help: 'Print JSON instead of text.',
     flagOnly: true,
@@ -89,15 +92,15 @@ export const OPTIONS = {
   }),
   command: option(text, { commands: ['sql'], short: 'c', help: 'Run this SQL and end.', flagOnly: true }),
   node: option(nodeName, {
-    commands: ['sql', 'data-node', ...STORAGE_COMMANDS],
+    commands: ['sql', 'data-node', 'storage export', ...STORAGE_FILES, ...STORAGE_QUESTIONS],
     help: 'Node to connect to.',
     defaultText:
-      'the access node that takes writes; with storage and namespace the first data node, with placement, backup and restore any, with bootstrap and explain all',
+      'the access node that takes writes; with storage export and namespace the first data node, with placement, backup and restore any, with storage inspect and verify, bootstrap and explain all',
     flagOnly: true,
   }),
   port: option(port, {
-    commands: ['data-node', 'storage'],
-    defaultText: 'that of the access node; with storage 9201',
+    commands: ['data-node', 'storage serve'],
+    defaultText: 'that of the access node; with storage serve 9201',
     help: 'With data-node: port of the PostgreSQL server to add. With storage serve: port for HTTP.',
     flagOnly: true,
   }),
@@ -196,7 +199,11 @@ export const OPTIONS = {
   }),
   caFolder: option(path, {
     commands: ['node'],
-    help: 'Folder of the certificate authority that issues the certificates between nodes.',
+    help: 'Folder of the certificate authority that issues the certificates of the nodes. Members of a group on several machines need the same: copy its `ca.pem`.',
+  }),
+  tlsNames: option(text, {
+    commands: ['node'],
+    help: "Further names and addresses, separated by commas, that the certificate of the node's own PostgreSQL is good for: those of a load balancer, say. It is for this machine's and those of the group's members anyway.",
   }),
   coordinatorKind: option(choice('embedded', 'consul', 'etcd'), {
     commands: ['node', 'doctor'],
@@ -220,7 +227,7 @@ export const OPTIONS = {
     help: 'How long a node may take to stop before it is ended by force.',
   }),
   logLevel: option(choice('debug', 'info', 'warn', 'error'), {
-    commands: ['up', 'node', 'storage'],
+    commands: ['up', 'node', 'storage serve'],
     default: 'info',
     help: 'How much the nodes write to their logs.',
   }),

@@ -8,7 +8,7 @@ import {
 } from '../placement/change-placement.ts';
 import { raiseReplicas, removeWithReplica } from '../placement/change-replicas.ts';
 import type { Placement } from '../placement/placement.ts';
-import { isLoopback } from './loopback.ts';
+import { isLoopback } from '../core/loopback.ts';
 import type { OwnedNames } from './placement-registry.ts';
 
 /**

@@ -9,6 +9,7 @@ import { applyEvent, emptyBoard, type Board } from '../run/board.ts';
 import { RunEvents } from '../run/events.ts';
 import { runSteps } from '../run/run.ts';
 import { startAccessLayer, type AccessLayer } from './access-layer.ts';
+import { keepCertificates } from './certificate-upkeep.ts';
 import { EventFeed } from './event-feed.ts';
 import { lockFolder } from '../core/folder-lock.ts';
 import { GroupLayer } from './group-layer.ts';
@@ -24,7 +25,7 @@ import { PostgresService, type RunningPostgres } from './postgres-service.ts';
 import { keepRegistered } from './registration.ts';
 import { StorageAdmission } from './storage-admission.ts';
 import type { StorageService } from './storage-service.ts';
-import { isLoopback } from './loopback.ts';
+import { isLoopback } from '../core/loopback.ts';
 import { SystemView } from './system-view.ts';
 import type { Report } from './supervision.ts';
 
@@ -182,6 +183,7 @@ class Daemon {
             signal: either,
           }),
         this.#serve(running, either),
+        this.#keepCertificates(either),
       ]);
     } catch (error) {
       if (signal.aborted && (isAbort(error) || error === signal.reason)) return;
@@ -194,6 +196,20 @@ class Daemon {
       this.#state = 'stopping';
       this.#reason = 'the node is stopping';
     }
+  }
+
+  #keepCertificates(signal: AbortSignal): Promise<void> {
+    const { log, clock } = this.#deps;
+    return keepCertificates(
+      {
+        log,
+        clock,
+        postgres: () => this.postgres.running,
+        peers: () => this.#group?.services.members.map(({ host }) => host) ?? [],
+        onRenewed: async () => this.#group?.services.reconfigure(),
+      },
+      signal,
+    );
   }
 
   /** What an access node is beyond its PostgreSQL, from the bottom up. */

@@ -14,7 +14,7 @@ import { blockedAt, resolveRunAs, type RunAs } from '../postgres/run-as.ts';
 import type { AdminPools } from './admin-pools.ts';
 import type { GroupSettings } from './group-settings.ts';
 import type { Log } from './log.ts';
-import { isLoopback } from './loopback.ts';
+import { isLoopback } from '../core/loopback.ts';
 import type { RunningPostgres } from './postgres-service.ts';
 
 export interface ProxyDeps {
@@ -54,6 +54,7 @@ export async function openGroupServices(deps: ProxyDeps, options: ProxyOptions):
       log,
       keys,
       withAdmin: (database, work) => admins.withConnection(database, work),
+      certificate: postgres().certificates?.shown,
       haproxy: writePort === undefined ? undefined : await openHaproxy(deps, options),
       pgbouncer: poolerPort === undefined ? undefined : await openPgbouncer(deps, options),
     },

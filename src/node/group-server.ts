@@ -1,7 +1,7 @@
 import { groupSettingsFor } from '../cluster/mesh/limits.ts';
 import { DEFAULT_HBA } from '../postgres/server-config.ts';
 import type { GroupSettings } from './group-settings.ts';
-import { isLoopback } from './loopback.ts';
+import { isLoopback } from '../core/loopback.ts';
 
 /** Room for databases that are replicated: of a manager its own two, of a service group those that are handed out. */
 const DATABASES = { manager: 2, service: 20 } as const;

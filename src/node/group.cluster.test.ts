@@ -5,7 +5,9 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { TEMP_PREFIX } from '../../test/leak-check.ts';
 import { SystemProcess, varve } from '../../test/system-process.ts';
 import { findProxyProgram } from '../cluster/services/proxy-programs.ts';
-import { Connection } from '../postgres/connection.ts';
+import { messageOf } from '../core/errors.ts';
+import { CertificateAuthority } from '../postgres/certificates.ts';
+import { Connection, type TlsOptions } from '../postgres/connection.ts';
 import type { GroupStatus } from './group-control.ts';
 import type { SystemLayout } from './layout.ts';
 
@@ -224,6 +226,35 @@ describe('three access nodes and two data nodes', () => {
       expect(await master()).toBe(target);
       for (const port of ports)
         await expect.poll(() => asked(port).catch(() => ''), { timeout: 10_000 }).toBe(target);
+    },
+  );
+
+  it.skipIf(haproxy === undefined)(
+    'clients that check certificates come in directly, through HAProxy and through PgBouncer',
+    async () => {
+      const layout = JSON.parse(await readFile(join(dir, 'system.json'), 'utf8')) as SystemLayout;
+      const [first] = system.connections().access;
+      const password = (await readFile(first?.passwordFile ?? '', 'utf8')).trim();
+      const caPem = await readFile(join(dir, 'ca', 'ca.crt'), 'utf8');
+      const foreign = await CertificateAuthority.open(join(dir, 'another-ca'));
+      const login = async (port: number, tls: TlsOptions): Promise<boolean> => {
+        const endpoint = { host: 'localhost', port, database: 'varve', user: 'postgres', password, tls };
+        // Without TLS it would fail.
+        await using client = await Connection.open(endpoint, { connectTimeoutMs: 5000, throughPooler: true });
+        return (await client.maybeOne('select 1')) !== undefined;
+      };
+      const ways = layout.nodes.flatMap(({ pgPort, proxies }) =>
+        proxies ? [pgPort, proxies.write, proxies.read, proxies.pooler] : [],
+      );
+      expect(ways).toHaveLength(12);
+      for (const port of ways) {
+        await expect
+          .poll(() => login(port, { mode: 'verify-full', caPem }).catch(messageOf), { timeout: 10_000 })
+          .toBe(true);
+        await expect(login(port, { mode: 'verify-full', caPem: foreign.caPem })).rejects.toMatchObject({
+          code: 'CONNECTION_FAILED',
+        });
+      }
     },
   );
 

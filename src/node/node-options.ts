@@ -7,7 +7,7 @@ import type { CoordinatorOptions } from '../coordination/open-coordinator.ts';
 import { coordinatorOptions } from './coordinator-options.ts';
 import { groupSettings, type GroupSettings } from './group-settings.ts';
 import type { NodeKind } from './layout.ts';
-import { isLoopback } from './loopback.ts';
+import { isLoopback } from '../core/loopback.ts';
 import type { StorageAdmissionOptions } from './storage-admission.ts';
 import {
   checkHttpHost,
@@ -28,6 +28,8 @@ export interface NodeOptions {
   readonly database: string;
   readonly postgres: OwnPostgres | RemotePostgres;
   readonly caFolder: string | undefined;
+  /** Beyond those of this machine and of the group's members. */
+  readonly tlsNames: readonly string[];
   readonly coordinator: CoordinatorOptions | undefined;
   readonly dataNodes: DataNodeSettings;
   /** Undefined for a node without a storage engine. */
@@ -98,6 +100,7 @@ export function nodeOptions(given: Options<'node'>): NodeOptions {
     database: given.database,
     postgres: postgresOf(given),
     caFolder: given.caFolder,
+    tlsNames: (given.tlsNames ?? '').split(',').flatMap((name) => name.trim() || []),
     coordinator: coordinatorOptions(given),
     dataNodes: dataNodesOf(given),
     group: groupSettings(given),

@@ -9,7 +9,7 @@ import { endpointFromUrl } from '../postgres/existing-server.ts';
 import { ServerContext, serverSteps } from '../postgres/server.ts';
 import { quoteIdent } from '../postgres/sql.ts';
 import { memberHba, memberSettings } from './group-server.ts';
-import { isLoopback } from './loopback.ts';
+import { isLoopback } from '../core/loopback.ts';
 import { done, todo, type Step } from '../run/step.ts';
 import { AdminPools } from './admin-pools.ts';
 import { NodeCertificates } from './certificates.ts';
@@ -87,7 +87,7 @@ function ownServerContext(
       }),
       hba: kind === 'data' && certificates ? DATA_NODE_HBA : group && memberHba(group),
       listenAddresses: group && !isLoopback(group.host) ? [group.host] : undefined,
-      tls: kind === 'data' ? certificates?.server : undefined,
+      tls: certificates?.server,
       // A data node may be another database of the access node's own server.
       socketPeers: kind === 'access',
       startTimeoutMs,
@@ -125,12 +125,20 @@ export async function runningPostgres(context: NodeContext): Promise<RunningPost
   const { certificates, server } = context;
   const endpoint = adminEndpoint(context, context.options.kind === 'access' ? undefined : homeOf(context));
   const own = context.server?.server;
-  const credentials = server && certificates ? certificates.credentials(await server.folder()) : {};
-  if (own) return { version: own.version, endpoint, own, credentials };
+  const folder = certificates && (await server?.folder());
+  const credentials = folder && certificates ? certificates.credentials(folder) : {};
+  if (own) {
+    const kept = folder &&
+      certificates && {
+        renew: (peers: readonly string[]) => certificates.install(folder, peers),
+        shown: () => certificates.shown(),
+      };
+    return { version: own.version, endpoint, own, credentials, certificates: kept };
+  }
   const { version } = await context.withAdmin(endpoint.database, (connection) =>
     connection.one<{ version: string }>("select pg_catalog.current_setting('server_version') as version"),
   );
-  return { version, endpoint, own: undefined, credentials };
+  return { version, endpoint, own: undefined, credentials, certificates: undefined };
 }
 
 function adminEndpoint(

@@ -1,6 +1,7 @@
 import { Backoff } from '../core/backoff.ts';
 import type { Clock } from '../core/clock.ts';
 import { VarveError } from '../core/errors.ts';
+import type { ServerCertificate } from '../cluster/services/server-certificate.ts';
 import type { CredentialOptions } from '../data-node/credentials.ts';
 import type { Endpoint } from '../postgres/connection.ts';
 import type { OwnServer } from '../postgres/server.ts';
@@ -15,6 +16,15 @@ export interface RunningPostgres {
   readonly own: OwnServer | undefined;
   /** How roles log in to data nodes from here. */
   readonly credentials: CredentialOptions;
+  /** Of a server of our own, where there is an authority. */
+  readonly certificates: OwnCertificates | undefined;
+}
+
+export interface OwnCertificates {
+  /** True when the server has another one than before, after a reload. */
+  readonly renew: (peers: readonly string[]) => Promise<boolean>;
+  /** What clients of the server are shown. */
+  readonly shown: () => Promise<ServerCertificate>;
 }
 
 export interface PostgresServiceDeps {

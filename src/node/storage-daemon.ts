@@ -11,7 +11,7 @@ import { listen, type HttpServer } from './listen.ts';
 import type { Log } from './log.ts';
 import { currentStep, runStatuses, type NodeStatus } from './node-status.ts';
 import { StorageService } from './storage-service.ts';
-import { isLoopback } from './loopback.ts';
+import { isLoopback } from '../core/loopback.ts';
 import type { StorageNodeOptions } from './storage-settings.ts';
 import type { Report } from './supervision.ts';
 

@@ -7,7 +7,7 @@ import type { EngineOptions } from '../storage/engine/storage-engine.ts';
 import type { PeersSourceOptions } from '../storage/peers/peers-source.ts';
 import type { ReplicationOptions } from '../storage/replication/replication.ts';
 import { coordinatorOptions } from './coordinator-options.ts';
-import { isLoopback } from './loopback.ts';
+import { isLoopback } from '../core/loopback.ts';
 
 /** How a node runs its storage engine. */
 export interface StorageSettings {
@@ -33,7 +33,7 @@ export interface StorageNodeOptions {
 }
 
 type Given = Pick<
-  Options<'storage'>,
+  Options<'storage serve'>,
   | 'storageTokenFile'
   | 'logMode'
   | 'shardCount'
@@ -147,7 +147,7 @@ export function isSystemFolder(dir: string): boolean {
 }
 
 /** Of `varve storage serve`: a node that stands alone; its folder is that of the engine. @throws CONFIG_INVALID */
-export function serveOptions(given: Options<'storage'>): StorageNodeOptions {
+export function serveOptions(given: Options<'storage serve'>): StorageNodeOptions {
   const folder = resolve(given.dir);
   const storage = storageSettings(given, folder);
   checkHttpHost(given.httpHost, storage.token);

@@ -7,7 +7,6 @@ import type { CoordinatorDeps } from '../coordination/coordinator.ts';
 import { openCoordinator } from '../coordination/open-coordinator.ts';
 import { CertificateAuthority } from '../postgres/certificates.ts';
 import type { Renderer } from '../run/renderer.ts';
-import { LOCAL_NAMES } from './certificates.ts';
 import { lockFolder } from '../core/folder-lock.ts';
 import { nextLayout, type NodeLayout, type ProxyPorts, type SystemLayout } from './layout.ts';
 import type { Log } from './log.ts';
@@ -87,7 +86,7 @@ async function prepareFolder(folder: SystemFolder, options: Options<'up'>): Prom
   await folder.ensurePassword(layout.nodes);
   if (layout.groupSize !== undefined) await folder.ensureGroupPassword();
   // Before the nodes ask for it, all at once.
-  await (await CertificateAuthority.open(folder.caFolder)).issueServer([...LOCAL_NAMES]);
+  await CertificateAuthority.open(folder.caFolder);
   return layout;
 }
 

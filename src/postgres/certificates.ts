@@ -32,7 +32,7 @@ export interface IssuedFiles {
  *
  *     ca.pem            its certificate and key, 0600
  *     ca.crt            its certificate, for `ssl_ca_file` and `sslrootcert`
- *     server.crt .key
+ *     server.crt .key, server-<node>.crt .key
  *     <md5 of role>.crt .key   (TimescaleDB 2.13's names)
  *
  * ECDSA P-256. Certificates are renewed when a third of their time is left, at the next `issue…`.
@@ -82,9 +82,12 @@ export class CertificateAuthority {
     return authority;
   }
 
-  /** `server.crt` and `server.key`, good for these host names and IP addresses; the first is the subject. */
-  issueServer(names: readonly [string, ...string[]]): Promise<IssuedFiles> {
-    return this.#issue('server', { commonName: names[0], purpose: 'server', names });
+  /**
+   * `server.crt` and `server.key`, good for these host names and IP addresses; the first is the subject. Servers that
+   * need different ones have files of different names.
+   */
+  issueServer(names: readonly [string, ...string[]], file = 'server'): Promise<IssuedFiles> {
+    return this.#issue(file, { commonName: names[0], purpose: 'server', names });
   }
 
   /** Certificate and key with which `role` logs in. */

@@ -85,7 +85,7 @@ function importKey(keyPem: string): Promise<webcrypto.CryptoKey> {
 /** Why a certificate cannot be used any longer, or undefined while it can. */
 export function staleBecause(
   pair: KeyPair,
-  request: CertificateRequest,
+  request: Pick<CertificateRequest, 'names'>,
   caPem: string,
   nowMs: number,
 ): string | undefined {

@@ -1,3 +1,4 @@
+import { isLoopback } from '../../core/loopback.ts';
 import { Connection, PLAIN_SESSION, type Endpoint, type TlsOptions } from '../../postgres/connection.ts';
 import { Pool } from '../../postgres/pool.ts';
 
@@ -12,9 +13,12 @@ export interface ServerAddress {
 export interface GroupLogin {
   readonly user: string;
   readonly password: string;
+  /** Where it is left out: as the server has it on other machines, in the clear on this one. */
   readonly tls?: TlsOptions | undefined;
 }
 
+/** Against those who listen in; whose certificate it is, is not looked at. */
+const ENCRYPTED: TlsOptions = { mode: 'prefer' };
 const CONNECT_TIMEOUT_MS = 5_000;
 /** A walsender or worker that is cut off notices by this. */
 const CONNECT_TIMEOUT_S = 5;
@@ -56,7 +60,7 @@ export class GroupServers implements AsyncDisposable {
   }
 
   endpoint({ host, port }: ServerAddress, database: string): Endpoint {
-    const { user, password, tls } = this.#login;
+    const { user, password, tls = isLoopback(host) ? undefined : ENCRYPTED } = this.#login;
     return { host, port, database, user, password, tls };
   }
 
@@ -89,7 +93,8 @@ export class GroupServers implements AsyncDisposable {
       password,
       application_name: applicationName,
       connect_timeout: String(CONNECT_TIMEOUT_S),
-      sslmode: tls?.mode ?? 'prefer',
+      // On this machine nobody listens in: TLS only where the server insists.
+      sslmode: tls?.mode ?? (isLoopback(server.host) ? 'allow' : 'prefer'),
       keepalives_idle: '10',
       keepalives_interval: '5',
       keepalives_count: '3',

@@ -17,6 +17,8 @@ export interface GroupServicesDeps {
   readonly keys: GroupKeys;
   /** Of this node's PostgreSQL. */
   readonly withAdmin: <T>(database: string, work: (connection: Connection) => Promise<T>) => Promise<T>;
+  /** What the server shows clients, where that is not to be found out by asking it. */
+  readonly certificate?: (() => Promise<ServerCertificate>) | undefined;
   /** Undefined where the program is not installed. */
   readonly haproxy: Haproxy | undefined;
   readonly pgbouncer: Pgbouncer | undefined;
@@ -220,6 +222,7 @@ export class GroupServices implements AsyncDisposable {
 
   /** Clients that want TLS see the same server through the pooler as without it. */
   async #certificate(admin: Connection): Promise<ServerCertificate | undefined> {
+    if (this.#deps.certificate) return this.#deps.certificate();
     const { certificate, trouble } = await readServerCertificate(admin);
     if (trouble !== undefined && trouble !== this.#tlsTrouble) {
       this.#deps.log.warn({ trouble }, 'clients of PgBouncer get no TLS, although PostgreSQL has it');
