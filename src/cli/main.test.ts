@@ -14,7 +14,11 @@ async function parse(...args: string[]): Promise<Call> {
     call = each;
     return Promise.resolve();
   });
-  for (const command of [program, ...program.commands])
+  for (const command of [
+    program,
+    ...program.commands,
+    ...program.commands.flatMap(({ commands }) => commands),
+  ])
     command.configureOutput({ writeErr: () => {}, writeOut: () => {} });
   await program.parseAsync(args, { from: 'user' });
   if (!call) throw new Error('no command was run');
@@ -28,7 +32,12 @@ describe('the command line', () => {
       for (const [name, spec] of optionsOf(command)) {
         const isFlag = spec.kind.placeholder === '';
         const flag = spec.default === true ? flagOf(name).replace('--', '--no-') : flagOf(name);
-        const [called, flags] = await parse(command, ...given, flag, ...(isFlag ? [] : ['value']));
+        const [called, flags] = await parse(
+          ...command.split(' '),
+          ...given,
+          flag,
+          ...(isFlag ? [] : ['value']),
+        );
         expect([called, flags]).toEqual([command, { [name]: isFlag ? spec.default !== true : 'value' }]);
       }
     }
@@ -52,12 +61,36 @@ describe('the command line', () => {
     ]);
   });
 
-  test.each([[['up', '--foo']], [['up', 'surplus']], [['nonsense']], [['data-node']], [['up', '--dir']]])(
-    'refuses %j',
-    async (args) => {
-      await expect(parse(...args)).rejects.toThrow();
-    },
-  );
+  test('knows the actions of a group, each with its own flags', async () => {
+    expect(await parse('storage', 'export', '--match', 'up')).toEqual([
+      'storage export',
+      { match: 'up' },
+      [],
+    ]);
+    const flagsOf = (action: string): string[] =>
+      commandLine(() => Promise.resolve(), 'storage')
+        .commands.find((command) => command.name() === 'storage')
+        ?.commands.find((command) => command.name() === action)
+        ?.options.map(({ long }) => long ?? '') ?? [];
+    expect(flagsOf('verify').sort()).toEqual(['--config', '--dir', '--json', '--node']);
+    expect(flagsOf('serve')).not.toContain('--match');
+    expect(flagsOf('inspect')).not.toContain('--memory-mb');
+    await expect(parse('storage', 'verify', '--memory-mb', '5')).rejects.toThrow(
+      "unknown option '--memory-mb'",
+    );
+    await expect(parse('storage', 'verfy')).rejects.toThrow("unknown command 'verfy'");
+  });
+
+  test.each([
+    [['up', '--foo']],
+    [['storage']],
+    [['up', 'surplus']],
+    [['nonsense']],
+    [['data-node']],
+    [['up', '--dir']],
+  ])('refuses %j', async (args) => {
+    await expect(parse(...args)).rejects.toThrow();
+  });
 });
 
 const systemError = (code: string): Error =>

@@ -1,6 +1,6 @@
 import { fileURLToPath } from 'node:url';
 import { Command, CommanderError, Option } from 'commander';
-import { ARGUMENTS, COMMANDS, type Command as CommandName } from '../config/commands.ts';
+import { ARGUMENTS, COMMANDS, GROUPS, type Command as CommandName } from '../config/commands.ts';
 import type { OptionSpec } from '../config/option.ts';
 import { defaultTextOf, environmentNameOf, flagOf, optionsOf, type OptionName } from '../config/options.ts';
 import type { CliContext, Flags } from './context.ts';
@@ -18,7 +18,10 @@ const RUNS: Readonly<Record<CommandName, () => Promise<Run>>> = {
   sql: async () => (await import('./sql-command.ts')).sql,
   'data-node': async () => (await import('./data-node-command.ts')).dataNode,
   cluster: async () => (await import('./cluster-command.ts')).cluster,
-  storage: async () => (await import('./storage-command.ts')).storage,
+  'storage serve': async () => (await import('./storage-command.ts')).serve,
+  'storage inspect': async () => (await import('./storage-command.ts')).inspect,
+  'storage verify': async () => (await import('./storage-command.ts')).verify,
+  'storage export': async () => (await import('./storage-command.ts')).exportSamples,
   namespace: async () => (await import('./namespace-command.ts')).namespace,
   placement: async () => (await import('./placement-command.ts')).placement,
   bootstrap: async () => (await import('./bootstrap-command.ts')).bootstrap,
@@ -58,19 +61,28 @@ export function commandLine(
   run: (name: CommandName, flags: Flags, given: readonly string[]) => Promise<void>,
   only = '',
 ): Command {
-  const isNamed = Object.hasOwn(COMMANDS, only);
+  const isNamed = Object.hasOwn(COMMANDS, only) || Object.hasOwn(GROUPS, only);
   const program = new Command('varve')
     .description('A distributed time-series database on PostgreSQL whose nodes bring themselves up.')
     .exitOverride()
     .showHelpAfterError('(varve COMMAND --help lists the flags of a command)');
   for (const [name, description] of Object.entries(COMMANDS) as [CommandName, string][]) {
-    const command = program.command(name).description(description).exitOverride().allowExcessArguments(false);
+    const [first, second] = name.split(' ') as [string, string?];
+    const group = second === undefined ? program : groupOf(program, first as keyof typeof GROUPS);
+    const command = group.command(second ?? first).description(description);
+    command.exitOverride().allowExcessArguments(false);
     command.action(() => run(name, givenFlags(command), command.args));
-    if (isNamed && name !== only) continue;
+    if (isNamed && first !== only) continue;
     for (const [option, spec] of optionsOf(name)) command.addOption(flagOption(option, spec));
     for (const argument of ARGUMENTS[name] ?? []) command.argument(argument);
   }
   return program;
+}
+
+/** Made with the first of its commands. */
+function groupOf(program: Command, name: keyof typeof GROUPS): Command {
+  const known = program.commands.find((command) => command.name() === name);
+  return known ?? program.command(name).description(GROUPS[name]).exitOverride();
 }
 
 function flagOption(name: OptionName, spec: OptionSpec<unknown>): Option {

@@ -2,38 +2,16 @@ import { once } from 'node:events';
 import { setFlagsFromString } from 'node:v8';
 import { systemClock } from '../core/clock.ts';
 import { VarveError } from '../core/errors.ts';
-import type { Options } from '../config/options.ts';
 import { settings, type CliContext, type Flags } from './context.ts';
 import { ExitCode } from './exit-codes.ts';
 import { stopSignals } from './stop-signals.ts';
 
-type StorageOptions = Options<'storage'>;
-
-/** `varve storage ACTION`: what there is to do with a storage engine and its files. */
-export async function storage(context: CliContext, flags: Flags, given: readonly string[]): Promise<number> {
-  const options = settings(context, 'storage', flags);
-  const [action] = given;
-  switch (action) {
-    case 'serve':
-      return serve(options, flags);
-    case 'inspect':
-      return inspect(context, options);
-    case 'verify':
-      return verify(context, options);
-    case 'export':
-      return exportSamples(context, options);
-    default:
-      throw new VarveError('INVALID_ARGUMENT', `there is no varve storage ${action ?? ''}`.trimEnd(), {
-        hint: 'There are serve, inspect, verify and export.',
-      });
-  }
-}
-
 /** Young objects may not gather up to 32 MB, as V8 would have it: what an engine keeps is not among them. */
 const YOUNG_STAY_FEW = '--semi-space-growth-factor=1';
 
-/** Runs an engine without PostgreSQL until it is told to stop. */
-async function serve(options: StorageOptions, flags: Flags): Promise<number> {
+/** `varve storage serve`: runs an engine without PostgreSQL until it is told to stop. */
+export async function serve(context: CliContext, flags: Flags): Promise<number> {
+  const options = settings(context, 'storage serve', flags);
   setFlagsFromString(YOUNG_STAY_FEW);
   const { isSystemFolder, serveOptions } = await import('../node/storage-settings.ts');
   const { runStorageNode } = await import('../node/storage-daemon.ts');
@@ -62,7 +40,9 @@ async function serve(options: StorageOptions, flags: Flags): Promise<number> {
   return ExitCode.ok;
 }
 
-async function inspect(context: CliContext, { dir, node, json, namespace }: StorageOptions): Promise<number> {
+/** `varve storage inspect`: 3 when a fileset cannot be used. */
+export async function inspect(context: CliContext, flags: Flags): Promise<number> {
+  const { dir, node, json, namespace } = settings(context, 'storage inspect', flags);
   const { findStorage, inspectionJson, inspectionLines, inspectStorage } =
     await import('../node/storage-files.ts');
   const documents: object[] = [];
@@ -84,7 +64,9 @@ async function inspect(context: CliContext, { dir, node, json, namespace }: Stor
   return isDamaged ? ExitCode.no : ExitCode.ok;
 }
 
-async function verify(context: CliContext, { dir, node, json }: StorageOptions): Promise<number> {
+/** `varve storage verify`: 3 when anything is not as it was written. */
+export async function verify(context: CliContext, flags: Flags): Promise<number> {
+  const { dir, node, json } = settings(context, 'storage verify', flags);
   const { findingText, findStorage, verifyStorage } = await import('../node/storage-files.ts');
   using signals = stopSignals();
   let count = 0;
@@ -101,7 +83,9 @@ async function verify(context: CliContext, { dir, node, json }: StorageOptions):
   return count === 0 ? ExitCode.ok : ExitCode.no;
 }
 
-async function exportSamples(context: CliContext, options: StorageOptions): Promise<number> {
+/** `varve storage export`: to standard output, as fast as that takes it. */
+export async function exportSamples(context: CliContext, flags: Flags): Promise<number> {
+  const options = settings(context, 'storage export', flags);
   const { storageClient } = await import('../node/storage-access.ts');
   const client = await storageClient(options);
   context.stdout.on('error', () => process.exit(ExitCode.ok));

@@ -1,4 +1,4 @@
-/** What can be called, in the order of `--help`. */
+/** What can be called, in the order of `--help`. Of a name of two words the first is a group of `GROUPS`. */
 export const COMMANDS = {
   up: 'Run a whole system on this machine: a coordinator, access nodes and data nodes. Resumes what it finds in its folder.',
   node: 'Run one node. `varve up` writes the configuration file and starts each node so.',
@@ -8,8 +8,11 @@ export const COMMANDS = {
   'data-node': 'List, add and remove data nodes: the SQL functions for those who are at a shell.',
   cluster:
     'Look at the group of access nodes and act on it: who is write master, who waits for whom; switch over, pause, take members out and in, change settings, back up and restore.',
-  storage:
-    'The storage engine for metrics: serve one without PostgreSQL, look at the files of one, check them byte by byte, or take the samples out.',
+  'storage serve': 'Run a storage engine for metrics without PostgreSQL until it is told to stop.',
+  'storage inspect':
+    'List the filesets of storage engines: of which shard and block, how large, whether they are usable. Reads small files only.',
+  'storage verify': 'Read every byte of the files of storage engines and tell what is not as it was written.',
+  'storage export': 'Take samples out of a storage node that runs, as lines of JSON.',
   namespace: 'List, create, change and delete the namespaces that metrics are kept in.',
   placement:
     'Which storage node has which shards: show it, make it, add, remove and replace nodes, and see beforehand what would move.',
@@ -24,10 +27,14 @@ export const COMMANDS = {
 
 export type Command = keyof typeof COMMANDS;
 
+/** Commands that belong together. */
+export const GROUPS = {
+  storage: 'The storage engine for metrics, and its files.',
+} as const;
+
 /** What stands behind a command without a flag. */
 export const ARGUMENTS: Partial<Readonly<Record<Command, readonly string[]>>> = {
   'data-node': ['<list|plan|add|remove>', '[name]', '[host]'],
-  storage: ['<serve|inspect|verify|export>'],
   namespace: ['<list|create|change|delete>', '[name]'],
   placement: ['<show|init|add|remove|replace|plan>', '[name]', '[name]', '[name]'],
   bootstrap: ['<retry|skip-peer|accept-loss>', '[peer or shard]'],
@@ -42,9 +49,8 @@ export const ARGUMENTS: Partial<Readonly<Record<Command, readonly string[]>>> = 
   ],
 };
 
-/** Those that ask storage engines, or look at the files of one. */
-export const STORAGE_COMMANDS = [
-  'storage',
+/** Those that ask storage nodes for something and print it. */
+export const STORAGE_QUESTIONS = [
   'namespace',
   'placement',
   'bootstrap',
@@ -52,3 +58,6 @@ export const STORAGE_COMMANDS = [
   'restore',
   'explain',
 ] as const satisfies readonly Command[];
+
+/** Those that look at the files of storage engines, and print what they find. */
+export const STORAGE_FILES = ['storage inspect', 'storage verify'] as const satisfies readonly Command[];

@@ -102,9 +102,9 @@ export const GROUP_OPTIONS = {
   }),
   coordinatorKeyFile: option(path, { commands: ['node', 'doctor'], help: 'Its key, PEM.' }),
   member: option(httpUrls, {
-    commands: ['cluster', 'storage', 'namespace'],
-    defaultText: 'an access node of the system in --dir; with storage and namespace a data node',
-    help: 'HTTP address of any member of the group, or of the storage node to ask.',
+    commands: ['cluster'],
+    defaultText: 'an access node of the system in --dir',
+    help: 'HTTP address of any member of the group.',
     flagOnly: true,
   }),
   yes: option(flag, {

@@ -1,4 +1,4 @@
-import { STORAGE_COMMANDS } from './commands.ts';
+import { STORAGE_QUESTIONS } from './commands.ts';
 import { choice, count, duration, flag, httpUrls, path, text } from './kinds.ts';
 import { option } from './option.ts';
 
@@ -15,106 +15,106 @@ export const STORAGE_OPTIONS = {
     help: 'On access nodes: for so many storage engines of data nodes the first placement of shards waits, up to 30 s from the first one on. `varve up` sets it to the number of data nodes.',
   }),
   httpHost: option(text, {
-    commands: ['node', 'storage'],
+    commands: ['node', 'storage serve'],
     default: '127.0.0.1',
     help: 'Address on which HTTP is served. Beyond this machine it needs `storageTokenFile`.',
   }),
   storageTokenFile: option(path, {
-    commands: ['up', 'node', ...STORAGE_COMMANDS],
+    commands: ['up', 'node', 'storage serve', 'storage export', ...STORAGE_QUESTIONS],
     help: 'File with the bearer token that requests to the storage engine have to carry. Without it there is none, and HTTP is served on this machine only.',
   }),
   logMode: option(choice('behind', 'sync'), {
-    commands: ['up', 'node', 'storage'],
+    commands: ['up', 'node', 'storage serve'],
     default: 'behind',
     help: 'When a write is acknowledged: `behind`, once it is with the operating system (survives kill -9, is on the disk soon after); `sync`, once the disk has it (survives power loss).',
   }),
   shardCount: option(count(1, 4096), {
-    commands: ['up', 'node', 'storage'],
+    commands: ['up', 'node', 'storage serve'],
     default: 32,
     help: 'Number of shards of a new storage engine; kept from then on.',
   }),
   memoryMb: option(count(64, 4000), {
-    commands: ['up', 'node', 'storage'],
+    commands: ['up', 'node', 'storage serve'],
     default: 512,
     help: 'Memory of the storage engine for series and open blocks. When it is used up, writes that need more are told to come back later.',
   }),
   snapshotInterval: option(duration, {
-    commands: ['up', 'node', 'storage'],
+    commands: ['up', 'node', 'storage serve'],
     default: 300_000,
     help: 'How often what is only in memory and log is written to snapshots, after which the log is shortened.',
   }),
   maxLogMb: option(count(16, 1_000_000), {
-    commands: ['up', 'node', 'storage'],
+    commands: ['up', 'node', 'storage serve'],
     default: 512,
     help: 'A snapshot is taken early when the log is larger than this.',
   }),
   bootstrapOrder: option(choice('default', 'prefer_peers', 'exclude_commitlog'), {
-    commands: ['up', 'node', 'storage'],
+    commands: ['up', 'node', 'storage serve'],
     default: 'default',
     help: 'Where a storage node looks first for the data of its shards: `default`, its files, its log, its peers; `prefer_peers`, its files, its peers, its log; `exclude_commitlog`, its files and its peers, because its log is not trusted to have everything.',
   }),
   bootstrapConsistency: option(choice('none', 'one', 'unstrictMajority', 'majority', 'all'), {
-    commands: ['up', 'node', 'storage'],
+    commands: ['up', 'node', 'storage serve'],
     default: 'majority',
     help: 'How many other replicas have to give what they have of a shard before it counts as all: `majority`, more than half of all replicas; `all`, all others; `one` and `unstrictMajority`, one if no more answer; `none`, none (data may be missing then, and nobody is told).',
   }),
   peerTimeout: option(duration, {
-    commands: ['up', 'node', 'storage'],
+    commands: ['up', 'node', 'storage serve'],
     default: 15_000,
     help: 'How long one request of a bootstrap to another node may take; after three the node is left behind for a while.',
   }),
   maxBodyMb: option(count(1, 1024), {
-    commands: ['up', 'node', 'storage'],
+    commands: ['up', 'node', 'storage serve'],
     default: 32,
     help: 'The largest body of a request to the storage engine, also when decompressed from gzip.',
   }),
   maxReadSamples: option(count(1000, 100_000_000_000), {
-    commands: ['up', 'node', 'storage'],
+    commands: ['up', 'node', 'storage serve'],
     default: 50_000_000,
     help: 'The most samples that one read may give.',
   }),
   maxReads: option(count(1, 1000), {
-    commands: ['up', 'node', 'storage'],
+    commands: ['up', 'node', 'storage serve'],
     default: 10,
     help: 'Reads that run at the same time; others wait for their turn.',
   }),
   readTimeout: option(duration, {
-    commands: ['up', 'node', 'storage'],
+    commands: ['up', 'node', 'storage serve'],
     default: 120_000,
     help: 'How long a read may take, waiting included.',
   }),
   writeConsistency: option(choice('one', 'majority', 'all'), {
-    commands: ['up', 'node', 'storage'],
+    commands: ['up', 'node', 'storage serve'],
     default: 'majority',
     help: 'How many replicas have to have a write of metrics before it is acknowledged. The others get it, too, as soon as they can.',
   }),
   readConsistency: option(choice('one', 'unstrictMajority', 'majority', 'all'), {
-    commands: ['up', 'node', 'storage'],
+    commands: ['up', 'node', 'storage serve'],
     default: 'unstrictMajority',
     help: 'How many replicas a read of metrics asks and merges. `unstrictMajority` asks a majority and is content with fewer, which it says in a warning.',
   }),
   replicaTimeout: option(duration, {
-    commands: ['up', 'node', 'storage'],
+    commands: ['up', 'node', 'storage serve'],
     default: 10_000,
     help: 'A replica that does not answer for so long is taken to have missed a write, and is left out of a read.',
   }),
   hintMaxMb: option(count(0, 1_000_000), {
-    commands: ['up', 'node', 'storage'],
+    commands: ['up', 'node', 'storage serve'],
     default: 1024,
     help: 'Room on the disk for what one replica misses while it is away. What does not fit is left to the repair.',
   }),
   hintMaxAge: option(duration, {
-    commands: ['up', 'node', 'storage'],
+    commands: ['up', 'node', 'storage serve'],
     default: 10_800_000,
     help: 'What a replica missed longer ago than this is not brought to it any more, but left to the repair.',
   }),
   repairInterval: option(duration, {
-    commands: ['up', 'node', 'storage'],
+    commands: ['up', 'node', 'storage serve'],
     default: 3_600_000,
     help: 'How often a node compares its metrics with those of the other replicas, and takes what it lacks; 0 for never.',
   }),
   url: option(httpUrls, {
-    commands: ['storage', 'namespace', 'placement', 'bootstrap', 'backup', 'restore', 'explain'],
+    commands: ['storage export', ...STORAGE_QUESTIONS],
     defaultText: 'that of a data node of the system in `--dir`',
     help: 'HTTP address of the storage node to ask.',
     flagOnly: true,
@@ -144,22 +144,22 @@ export const STORAGE_OPTIONS = {
     flagOnly: true,
   }),
   namespace: option(text, {
-    commands: ['storage', 'bootstrap', 'backup', 'restore'],
-    help: 'With export: the namespace, `default` unless given. With inspect and bootstrap: only this one. With backup and restore: only these, separated by commas.',
+    commands: ['storage inspect', 'storage export', 'bootstrap', 'backup', 'restore'],
+    help: 'With storage export: the namespace, `default` unless given. With storage inspect and bootstrap: only this one. With backup and restore: only these, separated by commas.',
     flagOnly: true,
   }),
   match: option(text, {
-    commands: ['storage'],
+    commands: ['storage export'],
     defaultText: 'every series',
-    help: 'With export: the selector of the series, as PromQL has them.',
+    help: 'The selector of the series, as PromQL has them.',
     flagOnly: true,
   }),
   start: option(text, {
-    commands: ['storage'],
-    help: 'With export: the first instant, in seconds since 1970 or RFC 3339.',
+    commands: ['storage export'],
+    help: 'The first instant, in seconds since 1970 or RFC 3339.',
     flagOnly: true,
   }),
-  end: option(text, { commands: ['storage'], help: 'With export: the last instant.', flagOnly: true }),
+  end: option(text, { commands: ['storage export'], help: 'The last instant.', flagOnly: true }),
   consistency: option(choice('one', 'majority', 'all'), {
     commands: ['backup'],
     default: 'majority',
