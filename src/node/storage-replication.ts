@@ -6,6 +6,7 @@ import type { Engine } from '../storage/engine/engine.ts';
 import type { StorageEngine } from '../storage/engine/storage-engine.ts';
 import type { Door } from '../storage/http/exchange.ts';
 import type { RequestBodies } from '../storage/http/request-body.ts';
+import type { Settlement } from '../storage/peers/peers-source.ts';
 import { HttpReplicaTransport } from '../storage/replication/http-replica-transport.ts';
 import { ReplicaHttp } from '../storage/replication/replica-http.ts';
 import { Replication, type ReplicationStatus } from '../storage/replication/replication.ts';
@@ -77,7 +78,7 @@ export class StorageReplication implements AsyncDisposable {
   }
 
   /** See `Replication.settleDeletions`. */
-  async settleDeletions(nodes: readonly string[], signal: AbortSignal): Promise<ReadonlyMap<string, string>> {
+  async settleDeletions(nodes: readonly string[], signal: AbortSignal): Promise<Settlement> {
     return await this.#replication.settleDeletions(nodes, signal);
   }
 

@@ -298,8 +298,7 @@ export class StorageService {
         bodies: this.#bodies,
         placement: () => this.#placement?.current,
         view: () => this.#openEngine().peerView,
-        settleDeletions: async (nodes, signal) =>
-          (await this.#replication?.settleDeletions(nodes, signal)) ?? new Map(),
+        settleDeletions: async (nodes, signal) => await this.#replication?.settleDeletions(nodes, signal),
         onBug: (error) => log.error({ error }, 'a request of a peer met a bug'),
       },
       this.#door,

@@ -266,8 +266,9 @@ export class Engine implements api.PlacedEngine {
       const { selectors, startNs, endNs } = query;
       const index = await indexOf(namespace, query);
       const series = index.seriesCount({ selectors });
-      // What comes later from other nodes must not be looked at as if it had been here.
-      if (series === 0 && namespace.filesets.count === 0) return { series };
+      // What comes from nodes that have deleted it must not be looked at through it.
+      const isForLater = !namespace.bootstrapped && query.isSettled !== true;
+      if (series === 0 && namespace.filesets.count === 0 && !isForLater) return { series };
       const tombstone = { version: this.#hybridClock.next(), selectors, startNs, endNs };
       // In one turn: what the log has after it was written after it.
       const logged = this.#engineLog.append(encodeDelete(namespace.id, tombstone));

@@ -283,6 +283,11 @@ export interface DeleteQuery {
   readonly selectors: readonly (readonly LabelMatcher[])[];
   readonly startNs: bigint;
   readonly endNs: bigint;
+  /**
+   * Nodes that something is taken from afterwards have carried it out: what comes of them is not looked at through it.
+   * Otherwise what comes to a node that is being filled is; false unless given.
+   */
+  readonly isSettled?: boolean;
 }
 
 export interface FlushReport {

@@ -5,6 +5,7 @@ import { BlockWriter } from '../engine/block-writer.ts';
 import { placeOf } from '../engine/fileset-summary.ts';
 import type { Namespace } from '../engine/namespace.ts';
 import type { PeerView } from '../engine/peer-view.ts';
+import { bury, type Tombstone } from '../engine/tombstones.ts';
 import { decodeAt } from '../fileset/fileset-damage.ts';
 import type { FilesetId } from '../fileset/fileset-id.ts';
 import { FilesetWriter } from '../fileset/fileset-writer.ts';
@@ -16,6 +17,7 @@ import {
   type CopiedKind,
 } from '../fileset/receive-fileset.ts';
 import type { ShardFolders } from '../fileset/shard-folders.ts';
+import { decodeLabels } from '../index/labels.ts';
 import type { AnswerRooms } from './answer-rooms.ts';
 import { openColumns } from './block-content.ts';
 import { mergedSeries } from './merged-series.ts';
@@ -78,6 +80,8 @@ export interface BlockFetchPlace {
   readonly namespace: Namespace;
   readonly pass: BootstrapPass;
   readonly atNs: bigint;
+  /** Those from whom it comes may not have carried out yet what was deleted here since this version. */
+  readonly since: bigint | undefined;
 }
 
 const COPY_BYTES = 2 * 1024 * 1024;
@@ -101,12 +105,14 @@ export class BlockFetch {
   readonly #namespace: Namespace;
   readonly #pass: BootstrapPass;
   readonly #atNs: bigint;
+  readonly #since: bigint;
 
-  constructor(deps: BlockFetchDeps, { namespace, pass, atNs }: BlockFetchPlace) {
+  constructor(deps: BlockFetchDeps, { namespace, pass, atNs, since }: BlockFetchPlace) {
     this.#deps = deps;
     this.#namespace = namespace;
     this.#pass = pass;
     this.#atNs = atNs;
+    this.#since = since ?? MAX_VERSION;
   }
 
   /**
@@ -118,7 +124,7 @@ export class BlockFetch {
     if (this.#pass === 'memory') return await this.#intoMemory(job);
     const { doubted } = this.#deps.memo;
     const key = this.#keyOf(job);
-    const isCopy = agree(job.offers) && !doubted.has(key);
+    const isCopy = agree(job.offers) && !doubted.has(key) && this.#deletions(job).length === 0;
     const fetched = isCopy ? await this.#copy(job) : await this.#merge(job);
     doubted.delete(key);
     await this.#loadIntoCache(job);
@@ -332,7 +338,7 @@ export class BlockFetch {
       }
       const deletedUpTo = job.offers.reduce(
         (least, { version }) => (version < least ? version : least),
-        MAX_VERSION,
+        this.#since,
       );
       const { series } = writer;
       const info = series === 0 ? undefined : await files.write(await writer.complete(deletedUpTo));
@@ -349,13 +355,21 @@ export class BlockFetch {
     let series = 0;
     await turns.run(async () => {
       for await (const { id, columns } of this.#series(job, nodes)) {
-        const opened = openColumns(view.codec(), columns);
+        const deletions = this.#deletions(job);
+        const all = openColumns(view.codec(), columns);
+        const opened = deletions.length === 0 ? all : bury(all, decodeLabels(id), deletions);
         this.#namespace.buffer.insert(id, opened);
         for (const { version } of opened.overwrites) view.clock.observe(version);
         series++;
       }
     });
     return { kind: 'memory', series, from: nodes };
+  }
+
+  /** That came while the block did, and may be missing in it. */
+  #deletions({ startNs }: BlockJob): readonly Tombstone[] {
+    const { tombstones, options } = this.#namespace;
+    return tombstones.after(this.#since, startNs, startNs + options.blockSizeNs);
   }
 
   #series({ shard, startNs }: BlockJob, nodes: readonly string[]): ReturnType<typeof mergedSeries> {

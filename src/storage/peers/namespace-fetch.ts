@@ -30,6 +30,7 @@ import {
 import { givers, requiredGivers, type BootstrapLevel } from './consistency.ts';
 import type { FetchTally } from './fetch-tally.ts';
 import { PeerFailure, type PeerClient } from './peer-client.ts';
+import type { Settlement } from './peers-source.ts';
 import { decodeShards, type PeerShard, type PeerShards } from './peer-messages.ts';
 
 export interface FetchDeps {
@@ -53,7 +54,7 @@ export interface FetchRequest {
   readonly level: BootstrapLevel;
   readonly tally: FetchTally;
   /** Who may have what was deleted, and why. */
-  readonly unsettled: ReadonlyMap<string, string>;
+  readonly settlement: Settlement;
 }
 
 /** What a peer says it has of a shard. */
@@ -87,7 +88,7 @@ export class NamespaceFetch {
   constructor(deps: FetchDeps, what: FetchRequest) {
     this.#deps = deps;
     this.#what = what;
-    this.#silent = new Map(what.unsettled);
+    this.#silent = new Map(what.settlement.silent);
   }
 
   get shards(): readonly number[] {
@@ -145,7 +146,7 @@ export class NamespaceFetch {
     const found = new Map<number, Offer[]>(batch.map((shard) => [shard, []]));
     await Promise.all(
       [...nodes].map(async (node) => {
-        if (this.#what.unsettled.has(node)) return;
+        if (this.#what.settlement.silent.has(node)) return;
         const asked = batch.filter((shard) => givers(topology, shard).includes(node));
         try {
           const { shards, version } = await this.#askOne(node, asked, signal);
@@ -234,7 +235,7 @@ export class NamespaceFetch {
 
   /** A block, which is durable or in the memory when it resolves, or left. */
   async fetch(job: BlockJob): Promise<void> {
-    const { namespace, context } = this.#what;
+    const { namespace, context, settlement } = this.#what;
     const { signal, pass, atNs } = context;
     let left = job;
     for (let asked = 0; ; asked++) {
@@ -245,7 +246,7 @@ export class NamespaceFetch {
       try {
         const fetch = new BlockFetch(
           { ...this.#deps, signal, onBytes: (bytes) => this.#came(job, bytes) },
-          { namespace, pass, atNs },
+          { namespace, pass, atNs, since: settlement.since },
         );
         this.#count(await fetch.run(left), left);
         return;

@@ -51,6 +51,7 @@ export interface ClusterOptions {
   readonly engine?: Partial<EngineOptions>;
   readonly majority?: number;
   readonly inlineBytes?: number;
+  readonly settleDeletions?: PeersSourceDeps['settleDeletions'];
 }
 
 interface Member {
@@ -209,7 +210,13 @@ export class PeerCluster implements AsyncDisposable {
   }
 
   #sourceDeps(name: string): Omit<PeersSourceDeps, 'view' | 'onMemory'> {
-    return { transport: this.#transportOf(name), clock: this.clock, random: () => this.#random.next() };
+    const { settleDeletions } = this.#options;
+    return {
+      transport: this.#transportOf(name),
+      clock: this.clock,
+      random: () => this.#random.next(),
+      ...(settleDeletions && { settleDeletions }),
+    };
   }
 
   #transportOf(from: string): PeerTransport {

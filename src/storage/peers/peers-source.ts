@@ -5,6 +5,7 @@ import { Turns } from '../../core/turns.ts';
 import {
   type BootstrapContext,
   type BootstrapNamespace,
+  type BootstrapPace,
   type BootstrapRequest,
   type BootstrapResult,
   type BootstrapSource,
@@ -30,15 +31,23 @@ export interface PeersSourceDeps {
   /** Uniform in [0, 1). */
   readonly random: () => number;
   /**
-   * Has these nodes, and this one, carry out what any of them has deleted. Who did not is told, with the reason: nothing
-   * is taken from there. Without it nobody deletes.
+   * Has these nodes, and this one, carry out what any of them has deleted. Once in a round: what this node deletes from
+   * then on is deleted from what it takes. Without it, or an answer, nobody deletes.
    */
   readonly settleDeletions?: (
     nodes: readonly string[],
     signal: AbortSignal,
-  ) => Promise<ReadonlyMap<string, string>>;
+  ) => Promise<Settlement | undefined>;
   /** Told of every shard of which something came into the memory. */
   readonly onMemory: (shard: number) => void;
+}
+
+/** Of deletions, before anything is taken. */
+export interface Settlement {
+  /** Who did not carry out all of them, and why: nothing is taken from there. */
+  readonly silent: ReadonlyMap<string, string>;
+  /** The version of this node before every deletion that it was told of since; undefined: nobody deletes. */
+  readonly since: bigint | undefined;
 }
 
 export interface PeersSourceOptions {
@@ -53,6 +62,7 @@ export interface PeersSourceOptions {
   readonly inlineBytes?: number;
 }
 
+const UNSETTLED: Settlement = { silent: new Map(), since: undefined };
 const NOTHING: Unfulfilled = { ranges: ShardTimeRanges.EMPTY, reasons: [] };
 
 /**
@@ -68,6 +78,9 @@ export class PeersSource implements BootstrapSource {
   readonly #memo: FetchMemo = { partial: new Map(), doubted: new Set() };
   readonly #tallies = new Map<string, FetchTally>();
   readonly #turns: Turns;
+  #settled:
+    | { readonly pace: BootstrapPace; readonly nodes: ReadonlySet<string>; readonly settlement: Settlement }
+    | undefined;
 
   constructor(deps: PeersSourceDeps, options: PeersSourceOptions) {
     this.#deps = deps;
@@ -109,7 +122,7 @@ export class PeersSource implements BootstrapSource {
     const { level, inlineBytes = 1024 * 1024 } = this.#options;
     const results = new Map<string, BootstrapResult>();
     const fetches = new Map<string, NamespaceFetch>();
-    const unsettled = await this.#settle(requests, context);
+    const settlement = await this.#settle(requests, context);
     const rooms = new AnswerRooms();
     let files: Pick<FetchDeps, 'folders' | 'seal'> | undefined;
     for (const [name, request] of requests) {
@@ -123,7 +136,7 @@ export class PeersSource implements BootstrapSource {
       files ??= await this.#filesIn(namespace.filesets.root);
       const tally = this.#tallyOf(name, request, context);
       const own = { client: this.#client, memo: this.#memo, turns: this.#turns, inlineBytes, rooms };
-      const what = { namespace, request, context, level, tally, unsettled };
+      const what = { namespace, request, context, level, tally, settlement };
       fetches.set(name, new NamespaceFetch({ ...this.#deps, ...own, ...files }, what));
     }
     await fetchRound([...fetches.values()], context);
@@ -146,13 +159,18 @@ export class PeersSource implements BootstrapSource {
   /** A memory that the log comes to yet cannot be deleted from: then the repair does it. */
   async #settle(
     requests: ReadonlyMap<string, BootstrapRequest>,
-    { topology, signal }: BootstrapContext,
-  ): Promise<ReadonlyMap<string, string>> {
+    { topology, signal, pace }: BootstrapContext,
+  ): Promise<Settlement> {
     const { view, settleDeletions } = this.#deps;
     const shards = [...requests.values()].flatMap(({ data }) => data.shards);
     const nodes = new Set(shards.flatMap((shard) => givers(topology, shard)));
-    if (!settleDeletions || nodes.size === 0 || !view.isOpen()) return new Map();
-    return await settleDeletions([...nodes], signal);
+    if (!settleDeletions || nodes.size === 0 || !view.isOpen()) return UNSETTLED;
+    const before = this.#settled;
+    if (before && before.pace === pace && [...nodes].every((node) => before.nodes.has(node)))
+      return before.settlement;
+    const settlement = (await settleDeletions([...nodes], signal)) ?? UNSETTLED;
+    this.#settled = pace && { pace, nodes, settlement };
+    return settlement;
   }
 
   /** Where filesets are written, and who makes them durable, in one round. */

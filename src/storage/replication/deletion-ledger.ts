@@ -44,6 +44,10 @@ export class DeletionLedger {
     return this.#deletions;
   }
 
+  of(namespaces: readonly string[]): readonly ReplicaDelete[] {
+    return this.#deletions.filter(({ namespace }) => namespaces.includes(namespace));
+  }
+
   has({ namespace, stamp }: Pick<ReplicaDelete, 'namespace' | 'stamp'>): boolean {
     return this.#deletions.some((one) => one.stamp === stamp && one.namespace === namespace);
   }

@@ -13,6 +13,7 @@ import { readColumns, type ColumnsRecord } from './columns-body.ts';
 import type { DeletionLedger } from './deletion-ledger.ts';
 import { matchersOf } from './plain-matchers.ts';
 import type { ReplicaDelete, HandedOver, ReplicaWrite } from './replica-transport.ts';
+import { keyOf } from './settle-deletions.ts';
 import { shardOf } from './split-body.ts';
 
 /** This node's own replicas: takes what its own clients and other nodes bring, in whichever order it comes. */
@@ -59,15 +60,39 @@ export class LocalReplica {
 
   /** Once: the same again does nothing. Durable when it resolves. @throws PLACEMENT_STALE, SHARD_NOT_READY */
   async delete(deletion: ReplicaDelete): Promise<void> {
-    await this.#deleting.run(async () => {
-      if (this.ledger.has(deletion)) return;
-      const { routedBy, ...kept } = deletion;
-      this.#checkJoined(routedBy);
-      this.#checkRoute(routedBy);
-      const { namespace, startNs, endNs, selectors } = kept;
-      await this.engine.deleteSeries(namespace, { startNs, endNs, selectors: selectors.map(matchersOf) });
-      await this.ledger.add(kept, this.#nowNs());
+    await this.#deleting.run(() => this.#carryOut(deletion, false));
+  }
+
+  /**
+   * Carries out what those have that something is taken from afterwards.
+   * @returns a version after all of them, and before every deletion that comes later: what is taken is to be looked at
+   * through these. Undefined when there are others of these namespaces by now, which those are to have first.
+   */
+  async settle(
+    deletions: readonly ReplicaDelete[],
+    namespaces: readonly string[],
+  ): Promise<bigint | undefined> {
+    return await this.#deleting.run(async () => {
+      for (const deletion of deletions) await this.#carryOut(deletion, true);
+      const settled = new Set(deletions.map(keyOf));
+      const isAll = this.ledger.of(namespaces).every((deletion) => settled.has(keyOf(deletion)));
+      return isAll ? this.replica.nextStamp() : undefined;
     });
+  }
+
+  async #carryOut(deletion: ReplicaDelete, isSettled: boolean): Promise<void> {
+    if (this.ledger.has(deletion)) return;
+    const { routedBy, ...kept } = deletion;
+    this.#checkJoined(routedBy);
+    this.#checkRoute(routedBy);
+    const { namespace, startNs, endNs, selectors: plain } = kept;
+    await this.engine.deleteSeries(namespace, {
+      startNs,
+      endNs,
+      selectors: plain.map(matchersOf),
+      isSettled,
+    });
+    await this.ledger.add(kept, this.#nowNs());
   }
 
   /** Takes what another replica has. */

@@ -19,6 +19,7 @@ import { ReplicatedRead, type ReadFigures } from './replicated-read.ts';
 import { ReplicatedWrite, type WriteFigures } from './replicated-write.ts';
 import { untilDeadline } from '../../core/deadline.ts';
 import { WriterChanges } from './writer-changes.ts';
+import type { Settlement } from '../peers/peers-source.ts';
 import { settleDeletions } from './settle-deletions.ts';
 import { Routing, type ReadLevel, type WriteLevel } from './routing.ts';
 
@@ -173,21 +174,24 @@ export class Replication {
   /**
    * Before this node takes shards from others: these and it have carried out what any of them has deleted. So it gets
    * nothing that is deleted, and need not delete it later, together with what was written since.
-   * @returns from whom nothing must be taken, and why
    */
-  async settleDeletions(ids: readonly string[], signal: AbortSignal): Promise<ReadonlyMap<string, string>> {
+  async settleDeletions(ids: readonly string[], signal: AbortSignal): Promise<Settlement> {
     const { clock, engine, transport, placement } = this.#deps;
     const { replicaTimeoutMs: timeoutMs } = this.#options;
     const nodes = placement()?.instances.filter(({ id }) => ids.includes(id)) ?? [];
-    const { silent, deletions } = await settleDeletions(transport, {
-      nodes,
-      namespaces: engine.namespaces().map(({ name }) => name),
-      signal,
-      limited: ({ id }, work, parent) =>
-        untilDeadline({ waitingFor: `replica ${id}`, timeoutMs, clock, parent }, work),
-    });
-    for (const deletion of deletions) await this.local.delete(deletion);
-    return silent;
+    for (;;) {
+      const namespaces = engine.namespaces().map(({ name }) => name);
+      const { silent, deletions } = await settleDeletions(transport, {
+        nodes,
+        namespaces,
+        own: this.local.ledger.of(namespaces),
+        signal,
+        limited: ({ id }, work, parent) =>
+          untilDeadline({ waitingFor: `replica ${id}`, timeoutMs, clock, parent }, work),
+      });
+      const since = await this.local.settle(deletions, namespaces);
+      if (since !== undefined) return { silent, since };
+    }
   }
 
   /** Undefined: the node is alone. */

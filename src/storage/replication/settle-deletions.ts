@@ -6,6 +6,8 @@ export interface SettleRequest {
   readonly nodes: readonly ReplicaAddress[];
   /** Deletions of others are left alone: they may be gone. */
   readonly namespaces: readonly string[];
+  /** What whoever asks has carried out itself, of these namespaces: the others are to as well. */
+  readonly own?: readonly ReplicaDelete[];
   readonly signal: AbortSignal;
   /** Ends what takes too long with one node. */
   readonly limited?: (
@@ -18,7 +20,7 @@ export interface SettleRequest {
 export interface SettledDeletions {
   /** Who did not carry out all of them, and why: nothing must be taken from these. */
   readonly silent: ReadonlyMap<string, string>;
-  /** All that any of the others has carried out, the oldest first. */
+  /** All that any of them has carried out, the oldest first. */
   readonly deletions: readonly ReplicaDelete[];
 }
 
@@ -28,7 +30,7 @@ export interface SettledDeletions {
  */
 export async function settleDeletions(
   transport: ReplicaTransport,
-  { nodes, namespaces, signal, limited = (_node, work) => work(signal) }: SettleRequest,
+  { nodes, namespaces, own: mine = [], signal, limited = (_node, work) => work(signal) }: SettleRequest,
 ): Promise<SettledDeletions> {
   const silent = new Map<string, string>();
   const known = new Map<ReplicaAddress, readonly ReplicaDelete[]>();
@@ -56,7 +58,7 @@ export async function settleDeletions(
       }),
     ),
   );
-  const all = new Map([...known.values()].flat().map((deletion) => [keyOf(deletion), deletion]));
+  const all = new Map([...known.values(), mine].flat().map((deletion) => [keyOf(deletion), deletion]));
   const deletions = [...all.values()].sort((a, b) => (a.stamp < b.stamp ? -1 : 1));
   await Promise.all(
     [...known].map(([node, own]) =>
@@ -71,6 +73,7 @@ export async function settleDeletions(
   return { silent, deletions };
 }
 
-function keyOf({ namespace, stamp }: ReplicaDelete): string {
+/** The same of one that was passed on. */
+export function keyOf({ namespace, stamp }: ReplicaDelete): string {
   return `${stamp}/${namespace}`;
 }
