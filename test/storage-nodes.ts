@@ -29,6 +29,7 @@ const quiet = { info: () => {}, warn: () => {}, error: () => {} };
 const STEP_MS = 50;
 const START_LIMIT_MS = 60_000;
 const SETTLE_LIMIT_MS = 90_000;
+const READ_LIMIT_MS = 40_000;
 const { signal: NEVER } = new AbortController();
 
 /** Flags of `varve node` without their dashes. */
@@ -138,6 +139,24 @@ export class StorageNode {
       }
     }
     return found;
+  }
+
+  /** The same, as often as it takes: on a busy machine too few replicas may answer in time, and that is said. */
+  async exportedAtLast(namespace = 'default'): Promise<FoundSamples> {
+    let found: FoundSamples | undefined;
+    let why: unknown;
+    await until(
+      () => `everything can be read through ${this.id}: ${String(why)}`,
+      READ_LIMIT_MS,
+      async () => {
+        found = await this.exported(namespace).catch((error: unknown) => {
+          why = error;
+          return undefined;
+        });
+        return found !== undefined;
+      },
+    );
+    return found as FoundSamples;
   }
 
   /** What it has itself, of all of its shards or of some. */

@@ -158,7 +158,7 @@ test.each(seeds)(
     });
     for (const node of cluster.nodes) {
       await expect.poll(() => node.status().then(({ reason }) => reason), { timeout: 30_000 }).toBeNull();
-      expect(run.ledger.faults(await node.exported()), `${node.id}; ${said()}`).toEqual([]);
+      expect(run.ledger.faults(await node.exportedAtLast()), `${node.id}; ${said()}`).toEqual([]);
     }
     expect(run.ledger.size).toBeGreaterThan(100);
     // Hints first; what was lost with them is healed once it is a minute old.
@@ -167,7 +167,7 @@ test.each(seeds)(
       .poll(() => system.lacking(run.ledger, REPLICAS), { timeout: 180_000, interval: 1000, message: said() })
       .toBe(0);
     for (const node of cluster.nodes) {
-      expect(run.ledger.faults(await node.exported()), `${node.id}, at the end; ${said()}`).toEqual([]);
+      expect(run.ledger.faults(await node.exportedAtLast()), `${node.id}, at the end; ${said()}`).toEqual([]);
     }
   },
 );

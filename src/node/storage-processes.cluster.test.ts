@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { SampleLedger, type FoundSamples } from '../../test/sample-ledger.ts';
+import { SampleLedger } from '../../test/sample-ledger.ts';
 import { ReadLoad, WriteLoad } from '../../test/sample-load.ts';
 import { StorageNodes, type StorageNode } from '../../test/storage-nodes.ts';
 
@@ -8,12 +8,6 @@ const IS_SOAK = process.env['VARVE_SOAK'] === '1';
 const SERIES = 20;
 /** On a machine that does other things as well. */
 const SOON = { timeout: 40_000, interval: 100 };
-/** On a busy machine too few replicas may answer in time: that is said, and asked again. */
-async function readFrom(node: StorageNode): Promise<FoundSamples> {
-  let found: FoundSamples | undefined;
-  await expect.poll(async () => (found = await node.exported().catch(() => undefined)), SOON).toBeDefined();
-  return found as FoundSamples;
-}
 const during = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
 describe('five nodes with three replicas of each shard', () => {
@@ -58,7 +52,7 @@ describe('five nodes with three replicas of each shard', () => {
     expect(reads.failed).toEqual([]);
     expect(writes.diverted).toBeGreaterThan(0);
     expect(reads.done).toBeGreaterThan(5);
-    for (const node of cluster.nodes) expect(ledger.faults(await readFrom(node))).toEqual([]);
+    for (const node of cluster.nodes) expect(ledger.faults(await node.exportedAtLast())).toEqual([]);
     // Once hints have been brought.
     await expect.poll(() => cluster.lacking(ledger, 3), SOON).toBe(0);
   });
@@ -71,14 +65,14 @@ describe('five nodes with three replicas of each shard', () => {
       await Promise.all(cluster.nodes.map((node) => node.end('SIGKILL')));
       await writes.end();
       await Promise.all(cluster.nodes.map((node) => node.start()));
-      for (const node of cluster.nodes) expect(ledger.faults(await readFrom(node))).toEqual([]);
+      for (const node of cluster.nodes) expect(ledger.faults(await node.exportedAtLast())).toEqual([]);
       await expectNewWrites(cluster.nodes);
     }
   });
 
   async function expectNewWrites(nodes: readonly StorageNode[]): Promise<void> {
     for (const node of nodes) await ledger.write(node, [{ series: 'after', timeMs: Date.now() }]);
-    for (const node of nodes) expect(ledger.faults(await readFrom(node))).toEqual([]);
+    for (const node of nodes) expect(ledger.faults(await node.exportedAtLast())).toEqual([]);
   }
 });
 
