@@ -15,7 +15,9 @@ export interface Death {
   readonly when: 'before' | 'after';
 }
 
-export class Killed extends Error {}
+export class Killed extends Error {
+  override readonly message = 'this node was killed';
+}
 
 /**
  * A node's daemon within this process that dies as by `kill -9`: from one message on it says nothing more to anybody.
@@ -23,9 +25,10 @@ export class Killed extends Error {}
  */
 export class MortalNode implements AsyncDisposable {
   readonly context: GroupContext;
-  /** Messages so far. */
+  /** Messages so far, or until it was spared. */
   count = 0;
   dead = false;
+  #spared = false;
   readonly #death: Death | undefined;
   readonly #link: TcpProxy;
   readonly #coordinator: Coordinator;
@@ -75,6 +78,11 @@ export class MortalNode implements AsyncDisposable {
     return node;
   }
 
+  /** It does not die any more: what it says from now on is said for the test, which looks whether all is well. */
+  spare(): void {
+    this.#spared = true;
+  }
+
   /** Now. */
   die(): void {
     this.dead = true;
@@ -92,6 +100,7 @@ export class MortalNode implements AsyncDisposable {
 
   async #message<T>(send: () => Promise<T>): Promise<T> {
     if (this.dead) throw new Killed();
+    if (this.#spared) return send();
     this.count += 1;
     const last = this.count === this.#death?.at;
     if (last && this.#death.when === 'before') this.die();

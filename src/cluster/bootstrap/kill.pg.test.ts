@@ -41,6 +41,7 @@ async function survive(index: number, options: Options, death: Death, pauseMs = 
   const mortal = await start(index, options, death);
   try {
     await bootstrap(mortal.context);
+    mortal.spare();
     return mortal;
   } catch (error) {
     if (!(error instanceof Killed) && !mortal.dead) throw error;
