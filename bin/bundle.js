@@ -44,7 +44,7 @@ export async function bundle(root, dist) {
   const outdir = path.join(dist, 'bundle');
   try {
     fs.mkdirSync(outdir);
-    fs.writeFileSync(path.join(outdir, 'program.js'), ascii(await bundled(root, dist)));
+    fs.writeFileSync(path.join(outdir, 'program.js'), asFunction(ascii(await bundled(root, dist))));
     fs.writeFileSync(path.join(outdir, 'package.json'), '{ "type": "commonjs" }\n');
     for (const [name, source] of Object.entries(AROUND)) {
       fs.copyFileSync(path.join(around, source), path.join(outdir, name));
@@ -79,6 +79,11 @@ async function bundled(root, dist) {
     write: false,
   });
   return outputFiles[0].text;
+}
+
+/** As Node wraps scripts: whoever loads it need not put a second copy of it together. */
+function asFunction(text) {
+  return `(function (exports, require, module, __filename, __dirname) {${text}\n})`;
 }
 
 /** Strings are escaped already; what is left stands in comments and regular expressions, where an escape is the same. */

@@ -16,10 +16,7 @@ const cacheFile = path.join(__dirname, `program.${v8.cachedDataVersionTag()}.cac
 exports.load = function load() {
   // It is all ASCII: as text of one byte a character it takes half of the memory.
   const source = fs.readFileSync(program, 'latin1');
-  const script = new vm.Script(`(function (exports, require, module, __filename, __dirname) {${source}\n})`, {
-    filename: program,
-    cachedData: readIfThere(cacheFile),
-  });
+  const script = new vm.Script(source, { filename: program, cachedData: readIfThere(cacheFile) });
   const module = { exports: {} };
   const run = script.runInThisContext();
   run.call(module.exports, module.exports, createRequire(program), module, program, __dirname);
