@@ -325,10 +325,18 @@ async function finish(context: GroupContext, plan: JoinPlan): Promise<void> {
         ...followsFromNow(keys, options.node, master?.value, nowMs),
       ],
     );
-    if (committed) return unmark(context, plan.databases);
+    if (committed) return letClientsIn(context, plan);
     // The record of a master changes in its reign, too: with the members, say.
     await deps.clock.sleep(AGAIN_MS);
   }
+}
+
+/** The node is a member, whatever happens to this: it is looked at again. */
+async function letClientsIn(context: GroupContext, { databases }: JoinPlan): Promise<void> {
+  await unmark(context, databases).catch((error: unknown) => {
+    const trouble = { node: context.options.node, error: messageOf(error) };
+    context.deps.log.warn(trouble, 'clients are let in a little later');
+  });
 }
 
 /** Thaws at once, and leaves nothing of the joiner with the members that can be reached. */

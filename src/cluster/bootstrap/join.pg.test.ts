@@ -9,7 +9,9 @@ import { gapSlotName } from '../master/gap-slot.ts';
 import { NOBODY } from '../master/quorum.ts';
 import { allLinks } from '../mesh/mesh.ts';
 import { cancelRequest } from '../cancel-request.ts';
+import { closeDatabase } from './closed-database.ts';
 import type { GroupContext } from './context.ts';
+import { markForJoining } from './joiner-databases.ts';
 import { leaveGroup, reinitialise, replaceMember } from './leave.ts';
 import { hasLeft } from './left.ts';
 import { askMembers, tendMembership } from './requests.ts';
@@ -227,6 +229,12 @@ test('nobody logs in to a database that is being filled, whatever he sets; then 
   await holder.query('commit');
   await holder.close();
   await joining;
+
+  // As a crash right behind the join leaves it; nobody has to start the node again.
+  await markForJoining(n2, (await n1.keys.group.read())?.value.uuid ?? '', ['varve']);
+  await closeDatabase(n2, 'varve');
+  expect(await refusal(asAlice)).toBe(SqlState.tooManyConnections);
+  await tendMembership(n2, work);
 
   await using after = await Connection.open(asAlice, { connectTimeoutMs: 5_000 });
   await expect(after.query('insert into public.w values (5, 5, 5)')).rejects.toMatchObject({

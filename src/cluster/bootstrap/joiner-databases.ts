@@ -78,9 +78,17 @@ export async function refuseContent(context: GroupContext, databases: readonly s
   }
 }
 
-export async function isMarked(context: GroupContext, databases: readonly string[]): Promise<boolean> {
-  const states = await Promise.all(databases.map((database) => lookAt(context, database)));
-  return states.some(({ marked }) => marked);
+/** Of a member: what its join has left to be done. */
+export async function unmarkLeft(context: GroupContext, databases: readonly string[]): Promise<void> {
+  const left = await context.deps.withAdmin('postgres', (connection) =>
+    connection.maybeOne(
+      `select 1 from pg_catalog.pg_db_role_setting s join pg_catalog.pg_database d on d.oid = s.setdatabase,
+              pg_catalog.unnest(s.setconfig) as c (line)
+        where s.setrole = 0 and d.datname = any ($1) and c.line like $2 || '=%' limit 1`,
+      [databases, JOINING],
+    ),
+  );
+  if (left) await unmark(context, databases);
 }
 
 /** Tables and the like of users, as `schema.name`; a few, for people. */

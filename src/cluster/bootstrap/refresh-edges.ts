@@ -3,7 +3,7 @@ import { done, todo, type Step } from '../../run/step.ts';
 import type { MemberRecord } from '../group-keys.ts';
 import type { GroupContext } from './context.ts';
 import { linksWith } from './form-group.ts';
-import { isMarked, unmark } from './joiner-databases.ts';
+import { unmarkLeft } from './joiner-databases.ts';
 import { membersOf, readRoster } from './members.ts';
 
 const SWEEP_LOCK_WAIT_MS = 200;
@@ -29,8 +29,7 @@ export const refreshEdges: Step<GroupContext> = {
     const own = await keys.members.at(options.node).read();
     const members = membersOf(await readRoster(keys));
     const databases = own?.value.databases ?? context.databases;
-    // A join that was done but for this.
-    if (await isMarked(context, databases)) await unmark(context, databases);
+    await unmarkLeft(context, databases);
     const group = await keys.group.read();
     // Before that there is nothing that could be lacked; the creator mends what is missing.
     if (group?.value.committed !== 'none') await detectLoss(context, members, databases);
@@ -52,6 +51,7 @@ export async function tendEdges(context: GroupContext, signal: AbortSignal): Pro
   const { keys, options } = context;
   const own = await keys.members.at(options.node).read();
   if (own?.value.state !== 'member') return;
+  await unmarkLeft(context, own.value.databases);
   await detectLoss(context, membersOf(await readRoster(keys)), own.value.databases);
   await sweepOwn(context, own.value.databases, signal);
 }
