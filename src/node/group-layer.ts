@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Hono } from 'hono';
@@ -95,6 +96,8 @@ export class GroupLayer implements AsyncDisposable {
     readonly services: GroupServices;
   }) {
     const { deps, options, secrets, keys } = parts;
+    // Every loop waits on it, each for several things: they are more than the ten that Node takes for a leak.
+    setMaxListeners(0, this.#stop.signal);
     this.#deps = deps;
     this.#options = options;
     const { clock, log, coordinator } = deps;
