@@ -3,8 +3,7 @@ import { ratesOf, type JoinRates } from './load-rate.ts';
 import { PacedLoad, type PacedLoadOptions } from './paced-load.ts';
 import type { PatroniCluster } from './patroni.ts';
 
-/** Its copy begins with a checkpoint, which PostgreSQL spreads: under load it takes minutes. */
-const TIMEOUT_MS = 400_000;
+const TIMEOUT_MS = 120_000;
 /** The load's second table is on the others by then, and Patroni has made up its mind about its synchronous standby. */
 const SETTLED_MS = 2000;
 

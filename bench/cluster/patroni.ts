@@ -73,7 +73,11 @@ export class PatroniCluster implements Contender<PatroniNode> {
     for (const node of nodes) {
       const own = join(folder, node.name);
       mkdirSync(own, { mode: 0o700 });
-      await writeFile(join(own, 'patroni.json'), JSON.stringify(config(node, { scope, etcdPort, times })));
+      const joins = cluster.joiners.includes(node);
+      await writeFile(
+        join(own, 'patroni.json'),
+        JSON.stringify(config(node, { scope, etcdPort, times, joins })),
+      );
       if (runAs) for (const path of [own, join(own, 'patroni.json')]) chownSync(path, runAs.uid, runAs.gid);
     }
     return cluster;
@@ -171,7 +175,7 @@ function isFollowing({ role, state }: ClusterMember): boolean {
 
 function config(
   node: PatroniNode,
-  { scope, etcdPort, times }: { scope: string; etcdPort: number; times: PatroniTimes },
+  { scope, etcdPort, times, joins }: { scope: string; etcdPort: number; times: PatroniTimes; joins: boolean },
 ): object {
   return {
     scope,
@@ -198,6 +202,8 @@ function config(
       data_dir: node.dataDir,
       pgpass: join(node.dataDir, '..', 'pgpass'),
       bin_dir: POSTGRES_BIN,
+      // A copy begins with a checkpoint, which PostgreSQL spreads over minutes under load unless it is told otherwise.
+      ...(joins ? { basebackup: [{ checkpoint: 'fast' }] } : {}),
       authentication: {
         superuser: { username: 'postgres', password: PASSWORD },
         replication: { username: 'replicator', password: PASSWORD },
