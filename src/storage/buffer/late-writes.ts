@@ -8,8 +8,8 @@ const FIRST_ROOM = 1024;
 /**
  * Writes of other nodes do not come in the order of their versions. Samples in order have none in memory: of each series
  * it is therefore known which version was written to it last. What comes with an older one does not replace such a
- * sample: it was there before what is there now, or repair finds out. Nothing of this survives a restart: then the order
- * in which they come decides, as between versions that are far apart.
+ * sample: it was there before what is there now, or repair finds out. Of what was there before the process started only
+ * one version is known, which is not older than any of it; what is older than that comes late as well.
  */
 export class LateWrites {
   readonly #memory: BufferMemory;
@@ -17,14 +17,27 @@ export class LateWrites {
   #base: bigint | undefined;
   /** By reference: the newest version that was written to it. */
   #newest = new Float64Array(0);
+  /** The same for series that nothing was written to yet, and for all. */
+  #newestOfOthers = Number.NEGATIVE_INFINITY;
+  #newestOfAll = Number.NEGATIVE_INFINITY;
+  readonly #recovered: bigint;
 
-  constructor(memory: BufferMemory) {
+  /** @param recovered not older than any version that was there before the first of these writes */
+  constructor(memory: BufferMemory, recovered: bigint) {
     this.#memory = memory;
+    this.#recovered = recovered;
   }
 
   /** References are other series now. */
   forget(): void {
     this.#newest = new Float64Array(0);
+    this.#newestOfOthers = this.#newestOfAll;
+  }
+
+  /** A series has samples now that were written elsewhere, nobody knows when. */
+  inserted(reference: number): void {
+    if (reference >= this.#newest.length) this.#grow(reference);
+    this.#newest[reference] = this.#newestOfAll;
   }
 
   /**
@@ -36,8 +49,9 @@ export class LateWrites {
     version: bigint,
     read: (reference: number, timeNs: bigint) => BlockColumns | undefined,
   ): void {
-    this.#base ??= version;
+    this.#base ??= this.#begin(version);
     const relative = Number(version - this.#base);
+    if (relative > this.#newestOfAll) this.#newestOfAll = relative;
     const { space, kernel } = this.#memory;
     const references = new Int32Array(kernel.bytes.buffer, space.references.address, series);
     const late: number[] = [];
@@ -49,6 +63,12 @@ export class LateWrites {
       else this.#newest[reference] = relative;
     }
     for (const entry of late) this.#settleEntry(entry, version, read);
+  }
+
+  #begin(version: bigint): bigint {
+    this.#newestOfOthers = Number(this.#recovered - version);
+    this.#newestOfAll = this.#newestOfOthers;
+    return version;
   }
 
   #settleEntry(
@@ -85,7 +105,7 @@ export class LateWrites {
   }
 
   #grow(reference: number): void {
-    const larger = new Float64Array(Math.max(FIRST_ROOM, 2 * (reference + 1))).fill(Number.NEGATIVE_INFINITY);
+    const larger = new Float64Array(Math.max(FIRST_ROOM, 2 * (reference + 1))).fill(this.#newestOfOthers);
     larger.set(this.#newest);
     this.#newest = larger;
   }

@@ -174,7 +174,7 @@ export class NamespaceBuffer {
     late?: LateVersion,
   ): Promise<WriteOutcome> {
     if (batch.use !== this.#memory.currentUse) throw spentBatch();
-    if (late && !late.heals) this.#settle(batch, version);
+    if (late && !late.heals) this.#settle(batch, version, late.recovered);
     if (append === undefined || batch.samples === 0) return this.#apply(batch, version);
     const { payload, ticket } = this.#writer.encode(batch, version, late?.epoch);
     this.#reader.dispose();
@@ -275,6 +275,7 @@ export class NamespaceBuffer {
     space.values.put(bits);
     space.labels.put(versions);
     this.#blocks.insert(reference, times.length, [leastNs, times.at(-1) ?? leastNs], newest);
+    this.#late?.inserted(reference);
     return reference;
   }
 
@@ -452,8 +453,8 @@ export class NamespaceBuffer {
   }
 
   /** What comes later than a newer version of it changes nothing. */
-  #settle(batch: WriteBatch, version: bigint): void {
-    this.#late ??= new LateWrites(this.#memory);
+  #settle(batch: WriteBatch, version: bigint, recovered: bigint): void {
+    this.#late ??= new LateWrites(this.#memory, recovered);
     const { blockSizeNs } = this.#options;
     this.#late.settle(batch, version, (reference, timeNs) =>
       this.#blocks.read(reference, blockStartOf(timeNs, blockSizeNs)),
@@ -511,6 +512,8 @@ export interface LateVersion {
   readonly epoch: bigint;
   /** It wins over all that has no version. */
   readonly heals: boolean;
+  /** No write that was there when the process started has a newer version. */
+  readonly recovered: bigint;
 }
 
 /** Does something now and tells later how it went. */

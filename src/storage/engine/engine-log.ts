@@ -41,6 +41,7 @@ export class EngineLog {
   #bytes = 0;
   #appendedBytes = 0;
   #closed = false;
+  #recoveredVersion = 0n;
 
   constructor(deps: EngineLogDeps, options: EngineOptions) {
     this.#deps = deps;
@@ -72,6 +73,11 @@ export class EngineLog {
     throw new VarveError('STORAGE_BUSY', 'the commit log is being read', { hint: 'Repeat it in a moment.' });
   }
 
+  /** No write that was there at the start has a newer version. */
+  get recoveredVersion(): bigint {
+    return this.#recoveredVersion;
+  }
+
   async open(end: LogEnd, replayedBytes: number): Promise<void> {
     const { fs, clock, hybridClock, randomUint32, log } = this.#deps;
     const { logMode: mode, logSegmentBytes, keepFreeBytes = 64 * MIB } = this.#options;
@@ -81,6 +87,7 @@ export class EngineLog {
     const opened = await CommitLog.open(deps, { folder: this.folder, mode, keepFreeBytes, ...segments }, end);
     this.#bytes = replayedBytes;
     this.#appendedBytes += replayedBytes;
+    this.#recoveredVersion = hybridClock.newestSeen;
     this.#log = opened;
     this.#letGo?.resolve();
   }

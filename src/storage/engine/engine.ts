@@ -390,7 +390,7 @@ export class Engine implements api.PlacedEngine {
       batch,
       version,
       writesToCommitLog ? namespace.append : undefined,
-      write && { epoch, heals: write.heals === true },
+      write && { epoch, heals: write.heals === true, recovered: this.#engineLog.recoveredVersion },
     );
     if (this.#memory.use.pressing) this.#upkeep.relieve({ atOnce: false });
     else this.#upkeep.imageIfDue();

@@ -7,6 +7,7 @@ import type { Clock } from '../../core/clock.ts';
 export class HybridClock {
   readonly #clock: Pick<Clock, 'nowMs'>;
   #last = 0n;
+  #newestSeen = 0n;
 
   constructor(clock: Pick<Clock, 'nowMs'>) {
     this.#clock = clock;
@@ -15,6 +16,11 @@ export class HybridClock {
   /** The newest version that was given or seen. */
   get last(): bigint {
     return this.#last;
+  }
+
+  /** The newest of those that were seen; what was given counts only when it is seen again. */
+  get newestSeen(): bigint {
+    return this.#newestSeen;
   }
 
   /** By the clock, in nanoseconds; no version. */
@@ -31,5 +37,6 @@ export class HybridClock {
   /** A version that came from elsewhere: later ones are larger. */
   observe(version: bigint): void {
     if (version > this.#last) this.#last = version;
+    if (version > this.#newestSeen) this.#newestSeen = version;
   }
 }

@@ -105,7 +105,16 @@ test('a node that stops brings what it acknowledged to slow replicas, or keeps i
   expect(cluster.node('a').live.status()?.hints[0]?.replayed).toBe(1);
 });
 
-test('a correction is not undone by a hint of what it corrected', async () => {
+test.each([
+  ['a correction', () => Promise.resolve()],
+  [
+    'a correction that was there before a restart',
+    async () => {
+      cluster.node('c').kill();
+      await cluster.node('c').start();
+    },
+  ],
+])('%s is not undone by a hint of what it corrected', async (_, meanwhile) => {
   cluster = await TestCluster.open();
   const t = nowNs();
   cluster.cut.add('a>c');
@@ -113,6 +122,7 @@ test('a correction is not undone by a hint of what it corrected', async () => {
   await expect.poll(() => cluster.node('a').live.status()?.hints[0]?.added).toBe(1);
   await write('b', up('x', t, 2));
   await expect.poll(() => read(local('c'))).toEqual(['x 2']);
+  await meanwhile();
   cluster.cut.clear();
   await expect.poll(() => cluster.node('a').live.status()?.hints[0]?.replayed, { timeout: 5000 }).toBe(1);
   for (const id of ['a', 'b', 'c']) expect(await read(local(id))).toEqual(['x 2']);

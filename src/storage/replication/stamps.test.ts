@@ -103,6 +103,32 @@ describe('of several values of one sample the one with the greatest version stay
   });
 });
 
+describe('a write that comes after a restart', () => {
+  test('does not replace what is newer, although nothing says any more how new that is', async () => {
+    const { engine, disk } = await open();
+    await write(engine, { stamp: 2, time: 0, value: 2 });
+    await write(engine, { stamp: 3, time: 1, value: 3 });
+    const log = await open(disk.processCrash(1));
+    await write(log.engine, { stamp: 1, time: 0, value: 1 });
+    expect(await read(log.engine)).toEqual([2, 3]);
+    await engine.snapshot();
+    const snapshot = await open(disk.processCrash(2));
+    await write(snapshot.engine, { stamp: 1, time: 0, value: 1 });
+    expect(await read(snapshot.engine)).toEqual([2, 3]);
+    const again = await open(snapshot.disk.processCrash(3));
+    expect(await read(again.engine)).toEqual([2, 3]);
+  });
+
+  test('replaces what was there before, when it is newer than all that was, and brings what is missing', async () => {
+    const { engine, disk } = await open();
+    await write(engine, { stamp: 2, time: 0, value: 2 });
+    const restarted = await open(disk.processCrash(1));
+    await write(restarted.engine, { stamp: 9, time: 0, value: 9 });
+    await write(restarted.engine, { stamp: 1, time: 1, value: 1 });
+    expect(await read(restarted.engine)).toEqual([9, 1]);
+  });
+});
+
 test('what is in bounds is said by the stamp: a hint that comes hours later is taken as by the others', async () => {
   const { engine, clock } = await open();
   clock.advance(3 * 3_600_000);
