@@ -1,7 +1,11 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { SeededRandom } from '../../../test/seeded-random.ts';
 import { SimulatedDisk } from '../../../test/simulated-disk.ts';
 import { readWholeFile } from '../../core/file-system.ts';
+import { NodeFileSystem } from '../../core/node-file-system.ts';
 import type { LabelPair } from '../index/labels.ts';
 import { contentOf, MS, newBuffer, newMemory, NOW, OPTIONS } from './buffer.suite.ts';
 import { MemoryImages } from './memory-image.ts';
@@ -122,6 +126,44 @@ test('an image is not completed when a block is dropped meanwhile, and the next 
   expect(contentOf(again?.buffers[0] as NamespaceBuffer)).toEqual(
     contentOf(writer.buffers[0] as NamespaceBuffer),
   );
+});
+
+test('an image in real files, of which short runs of pages are read at once, is taken, and refused when one is damaged', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'varve-test-image-'));
+  try {
+    const disk = new NodeFileSystem();
+    const memory = newMemory();
+    const writer = new Writer(memory);
+    await writer.scrape(80);
+    const images = new MemoryImages(disk, folder, memory);
+    await images.write(images.capture(writer.buffers, 'whole'));
+
+    const { restored: image } = await restoreImage(disk, folder, LIMIT);
+    expect(image?.notes).toBe('whole');
+    for (const [i, state] of (image?.buffers ?? []).entries()) {
+      const again = NamespaceBuffer.restore((image as NonNullable<typeof image>).memory, OPTIONS, state);
+      expect(contentOf(again)).toEqual(contentOf(writer.buffers[i] as NamespaceBuffer));
+    }
+
+    for (const [sizeOf, reason] of [
+      [(whole: number) => whole - 1, 'a page is cut off'],
+      [(whole: number) => whole, 'a page does not match its checksum'],
+    ] as const) {
+      const path = join(folder, 'image-1.img');
+      await using file = await disk.open(path, 'update');
+      const sizeBytes = await file.sizeBytes();
+      const last = await file.read(sizeBytes - 1, 1);
+      await file.truncate(sizeOf(sizeBytes));
+      if (sizeOf(sizeBytes) === sizeBytes) await file.write(sizeBytes - 1, Buffer.of((last[0] ?? 0) ^ 1));
+      const { restored: none, refused } = await restoreImage(disk, folder, LIMIT);
+      expect(none).toBeUndefined();
+      expect(refused).toEqual([{ file: path, reason }]);
+      await file.write(sizeBytes - 1, last);
+    }
+    expect((await restoreImage(disk, folder, LIMIT)).restored?.notes).toBe('whole');
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
 });
 
 test('an image with any damage is refused, or gives what was live', async () => {
