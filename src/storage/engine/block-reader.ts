@@ -175,11 +175,16 @@ export class BlockReader {
     }
   }
 
-  /** All ids in their order, without their samples. */
-  async *ids(): AsyncIterable<Buffer> {
+  /** Told of all ids in their order, without their samples. */
+  async eachId(use: (id: Buffer) => void): Promise<void> {
     for await (const entries of this.#files.entries()) {
-      for (const { id } of entries) if (!isDictionary(id)) yield id;
+      for (const { id } of entries) if (!isDictionary(id)) use(id);
     }
+  }
+
+  /** Equal where another block has the same ids. */
+  async idDigest(): Promise<string> {
+    return await this.#files.idDigest();
   }
 
   /** What is asked afterwards opens the files again. */

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { VarveError } from '../../core/errors.ts';
 import {
@@ -5,30 +6,53 @@ import {
   makeFolders,
   readWholeFile,
   TEMPORARY_SUFFIX,
-  writeFileAtomically,
   type FileSystem,
 } from '../../core/file-system.ts';
 import { floorToBlock } from '../bootstrap/time-ranges.ts';
 import { FileDamageError, type FileDamage } from '../fileset/fileset-damage.ts';
 import { removeIfThere } from '../fileset/remove-fileset.ts';
 import { IndexBlock } from '../index/index-block.ts';
-import type { IndexSegment } from '../index/index-segment.ts';
 import { MutableSegment } from '../index/mutable-segment.ts';
 import { SealedSegment } from '../index/sealed-segment.ts';
 import { inMemory } from '../index/segment-source.ts';
 import { segmentBytes } from '../index/segment-writer.ts';
+import { Serial } from './serial.ts';
 import { decodeCover, encodeCover, type CoveredFileset, type IndexCover } from './index-cover.ts';
 
 export const INDEX_FOLDER = 'index';
 const DAMAGED_FOLDER = 'damaged';
 const NAME = /^segment-(-?\d{1,19})-(\d{1,9})\.(idx|cover)$/;
 
-interface Held {
+/** A segment with its cover. */
+interface Written {
   readonly cover: IndexCover;
+  /** Of which series it was made, in which steps: equal where the bytes are. Not known of one that was read. */
+  readonly origin: string | undefined;
+}
+
+type PutSegment = (
+  blockStartNs: bigint,
+  bytes: Uint8Array,
+  of: Pick<Written, 'origin'> & Pick<IndexCover, 'filesets'>,
+) => Promise<Written>;
+
+interface Held extends Written {
   readonly covered: ReadonlySet<string>;
   /** Loaded when it is first asked for. */
   segment: Promise<SealedSegment> | undefined;
   used: number;
+}
+
+/** Series that an index block gets. */
+export interface IndexAddition {
+  /** Of the index block. */
+  readonly startNs: bigint;
+  /** That the series are from. */
+  readonly filesets: readonly CoveredFileset[];
+  /** Equal where `series` gives the same; undefined where that is not known. */
+  readonly sameAs: () => Promise<string | undefined>;
+  /** Canonical labels, each once, with the shard in the number. */
+  readonly series: () => Promise<MutableSegment>;
 }
 
 export interface IndexStoreOptions {
@@ -50,6 +74,7 @@ export class IndexStore {
   readonly #blocks = new Map<bigint, Held>();
   /** The highest volume that any file has, by index block. */
   readonly #volumes = new Map<bigint, number>();
+  readonly #replacing = new Serial();
   #clock = 0;
   /** What was found damaged and put aside. */
   readonly damages: FileDamage[] = [];
@@ -112,29 +137,40 @@ export class IndexStore {
     return segments;
   }
 
-  /**
-   * Adds series, which are those of these filesets, to an index block. Durable when it resolves.
-   * @param ids canonical labels, each once, with the shard of the series
-   */
+  /** Adds series to one index block, as `addAll` does. */
   async add(
-    indexBlockNs: bigint,
+    startNs: bigint,
     series: MutableSegment,
     filesets: readonly CoveredFileset[],
     isStored: (fileset: CoveredFileset) => boolean,
   ): Promise<void> {
-    const before = this.#blocks.get(indexBlockNs);
-    const existing: IndexSegment[] = before ? [await this.#open(before)] : [];
-    const kept = before ? before.cover.filesets.filter(isStored) : [];
-    const replaced = new Set(filesets.map(placeOf));
-    const covered = [...kept.filter((fileset) => !replaced.has(placeOf(fileset))), ...filesets];
-    const all = new IndexBlock([...existing, series]);
-    const [old] = existing;
-    const bytes =
-      old && all.seriesCount() === old.seriesCount
-        ? segmentBytes(existing)
-        : segmentBytes([...existing, series]);
-    await this.#write(indexBlockNs, bytes, covered);
-    if (before) await this.#removeFiles(before.cover);
+    const addition = { startNs, filesets, sameAs: async () => undefined, series: async () => series };
+    await this.addAll([addition], isStored);
+  }
+
+  /**
+   * Adds series to index blocks, each of which comes once. Durable when it resolves.
+   * @throws what the disk throws, INDEX_SEGMENT_DAMAGED: then as much is covered as before
+   */
+  async addAll(
+    additions: readonly IndexAddition[],
+    isStored: (fileset: CoveredFileset) => boolean,
+  ): Promise<void> {
+    await this.#replace(async (put) => {
+      const made: Written[] = [];
+      for (const addition of additions) {
+        const before = this.#blocks.get(addition.startNs);
+        const replaced = new Set(addition.filesets.map(placeOf));
+        const kept = before?.cover.filesets.filter((one) => isStored(one) && !replaced.has(placeOf(one)));
+        const origin = originOf(before, await addition.sameAs());
+        const bytes =
+          (await this.#bytesLike(origin, [...made, ...this.#blocks.values()])) ??
+          (await this.#merged(before, addition));
+        made.push(
+          await put(addition.startNs, bytes, { filesets: [...(kept ?? []), ...addition.filesets], origin }),
+        );
+      }
+    });
   }
 
   /**
@@ -143,23 +179,24 @@ export class IndexStore {
    * @throws INDEX_SEGMENT_DAMAGED
    */
   async dropShards(isDropped: (shard: number) => boolean, shardCount: number): Promise<void> {
-    for (const [start, held] of this.#blocks) {
-      const kept = held.cover.filesets.filter(({ shard }) => !isDropped(shard));
-      if (kept.length === held.cover.filesets.length) continue;
-      if (kept.length === 0) {
-        this.#blocks.delete(start);
-        await this.#removeFiles(held.cover);
-        continue;
+    await this.#replace(async (put) => {
+      for (const [start, held] of this.#blocks) {
+        const kept = held.cover.filesets.filter(({ shard }) => !isDropped(shard));
+        if (kept.length === held.cover.filesets.length) continue;
+        if (kept.length === 0) {
+          this.#blocks.delete(start);
+          await this.#removeFiles(held.cover);
+          continue;
+        }
+        const found = new IndexBlock([await this.#open(held)]).series({ ordered: true });
+        const series = new MutableSegment();
+        for (let index = 0; index < found.count; index++) {
+          const shard = (found.ref(index) ?? 0) % shardCount;
+          if (!isDropped(shard)) series.add(series.seriesCount * shardCount + shard, found.labelBytes(index));
+        }
+        await put(start, segmentBytes([series]), { filesets: kept, origin: undefined });
       }
-      const found = new IndexBlock([await this.#open(held)]).series({ ordered: true });
-      const series = new MutableSegment();
-      for (let index = 0; index < found.count; index++) {
-        const shard = (found.ref(index) ?? 0) % shardCount;
-        if (!isDropped(shard)) series.add(series.seriesCount * shardCount + shard, found.labelBytes(index));
-      }
-      await this.#write(start, segmentBytes([series]), kept);
-      await this.#removeFiles(held.cover);
-    }
+    });
   }
 
   /** Removes index blocks that none of the filesets needs; returns how many. */
@@ -187,14 +224,82 @@ export class IndexStore {
     }
   }
 
-  async #write(indexBlockNs: bigint, bytes: Uint8Array, filesets: readonly CoveredFileset[]): Promise<void> {
-    const volume = (this.#volumes.get(indexBlockNs) ?? -1) + 1;
-    this.#volumes.set(indexBlockNs, volume);
-    const cover: IndexCover = { blockStartNs: indexBlockNs, volume, sizeBytes: bytes.length, filesets };
-    await makeFolders(this.#fs, this.#options.folder, [INDEX_FOLDER, this.#options.namespace]);
-    await writeFileAtomically(this.#fs, this.#path(cover, 'idx'), bytes);
-    await writeFileAtomically(this.#fs, this.#path(cover, 'cover'), encodeCover(cover));
-    this.#hold(cover);
+  /** What an index block has, and what it gets. */
+  async #merged(before: Held | undefined, addition: IndexAddition): Promise<Uint8Array> {
+    const series = await addition.series();
+    if (!before) return segmentBytes([series]);
+    // Not to be kept: it is replaced.
+    const old = await (before.segment ?? this.#read(before));
+    const isKnown = new IndexBlock([old, series]).seriesCount() === old.seriesCount;
+    return segmentBytes(isKnown ? [old] : [old, series]);
+  }
+
+  /** Those of a segment that was made in the same way; undefined when there is none, or it is not what was written. */
+  async #bytesLike(
+    origin: string | undefined,
+    segments: readonly Written[],
+  ): Promise<Uint8Array | undefined> {
+    const like = origin === undefined ? undefined : segments.find((one) => one.origin === origin);
+    if (!like) return undefined;
+    const path = this.#path(like.cover, 'idx');
+    try {
+      const bytes = await readWholeFile(this.#fs, path);
+      SealedSegment.open(inMemory(bytes), path).verify();
+      return bytes;
+    } catch (error) {
+      // Whoever reads it will see to it.
+      if (!isDamage(error)) throw error;
+      return undefined;
+    }
+  }
+
+  /** Writes new segments of index blocks, and puts them all in the place of those before. Durable when it resolves. */
+  async #replace(write: (put: PutSegment) => Promise<void>): Promise<void> {
+    await this.#replacing.run(async () => await this.#replaceNow(write));
+  }
+
+  async #replaceNow(write: (put: PutSegment) => Promise<void>): Promise<void> {
+    const written: Written[] = [];
+    const put: PutSegment = async (blockStartNs, bytes, { filesets, origin }) => {
+      if (written.length === 0) {
+        await makeFolders(this.#fs, this.#options.folder, [INDEX_FOLDER, this.#options.namespace]);
+      }
+      const volume = (this.#volumes.get(blockStartNs) ?? -1) + 1;
+      this.#volumes.set(blockStartNs, volume);
+      const one: Written = { cover: { blockStartNs, volume, sizeBytes: bytes.length, filesets }, origin };
+      written.push(one);
+      await this.#fs.writeFiles([{ path: this.#path(one.cover, 'idx'), bytes }]);
+      return one;
+    };
+    try {
+      await write(put);
+      if (written.length > 0) await this.#sealWritten(written.map(({ cover }) => cover));
+    } catch (error) {
+      // A disk that is full has room for others then; what is left is removed at the next start.
+      for (const { cover } of written) await this.#removeFiles(cover).catch(() => {});
+      throw error;
+    }
+    for (const { cover, origin } of written) {
+      const before = this.#blocks.get(cover.blockStartNs);
+      this.#hold(cover, origin);
+      if (before) await this.#removeFiles(before.cover);
+    }
+  }
+
+  /** Covers come last: they say that the segments are whole. */
+  async #sealWritten(covers: readonly IndexCover[]): Promise<void> {
+    const segments = covers.map((cover) => this.#path(cover, 'idx'));
+    await this.#fs.syncAll({ files: segments, folders: [this.#root] });
+    const files = covers.map((cover) => {
+      return { path: `${this.#path(cover, 'cover')}${TEMPORARY_SUFFIX}`, bytes: encodeCover(cover) };
+    });
+    await this.#fs.writeFiles(files);
+    await this.#fs.syncAll({ files: files.map(({ path }) => path), folders: [] });
+    for (const cover of covers) {
+      const path = this.#path(cover, 'cover');
+      await this.#fs.rename(`${path}${TEMPORARY_SUFFIX}`, path);
+    }
+    await this.#fs.syncFolder(this.#root);
   }
 
   async #open(held: Held): Promise<SealedSegment> {
@@ -249,9 +354,9 @@ export class IndexStore {
     }
   }
 
-  #hold(cover: IndexCover): void {
+  #hold(cover: IndexCover, origin?: string): void {
     const covered = new Set(cover.filesets.map(keyOf));
-    this.#blocks.set(cover.blockStartNs, { cover, covered, segment: undefined, used: 0 });
+    this.#blocks.set(cover.blockStartNs, { cover, origin, covered, segment: undefined, used: 0 });
   }
 
   #note(name: string): void {
@@ -281,6 +386,14 @@ export class IndexStore {
   #path(cover: Pick<IndexCover, 'blockStartNs' | 'volume'>, kind: 'idx' | 'cover'): string {
     return join(this.#root, segmentName(cover, kind));
   }
+}
+
+function originOf(before: Written | undefined, added: string | undefined): string | undefined {
+  if (added === undefined || (before && before.origin === undefined)) return undefined;
+  return createHash('sha256')
+    .update(before?.origin ?? '')
+    .update(added)
+    .digest('base64');
 }
 
 function segmentName(cover: Pick<IndexCover, 'blockStartNs' | 'volume'>, kind: 'idx' | 'cover'): string {

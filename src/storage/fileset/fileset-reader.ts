@@ -4,6 +4,7 @@ import { checkFileHeader, FILE_HEADER_BYTES } from './checked-file.ts';
 import { decodeAt, FileDamageError, FormatFault, type FileDamage } from './fileset-damage.ts';
 import { filesetPath, type FileKind } from './fileset-id.ts';
 import { FilesetScan } from './fileset-scan.ts';
+import { IdDigest } from './id-digest.ts';
 import { EntryTable, type PayloadRun } from './entry-table.ts';
 import {
   decodeDirectory,
@@ -92,22 +93,21 @@ export class FilesetReader {
   /** Where all payloads are; with each entry's id, in their order. */
   async table(onEntry: (id: Buffer) => void): Promise<EntryTable> {
     const table = new EntryTable(this.#path('data'), this.info.entryCount);
-    for (const run of runsOf(await this.#openPages())) {
-      const [first] = run;
-      const start = first?.offset ?? 0;
-      const bytes = await this.#readIndex(start, sizeOf(run));
-      for (const { offset, sizeBytes } of run) {
-        const at = offset - start;
-        this.#inPage(offset, bytes.subarray(at, at + sizeBytes), (page) => {
-          const entries = decodeEntries(page);
-          if (!table.addPage(entries, page.payloadsChecksum)) throw new FormatFault(8, 'it has more entries');
-          for (const { id } of entries) onEntry(id);
-        });
-      }
-    }
+    await this.#eachPage((page) => {
+      const entries = decodeEntries(page);
+      if (!table.addPage(entries, page.payloadsChecksum)) throw new FormatFault(8, 'it has more entries');
+      for (const { id } of entries) onEntry(id);
+    });
     if (table.isWhole) return table;
     const reason = `it has less than ${this.info.entryCount} entries`;
     throw new FileDamageError({ file: this.#path('index'), offset: this.info.directory.offset, reason });
+  }
+
+  /** Of all its ids: equal where another fileset has the same. */
+  async idDigest(): Promise<string> {
+    const digest = new IdDigest();
+    await this.#eachPage((page) => digest.addPage(page));
+    return digest.digest();
   }
 
   /** The payloads of some pages, read into memory of the caller's where it is given. */
@@ -205,6 +205,18 @@ export class FilesetReader {
       },
     );
     return await this.#read('data', await this.#dataFile, { offset, lengthBytes, into });
+  }
+
+  /** All pages of the index file, read in large pieces. */
+  async #eachPage(use: (page: OpenPage) => void): Promise<void> {
+    for (const run of runsOf(await this.#openPages())) {
+      const start = run[0]?.offset ?? 0;
+      const bytes = await this.#readIndex(start, sizeOf(run));
+      for (const { offset, sizeBytes } of run) {
+        const at = offset - start;
+        this.#inPage(offset, bytes.subarray(at, at + sizeBytes), use);
+      }
+    }
   }
 
   async #readPage(place: PagePlace): Promise<IndexEntry[]> {
