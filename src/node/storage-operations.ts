@@ -2,6 +2,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { messageOf, VarveError } from '../core/errors.ts';
 import { RestoreHttp } from '../storage/backup/restore-http.ts';
 import type { RestoreMarks } from '../storage/backup/restore-mark.ts';
+import { RestoreSeal } from '../storage/backup/restore-seal.ts';
 import { RestoreServer } from '../storage/backup/restore-server.ts';
 import type { InterventionPlan } from '../storage/bootstrap/plan-intervention.ts';
 import type { Engine } from '../storage/engine/engine.ts';
@@ -44,11 +45,12 @@ export class StorageOperations implements HttpHandler {
     this.#node = node;
     const { engine, bodies, door, onBug, folder, marks } = deps;
     this.#peers = new PeerHttp({ server: () => new PeerServer(engine().peerView), bodies, door, onBug });
+    const seal = new RestoreSeal();
     const restoreServer = (): RestoreServer => {
       const open = engine();
       const { peerView } = open;
       const view = { ...peerView, folder, serially: open.serially.bind(open) };
-      return new RestoreServer({ view, marks: marks() });
+      return new RestoreServer({ view, marks: marks(), seal });
     };
     this.#restore = new RestoreHttp({ server: restoreServer, bodies, door, onBug });
   }

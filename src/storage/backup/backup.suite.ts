@@ -19,6 +19,7 @@ import { RestoreBackup, type RestoreReport } from './restore-backup.ts';
 import type { RestoreTarget } from './send-filesets.ts';
 import { RestoreMarks } from './restore-mark.ts';
 import { BodyParts, encodeRestoredHead } from './restore-messages.ts';
+import { RestoreSeal } from './restore-seal.ts';
 import { RestoreServer } from './restore-server.ts';
 import { TakeBackup, type BackupReport } from './take-backup.ts';
 
@@ -97,7 +98,11 @@ function settingsOf(engine: Engine): { readonly name: string; readonly settings:
 export async function restoreServer(engine: Engine): Promise<RestoreServer> {
   const { peerView } = engine;
   const view = { ...peerView, folder: '/engine', serially: engine.serially.bind(engine) };
-  return new RestoreServer({ view, marks: await RestoreMarks.open(peerView.fs, '/engine') });
+  return new RestoreServer({
+    view,
+    marks: await RestoreMarks.open(peerView.fs, '/engine'),
+    seal: new RestoreSeal(),
+  });
 }
 
 export interface RestoreOptions {

@@ -3,14 +3,13 @@ import { messageOf, VarveError } from '../../core/errors.ts';
 import { isOutOfSpace, makeFolders } from '../../core/file-system.ts';
 import { decodeAnnotation, encodeAnnotation } from '../engine/block-annotation.ts';
 import { DATA_FOLDER } from '../engine/fileset-store.ts';
-import { placeOf } from '../engine/fileset-summary.ts';
 import type { Namespace } from '../engine/namespace.ts';
 import type { PeerView } from '../engine/peer-view.ts';
 import { rebuildIndex, uncovered } from '../engine/rebuild-index.ts';
 import { nextVolume } from '../fileset/fileset-folder.ts';
 import { COPIED_KINDS, FilesetReceiver } from '../fileset/receive-fileset.ts';
-import { sealFilesets } from '../fileset/seal-filesets.ts';
 import type { RestoreMarks } from './restore-mark.ts';
+import type { RestoreSeal } from './restore-seal.ts';
 import {
   blockKey,
   readRestoredHead,
@@ -30,6 +29,8 @@ export interface RestoreView extends PeerView {
 export interface RestoreServerDeps {
   readonly view: RestoreView;
   readonly marks: RestoreMarks;
+  /** One for all requests to an engine. */
+  readonly seal: RestoreSeal;
 }
 
 /** As for writes that another node took. */
@@ -39,10 +40,12 @@ const MAX_AHEAD_NS = 300_000_000_000n;
 export class RestoreServer {
   readonly #view: RestoreView;
   readonly #marks: RestoreMarks;
+  readonly #seal: RestoreSeal;
 
-  constructor({ view, marks }: RestoreServerDeps) {
+  constructor({ view, marks, seal }: RestoreServerDeps) {
     this.#view = view;
     this.#marks = marks;
+    this.#seal = seal;
   }
 
   /** How a namespace stands; changes nothing. @throws NAMESPACE_UNKNOWN, STORAGE_NOT_READY */
@@ -95,25 +98,23 @@ export class RestoreServer {
     const wanted = head.info.digest.toString('hex');
     if (present() === wanted) return 'present';
     const receiver = await this.#receiver(namespace, head);
-    let isTaken = false;
     try {
       for (const kind of COPIED_KINDS) {
         for await (const piece of body.take(head.sums[kind].sizeBytes)) await receiver.append(kind, piece);
       }
       const info = await receiver.write();
       if (!info) throw new VarveError('PEER_UNAVAILABLE', 'a fileset is not what its checksums say');
-      await this.#view.serially(async () => {
-        // Both may have changed while it came.
-        this.#admitted(head);
-        if (present() === wanted) return;
-        if (present() !== undefined) throw notEmpty(namespace.name, head.backup);
-        const { root } = namespace.filesets;
-        await namespace.filesets.beginChange();
-        await sealFilesets(this.#view.fs, root, [info]);
-        receiver.sealed();
-        isTaken = true;
-        namespace.filesets.put(placeOf(info));
-        namespace.movedBlocks++;
+      const isTaken = await this.#seal.take(this.#view.fs, this.#view.serially, {
+        namespace,
+        receiver,
+        info,
+        isWanted: () => {
+          // Both may have changed while it came.
+          this.#admitted(head);
+          if (present() === wanted) return false;
+          if (present() !== undefined) throw notEmpty(namespace.name, head.backup);
+          return true;
+        },
       });
       return isTaken ? 'taken' : 'present';
     } catch (error) {
