@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { stat } from 'node:fs/promises';
+import { statSync } from 'node:fs';
 import { release } from 'node:os';
 import { promisify } from 'node:util';
 
@@ -20,7 +20,7 @@ export async function syncVolumes(folders: Iterable<string>): Promise<boolean> {
   // A shard may be on a disk of its own.
   const byDevice = new Map<number, string>();
   for (const folder of folders) {
-    const { dev } = await stat(folder);
+    const { dev } = statSync(folder);
     if (!byDevice.has(dev)) byDevice.set(dev, folder);
   }
   try {
