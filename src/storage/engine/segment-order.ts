@@ -1,8 +1,8 @@
-import { ByteWriter } from '../index/byte-writer.ts';
-import { MAX_LABELS, writeLabel } from '../index/labels.ts';
+import { MAX_LABELS } from '../index/labels.ts';
 import { search } from '../index/search.ts';
 import type { LabelMatcher } from '../index/matcher.ts';
 import type { SealedSegment } from '../index/sealed-segment.ts';
+import { labelOf } from '../index/series-set.ts';
 import { murmur3 } from '../kernel/murmur3.ts';
 import type { Found, FoundSet } from './series-columns.ts';
 
@@ -167,12 +167,6 @@ function idsOf(segment: SealedSegment): Buffer[] {
     }
     return Buffer.concat(parts);
   });
-}
-
-function labelOf(segment: SealedSegment, term: number): Uint8Array {
-  const out = new ByteWriter();
-  writeLabel(out, segment.nameBytes(segment.termName(term)), segment.valueBytes(term));
-  return out.take();
 }
 
 /** Whether `arrangedSeries` is worth its memory. */

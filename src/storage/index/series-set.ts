@@ -2,8 +2,8 @@ import { ByteWriter } from './byte-writer.ts';
 import type { IndexSegment } from './index-segment.ts';
 import { MAX_LABELS, textOf, writeLabel, type LabelPair } from './labels.ts';
 
-/** So many texts are remembered while labels are read: labels of few values come again and again. */
-const MAX_KNOWN_TEXTS = 65_536;
+/** So many are remembered while labels are read: labels of few values come again and again. */
+const MAX_KNOWN = 65_536;
 
 /**
  * The result of a search over several segments: where each series is. Labels are read from the segments when they
@@ -16,6 +16,8 @@ export class SeriesSet {
   readonly #row = new Uint32Array(MAX_LABELS);
   readonly #texts: Map<number, string>[];
   readonly #names: Map<number, string>[];
+  /** Labels as an ID has them, by their term. */
+  readonly #encoded: Map<number, Uint8Array>[];
 
   /** One entry a series: the index of its segment, and its position there. */
   constructor(segments: readonly IndexSegment[], sources: Uint16Array, positions: Uint32Array) {
@@ -24,6 +26,7 @@ export class SeriesSet {
     this.#positions = positions;
     this.#texts = segments.map(() => new Map());
     this.#names = segments.map(() => new Map());
+    this.#encoded = segments.map(() => new Map());
   }
 
   get count(): number {
@@ -56,13 +59,19 @@ export class SeriesSet {
   /** Canonical label bytes: the ID of the series. The caller's own. */
   labelBytes(index: number): Uint8Array {
     const segment = this.#segmentOf(index);
+    const known = this.#encoded[this.#sources[index] as number] as Map<number, Uint8Array>;
     const end = segment.readRow(this.#positions[index] as number, this.#row, 0);
-    const out = new ByteWriter();
+    const labels: Uint8Array[] = [];
     for (let label = 0; label < end; label++) {
       const term = this.#row[label] as number;
-      writeLabel(out, segment.nameBytes(segment.termName(term)), segment.valueBytes(term));
+      let bytes = known.get(term);
+      if (bytes === undefined) {
+        bytes = labelOf(segment, term);
+        if (known.size < MAX_KNOWN) known.set(term, bytes);
+      }
+      labels.push(bytes);
     }
-    return out.take();
+    return Buffer.concat(labels);
   }
 
   #segmentOf(index: number): IndexSegment {
@@ -85,8 +94,15 @@ export class SeriesSet {
     let text = known.get(term);
     if (text === undefined) {
       text = (this.#segments[source] as IndexSegment).valueText(term);
-      if (known.size < MAX_KNOWN_TEXTS) known.set(term, text);
+      if (known.size < MAX_KNOWN) known.set(term, text);
     }
     return text;
   }
+}
+
+/** A label as an ID has it. */
+export function labelOf(segment: IndexSegment, term: number): Uint8Array {
+  const out = new ByteWriter();
+  writeLabel(out, segment.nameBytes(segment.termName(term)), segment.valueBytes(term));
+  return out.take();
 }
