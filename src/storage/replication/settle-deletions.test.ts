@@ -65,3 +65,11 @@ test('a node that is down does not hold up the others, and is told', async () =>
   expect([...silent]).toEqual([['c', 'c is down']]);
   expect(ledgers.b).toHaveLength(1);
 });
+
+test('what whoever asks has deleted itself the others carry out as well', async () => {
+  const ledgers = { a: [deletion(1n)], b: [] };
+  const request = { ...nodes('a', 'b'), own: [deletion(2n)] };
+  const { deletions } = await settleDeletions(transportOf(ledgers), request);
+  expect(deletions.map(({ stamp }) => stamp)).toEqual([1n, 2n]);
+  for (const ledger of [ledgers.a, ledgers.b]) expect(ledger.map(({ stamp }) => stamp)).toEqual([1n, 2n]);
+});
