@@ -1,5 +1,28 @@
 import type { Clock } from '../../core/clock.ts';
 
+/** The same time as another clock, seen by a machine whose time of day is wrong. */
+export class SkewedClock implements Clock {
+  readonly #clock: Clock;
+  readonly #aheadMs: number;
+
+  constructor(clock: Clock, aheadMs: number) {
+    this.#clock = clock;
+    this.#aheadMs = aheadMs;
+  }
+
+  nowMs(): number {
+    return this.#clock.nowMs() + this.#aheadMs;
+  }
+
+  monotonicMs(): number {
+    return this.#clock.monotonicMs();
+  }
+
+  sleep(ms: number, signal?: AbortSignal): Promise<void> {
+    return this.#clock.sleep(ms, signal);
+  }
+}
+
 /** A clock that the simulation moves. Sleepers wake in the order of their times. */
 export class SimulatedClock implements Clock {
   #nowMs: number;

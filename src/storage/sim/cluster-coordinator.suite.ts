@@ -1,3 +1,4 @@
+import { ABSENT, type Coordinator } from '../../coordination/coordinator.ts';
 import type { PlacementCoordinator } from '../../placement/placement-store.ts';
 import type { SeededRandom } from '../../../test/seeded-random.ts';
 import type { SimulatedClock } from './clock.suite.ts';
@@ -5,9 +6,13 @@ import { COORDINATOR, type SimulatedNetwork } from './cluster-network.suite.ts';
 
 interface Entry {
   readonly key: string;
-  readonly value: Uint8Array;
+  readonly value: Buffer;
   readonly version: bigint;
+  readonly holder: undefined;
 }
+
+/** What placements and the list of namespaces need. */
+export type SeenCoordinator = PlacementCoordinator & Pick<Coordinator, 'put'>;
 
 /** Those who watch hear of a change after up to so long. */
 const LATEST_MS = 4000;
@@ -29,7 +34,7 @@ export class SimulatedCoordinator {
   }
 
   /** As one node reaches it; without one: as the operator does, who sits beside it. */
-  seenFrom(node?: string): PlacementCoordinator {
+  seenFrom(node?: string): SeenCoordinator {
     const at = async <T>(work: () => T, signal?: AbortSignal): Promise<T> => {
       if (node === undefined) return work();
       const message = { from: node, to: COORDINATOR, lost: 'COORDINATOR_UNAVAILABLE', signal } as const;
@@ -40,6 +45,11 @@ export class SimulatedCoordinator {
       get: (key) => at(() => this.#entries.get(key)),
       list: (prefix) => at(() => this.#list(prefix)),
       txn: (compare, operations) => at(() => this.#txn(compare, operations)),
+      put: (key, value, { ifVersion } = {}) =>
+        at(() => {
+          const compare = ifVersion === undefined ? [] : [unchanged(key, ifVersion)];
+          return this.#txn(compare, [{ kind: 'put', key, value }]).committed;
+        }),
       watch: (prefix, signal) => this.#watch(prefix, signal, at),
     };
   }
@@ -60,7 +70,7 @@ export class SimulatedCoordinator {
       if (one.kind === 'delete') this.#entries.delete(one.key);
       else {
         const { key, value } = one;
-        this.#entries.set(key, { key, value: Buffer.from(value), version: this.#version });
+        this.#entries.set(key, { key, value: Buffer.from(value), version: this.#version, holder: undefined });
       }
     }
     for (const wake of this.#waiting) wake();
@@ -100,4 +110,8 @@ export class SimulatedCoordinator {
       signal.addEventListener('abort', wake, { once: true });
     });
   }
+}
+
+function unchanged(key: string, version: bigint): Parameters<PlacementCoordinator['txn']>[0][number] {
+  return version === ABSENT ? { kind: 'absent', key } : { kind: 'version', key, version };
 }

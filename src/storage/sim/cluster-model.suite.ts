@@ -28,8 +28,14 @@ export class ClusterModel {
   readonly #points = new Map<string, Map<string, Map<bigint, Point>>>();
   /** A replica was lost since replicas were equal: it may have been the only one that saw both of two values. */
   #lostWitness = false;
+  /** By clocks that are wrong: which of two changes of a sample is the later one is for them to say. */
+  readonly #isSkewed: boolean;
   acknowledged = 0;
   refused = 0;
+
+  constructor({ isSkewed = false } = {}) {
+    this.#isSkewed = isSkewed;
+  }
 
   /** @param bits undefined: a deletion */
   change(
@@ -54,6 +60,11 @@ export class ClusterModel {
       }
     }
     return made;
+  }
+
+  /** The namespace is gone, with all that it had. */
+  forget(namespace: string): void {
+    this.#points.delete(namespace);
   }
 
   /** A replica is gone for good, or what it had of some block. */
@@ -110,6 +121,7 @@ export class ClusterModel {
     const open = changes.slice(last + 1).map(({ bits }) => bits);
     const allowed: Held[] = [certain, ...open];
     const before = [base, ...changes.slice(0, Math.max(0, last)).map(({ bits }) => bits)];
+    if (this.#isSkewed && changes.length + Number(base !== undefined) > 1) return [...allowed, ...before];
     // Until all have carried out a deletion, those that have not may answer.
     if (certain === undefined) {
       return equal ? allowed : [...allowed, ...before];

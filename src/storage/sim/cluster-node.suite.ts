@@ -1,10 +1,13 @@
 import { SeededRandom } from '../../../test/seeded-random.ts';
 import { SimulatedDisk } from '../../../test/simulated-disk.ts';
+import type { Coordinator } from '../../coordination/coordinator.ts';
+import type { Clock } from '../../core/clock.ts';
 import { StoragePlacement } from '../../node/storage-placement.ts';
 import type { PlacementStore } from '../../placement/placement-store.ts';
 import { VarveError, type ErrorCode } from '../../core/errors.ts';
 import type { Engine } from '../engine/engine.ts';
-import type { NamespaceOptions, StorageEngine } from '../engine/storage-engine.ts';
+import type { StorageEngine } from '../engine/storage-engine.ts';
+import { NamespaceDirectory } from '../namespaces/namespace-directory.ts';
 import { decodeRequest, encodeRequest } from '../peers/peer-messages.ts';
 import { PeerServer } from '../peers/peer-server.ts';
 import type { PeerTransport } from '../peers/peer-transport.ts';
@@ -13,10 +16,13 @@ import { Replication, type ReplicationOptions } from '../replication/replication
 import { answer } from '../replication/replica-server.ts';
 import type { ReplicaQuestion, ReplicaTransport } from '../replication/replica-transport.ts';
 import type { SimulatedClock } from './clock.suite.ts';
+import type { SeenCoordinator } from './cluster-coordinator.suite.ts';
 import type { SimulatedNetwork } from './cluster-network.suite.ts';
 import { openUnready } from './open-engine.suite.ts';
 
 const FOLDER = '/storage';
+/** More than any node writes. */
+const ROOM_BYTES = 2 ** 40;
 
 /** Told of what nodes say: `VARVE_SIM_LOG=1`. */
 const isLoud = process.env['VARVE_SIM_LOG'] !== undefined;
@@ -27,7 +33,11 @@ export interface World {
   readonly network: SimulatedNetwork;
   readonly shardCount: number;
   readonly storeOf: (node: string) => PlacementStore;
-  readonly namespaces: () => readonly NamespaceOptions[];
+  /** Of a node: some have clocks that are wrong. */
+  readonly clockOf: (node: string) => Clock;
+  readonly coordinatorOf: (node: string) => SeenCoordinator;
+  /** Everything is on the disk before it is acknowledged, so that the power may go. */
+  readonly isSynced: boolean;
   readonly nodeOf: (id: string) => SimulatedNode | undefined;
   readonly replication: Pick<
     ReplicationOptions,
@@ -40,6 +50,7 @@ export interface Life {
   readonly engine: Engine;
   readonly replication: Replication;
   readonly placement: StoragePlacement;
+  readonly namespaces: NamespaceDirectory;
   readonly peers: PeerServer;
   readonly stop: AbortController;
   readonly running: Promise<unknown>;
@@ -86,7 +97,8 @@ export class SimulatedNode {
   }
 
   async start(): Promise<void> {
-    const { clock, shardCount, namespaces } = this.#world;
+    const { shardCount, isSynced } = this.#world;
+    const clock = this.#world.clockOf(this.id);
     this.#disk ??= await this.#newDisk();
     const fs = this.#disk;
     const seed = this.#random.below(1e9);
@@ -115,7 +127,7 @@ export class SimulatedNode {
       },
       {
         folder: FOLDER,
-        logMode: 'behind',
+        logMode: isSynced ? 'sync' : 'behind',
         shardCount,
         logSegmentBytes: 64 * 1024,
         imageLogBytes: this.#random.pick([0, 0, 20_000]),
@@ -154,28 +166,46 @@ export class SimulatedNode {
         writeLevel: 'majority',
         readLevel: 'majority',
         hintMaxAgeMs: 3_600_000,
-        synced: false,
+        synced: isSynced,
         repairShare: 1,
         ...this.#world.replication,
       },
     );
+    const coordinator = this.#world.coordinatorOf(this.id) as unknown as Coordinator;
+    const newId = (): string => String(this.#random.below(2 ** 31));
+    const namespaces = await NamespaceDirectory.open(
+      { log, clock, fs, coordinator, newId },
+      { file: `${FOLDER}/namespaces.json`, engine },
+    );
     const running = Promise.all([
-      engine.applyNamespaces(namespaces()),
+      namespaces.run(stop.signal),
       placement.run(stop.signal),
       replication.run(stop.signal),
     ]);
     running.catch(() => {});
-    this.#life = { engine, replication, placement, peers: new PeerServer(engine.peerView), stop, running };
+    const peers = new PeerServer(engine.peerView);
+    this.#life = { engine, replication, placement, namespaces, peers, stop, running };
   }
 
-  /** As by `kill -9`: its disk has what the process gave to it. */
-  kill(): void {
+  /** As by `kill -9`: its disk has what the process gave to it; without power, what was synced. */
+  kill({ power = true } = {}): void {
     const { engine, stop, running } = this.life;
-    this.#disk = this.disk.processCrash(this.#random.below(1e9));
+    const seed = this.#random.below(1e9);
+    this.#disk = power ? this.disk.processCrash(seed) : this.disk.powerLoss(seed);
     this.#life = undefined;
     stop.abort(new Error('killed'));
     // What is left of it works on a disk that nobody looks at any more.
     this.#ended.push(running.catch(() => {}).then(() => engine[Symbol.asyncDispose]().catch(() => {})));
+  }
+
+  /** Only so many bytes more find room on its disk. */
+  async fillDisk(leftBytes: number): Promise<void> {
+    this.disk.capacityBytes = ROOM_BYTES;
+    this.disk.capacityBytes += leftBytes - (await this.disk.freeBytes());
+  }
+
+  makeRoom(): void {
+    this.disk.capacityBytes = Number.POSITIVE_INFINITY;
   }
 
   /** Its machine is gone with all that it had. */

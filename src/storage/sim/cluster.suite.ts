@@ -1,6 +1,8 @@
 import { SeededRandom } from '../../../test/seeded-random.ts';
 import { VarveError } from '../../core/errors.ts';
+import { hasCode } from '../../core/file-system.ts';
 import { addInstance, removeInstance, replaceInstance } from '../../placement/change-placement.ts';
+import { raiseReplicas, removeWithReplica } from '../../placement/change-replicas.ts';
 import type { Placement } from '../../placement/placement.ts';
 import { namespaceOptions } from '../engine/namespace-options.ts';
 import type { NamespaceOptions, StorageEngine } from '../engine/storage-engine.ts';
@@ -27,6 +29,8 @@ export interface ClusterSimulationReport {
   readonly refused: number;
   /** Of everything, with all replicas equal. */
   readonly comparisons: number;
+  /** How often what was done to it happened. */
+  readonly counts: ReadonlyMap<string, number>;
   /** What happened, in order: two runs of one seed have the same. */
   readonly story: readonly string[];
 }
@@ -34,7 +38,11 @@ export interface ClusterSimulationReport {
 const START_MS = 1_767_225_600_000;
 const MS_NS = 1_000_000n;
 const MINUTE_NS = 60_000_000_000n;
-const IDS = ['a', 'b', 'c', 'd', 'e', 'f'];
+const IDS = ['a', 'b', 'c', 'd', 'e', 'f', 'g'];
+/** By the seed, so that a few have each. */
+const REPLICA_FACTORS = [3, 1, 2, 5, 3, 3, 2, 3] as const;
+const MOST_REPLICAS = 5;
+const SKEW_MS = 30_000;
 const SERIES = 10;
 const MOST_ROUNDS = 6;
 
@@ -52,7 +60,7 @@ export async function simulateCluster(options: ClusterSimulationOptions): Promis
   }
 }
 
-type Trouble = 'killed' | 'cut off' | 'deaf' | 'mute' | 'lossy' | 'without coordinator';
+type Trouble = 'killed' | 'cut off' | 'deaf' | 'mute' | 'lossy' | 'without coordinator' | 'full';
 const TROUBLES: readonly [Trouble, ...Trouble[]] = [
   'killed',
   'killed',
@@ -61,6 +69,7 @@ const TROUBLES: readonly [Trouble, ...Trouble[]] = [
   'mute',
   'lossy',
   'without coordinator',
+  'full',
 ];
 
 class ClusterRun {
@@ -68,8 +77,12 @@ class ClusterRun {
   readonly #random: SeededRandom;
   readonly #cluster: SimulatedCluster;
   readonly #shardCount: number;
-  readonly #model = new ClusterModel();
-  readonly #namespaces: NamespaceOptions[];
+  readonly #model: ClusterModel;
+  readonly #counts = new Map<string, number>();
+  readonly #isSynced: boolean;
+  #made = 0;
+  /** Since all replicas were equal: of two in a row the second may take what only the first one and it had. */
+  #hasLowered = false;
   readonly #story: string[] = [];
   #troubled: { readonly id: string; readonly trouble: Trouble } | undefined;
   /** Files of one node only, until all replicas are equal again. */
@@ -82,14 +95,21 @@ class ClusterRun {
     this.#options = options;
     this.#random = new SeededRandom(seed);
     const random = this.#random;
-    this.#namespaces = [this.#randomNamespace('first')];
-    if (random.chance(0.5)) this.#namespaces.push(this.#randomNamespace('second'));
+    const namespaces = [this.#randomNamespace('first')];
+    if (random.chance(0.5)) namespaces.push(this.#randomNamespace('second'));
+    this.#isSynced = seed % 3 === 1;
+    const isSkewed = seed % 4 === 2;
+    this.#model = new ClusterModel({ isSkewed });
+    if (isSkewed) this.#count('clocks that are wrong');
+    const skew = new SeededRandom(seed + 1);
     this.#shardCount = random.pick([2, 4, 6]);
     this.#cluster = new SimulatedCluster({
       seed,
       startMs: START_MS,
       shardCount: this.#shardCount,
-      namespaces: this.#namespaces,
+      namespaces,
+      isSynced: this.#isSynced,
+      skewMs: () => (isSkewed ? skew.below(2 * SKEW_MS) - SKEW_MS : 0),
       replication: {
         // Some clusters lose hints.
         hintMaxBytes: random.pick([1 << 20, 1 << 20, 400]),
@@ -111,7 +131,8 @@ class ClusterRun {
       await this.#converge();
     }
     const { acknowledged, refused } = this.#model;
-    return { acknowledged, refused, comparisons: this.#comparisons, story: this.#story };
+    const [counts, story] = [this.#counts, this.#story];
+    return { acknowledged, refused, comparisons: this.#comparisons, counts, story };
   }
 
   async end(): Promise<void> {
@@ -120,15 +141,25 @@ class ClusterRun {
 
   async #begin(): Promise<void> {
     const random = this.#random;
-    const replicaFactor = random.pick([3, 3, 3, 2]);
+    const replicaFactor = REPLICA_FACTORS[this.#options.seed % REPLICA_FACTORS.length] ?? 3;
+    this.#count(`${replicaFactor} replicas`);
     const ids = IDS.slice(0, replicaFactor + random.below(2));
     await this.#cluster.start(...ids);
-    await this.#cluster.pass(1000);
+    await this.#cluster.namespacesAreKnown();
     // Before there is a placement each takes for itself what it is given.
     const taken = new Set<string>();
     for (let left = random.below(6); left > 0; left--) await this.#patiently('a write', this.#write(taken));
     await this.#cluster.place(ids, replicaFactor);
     this.#tell(`${ids.join()} with ${replicaFactor} replicas of ${this.#shardCount} shards`);
+    // Who has samples of its own hands them over meanwhile.
+    for (let left = random.below(8); left > 0; left--) {
+      if (random.chance(0.4)) await this.#makeTrouble();
+      else if (random.chance(0.3)) await this.#recover();
+      // One that has not heard of it takes it alone still: of two such values of a sample either may stay.
+      else await this.#patiently('a write', this.#write(taken));
+      await this.#cluster.pass(random.pick([1, 100, 1000, 5000]));
+    }
+    await this.#recover();
     await this.#cluster.settled();
   }
 
@@ -140,7 +171,8 @@ class ClusterRun {
     else if (kind < 60) await this.#delete();
     else if (kind < 72) await this.#maintain();
     else if (kind < 84) await this.#makeTrouble();
-    else if (kind < 94) await this.#changePlacement();
+    else if (kind < 92) await this.#changePlacement();
+    else if (kind < 94) await this.#changeNamespaces();
     else if (kind < 96) await this.#restart();
     else if (kind < 98) await this.#damage();
     else await this.#killAll();
@@ -219,7 +251,7 @@ class ClusterRun {
     const placement = await this.#cluster.store.read();
     const reader = this.#sound(placement?.version);
     if (!reader) return;
-    for (const { name, retentionNs } of this.#namespaces) {
+    for (const { name, retentionNs } of this.#namespaces()) {
       try {
         const { found, wrong } = await this.#patiently('a read', readEverything(reader.engine, name, ALL));
         const about = { keptFromNs: this.#nowNs - retentionNs / 2n, equal: false };
@@ -264,7 +296,9 @@ class ClusterRun {
     const trouble = this.#random.pick(TROUBLES);
     this.#troubled = { id, trouble };
     this.#tell(`${id} is ${trouble}`);
-    if (trouble === 'killed') node.kill();
+    this.#count(trouble);
+    if (trouble === 'killed') node.kill({ power: !this.#isSynced });
+    if (trouble === 'full') await node.fillDisk(this.#random.below(3000));
     if (trouble === 'lossy') this.#cluster.network.lossy.set(id, 0.3);
     const others = [...this.#cluster.nodes.keys()].filter((other) => other !== id);
     if (trouble === 'cut off' || trouble === 'without coordinator') others.push(COORDINATOR);
@@ -283,6 +317,7 @@ class ClusterRun {
     this.#cluster.network.heal();
     this.#tell(`${troubled.id} is ${troubled.trouble} no more`);
     if (troubled.trouble === 'killed') await this.#cluster.start(troubled.id);
+    if (troubled.trouble === 'full') this.#cluster.node(troubled.id).makeRoom();
   }
 
   async #restart(): Promise<void> {
@@ -295,9 +330,11 @@ class ClusterRun {
 
   async #killAll(): Promise<void> {
     await this.#recover();
-    this.#tell('all are killed at once');
+    const what = this.#isSynced ? 'power is lost' : 'all are killed at once';
+    this.#tell(what);
+    this.#count(what);
     const { up } = this.#cluster;
-    for (const node of up) node.kill();
+    for (const node of up) node.kill({ power: !this.#isSynced });
     await this.#cluster.start(...up.map(({ id }) => id));
   }
 
@@ -309,23 +346,61 @@ class ClusterRun {
     const free = IDS.filter((id) => placement.instances.every((one) => one.id !== id));
     const [added] = free;
     const id = staying[random.below(staying.length)] ?? '';
-    const kind = random.below(3);
-    if (kind !== 1 && added === undefined) return;
+    const kind = random.pick([0, 0, 1, 1, 2, 2, 3, 4]);
+    const isIncoming = kind === 0 || kind === 2 || kind === 3;
+    if (isIncoming && added === undefined) return;
     if (kind === 1 && staying.length <= placement.replicaFactor) return;
+    if (kind === 3 && placement.replicaFactor >= MOST_REPLICAS) return;
+    if (kind === 4 && (this.#hasLowered || this.#hasDamaged || placement.replicaFactor < 2)) return;
     // A node that comes back comes as a new one.
-    if (kind !== 1 && added !== undefined) await this.#renew(added);
+    if (isIncoming && added !== undefined) await this.#renew(added);
     const changes: ((was: Placement) => Placement)[] = [
       (was) => addInstance(was, instance(added ?? '')),
       (was) => removeInstance(was, id),
       (was) => replaceInstance(was, id, instance(added ?? '')),
+      (was) => raiseReplicas(was, instance(added ?? '')),
+      (was) => removeWithReplica(was, id),
     ];
-    const what = [`add ${added}`, `remove ${id}`, `replace ${id} by ${added}`][kind];
+    const what = [
+      `add ${added}`,
+      `remove ${id}`,
+      `replace ${id} by ${added}`,
+      `raise the number of replicas by ${added}`,
+      `lower the number of replicas by ${id}`,
+    ][kind];
+    const isBusy = placement.instances.some(({ shards }) =>
+      shards.some(({ state }) => state !== 'available'),
+    );
     try {
       await this.#cluster.store.update((was) => was && changes[kind]?.(was));
       this.#tell(what ?? '');
+      this.#count(['add', 'remove', 'replace', 'raise', 'lower'][kind] ?? '');
+      if (isBusy) this.#count('change during a change');
+      if (this.#cluster.nodes.get(id)?.isUp === false && (kind === 1 || kind === 2))
+        this.#count('dead node goes');
+      if (kind === 4) this.#hasLowered = true;
       if (kind > 0) this.#model.loseWitness();
     } catch (error) {
       this.#tell(`no ${what}: ${expected('a change of the placement', error)}`);
+    }
+  }
+
+  /** Some nodes hear of it late. */
+  async #changeNamespaces(): Promise<void> {
+    const made = this.#namespaces().filter(({ name }) => name.startsWith('made'));
+    const [first] = made;
+    const isAway = this.#troubled ? ' while a node is in trouble' : '';
+    if (first && this.#random.chance(0.5)) {
+      await this.#cluster.removeNamespace(first.name);
+      this.#model.forget(first.name);
+      this.#tell(`namespace ${first.name} is deleted`);
+      this.#count(`namespace deleted${isAway}`);
+    } else if (made.length < 2) {
+      // Never the same name again: nodes must not take one for the other.
+      const options = this.#randomNamespace(`made${++this.#made}`);
+      await this.#cluster.putNamespace(options);
+      this.#tell(`namespace ${options.name} is made`);
+      this.#count(`namespace made${isAway}`);
     }
   }
 
@@ -341,6 +416,8 @@ class ClusterRun {
   async #damage(): Promise<void> {
     const node = this.#pickUp();
     if (!node || this.#hasDamaged || this.#troubled) return;
+    // Of what one node alone has nothing is left.
+    if (((await this.#cluster.store.read())?.replicaFactor ?? 1) < 2) return;
     const paths = [...node.disk.files().keys()].filter(
       (path) => path.includes('/data/') && !path.includes('/digest'),
     );
@@ -357,6 +434,7 @@ class ClusterRun {
     now[at] = (now[at] ?? 0) ^ (1 << this.#random.below(8));
     node.disk.plant(path, now);
     this.#tell(`${path} of ${node.id} is damaged at ${at}`);
+    this.#count('damaged');
   }
 
   // What must be true when all is quiet.
@@ -373,7 +451,7 @@ class ClusterRun {
     await this.#repairAll();
     for (const { id } of await this.#members()) {
       const node = this.#cluster.nodes.get(id) as SimulatedNode;
-      for (const { name, retentionNs } of this.#namespaces) {
+      for (const { name, retentionNs } of this.#namespaces()) {
         const { found, wrong } = await this.#patiently('a read', readEverything(node.engine, name, ALL));
         const about = { keptFromNs: this.#nowNs - retentionNs / 2n, equal: true };
         wrong.push(...this.#model.compare(name, found, about));
@@ -382,6 +460,7 @@ class ClusterRun {
     }
     this.#model.settled();
     this.#hasDamaged = false;
+    this.#hasLowered = false;
     this.#comparisons++;
   }
 
@@ -423,7 +502,7 @@ class ClusterRun {
   /** In words. */
   async #differences(): Promise<string[]> {
     const lines: string[] = [];
-    for (const { name } of this.#namespaces) {
+    for (const { name } of this.#namespaces()) {
       const held = new Map<string, string[]>();
       for (const { id } of await this.#members()) {
         const own = this.#cluster.node(id).own;
@@ -453,6 +532,14 @@ class ClusterRun {
   }
 
   // Around it.
+
+  #namespaces(): NamespaceOptions[] {
+    return [...this.#cluster.namespaces.values()];
+  }
+
+  #count(what: string): void {
+    this.#counts.set(what, (this.#counts.get(what) ?? 0) + 1);
+  }
 
   async #members(): Promise<readonly { readonly id: string }[]> {
     return (await this.#cluster.store.read())?.instances ?? [];
@@ -497,7 +584,7 @@ class ClusterRun {
   }
 
   #pickNamespace(): NamespaceOptions {
-    return this.#random.pick(this.#namespaces as [NamespaceOptions, ...NamespaceOptions[]]);
+    return this.#random.pick(this.#namespaces() as [NamespaceOptions, ...NamespaceOptions[]]);
   }
 
   /** In order, late, long ago, or where there is a sample already. */
@@ -583,5 +670,6 @@ async function send(
 /** What a cluster in trouble may say; everything else is a bug. */
 function expected(what: string, error: unknown): string {
   if (error instanceof VarveError && error.code !== 'INTERNAL') return `${error.code} ${error.message}`;
+  if (hasCode(error, 'ENOSPC')) return 'the disk is full';
   throw new Error(`${what} failed`, { cause: error });
 }

@@ -2,8 +2,11 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { SeededRandom } from '../../../test/seeded-random.ts';
 import { initialPlacement, type NewInstance } from '../../placement/change-placement.ts';
 import { PlacementStore } from '../../placement/placement-store.ts';
-import type { NamespaceOptions } from '../engine/storage-engine.ts';
-import { SimulatedClock } from './clock.suite.ts';
+import type { NamespaceOptions, StorageEngine } from '../engine/storage-engine.ts';
+import { NAMESPACE_PREFIX } from '../namespaces/namespace-directory.ts';
+import { entryText } from '../namespaces/namespace-entry.ts';
+import type { Clock } from '../../core/clock.ts';
+import { SimulatedClock, SkewedClock } from './clock.suite.ts';
 import { SimulatedCoordinator } from './cluster-coordinator.suite.ts';
 import { SimulatedNetwork } from './cluster-network.suite.ts';
 import { SimulatedNode, type World } from './cluster-node.suite.ts';
@@ -11,7 +14,11 @@ import { SimulatedNode, type World } from './cluster-node.suite.ts';
 export interface SimulatedClusterOptions extends Pick<World, 'shardCount' | 'replication'> {
   readonly seed: number;
   readonly startMs: number;
+  /** That are there from the beginning. */
   readonly namespaces: readonly NamespaceOptions[];
+  readonly isSynced?: boolean;
+  /** By how much the clock of each new node is ahead, in milliseconds; all are right unless given. */
+  readonly skewMs?: () => number;
 }
 
 /** What takes longer, by the simulated clock, hangs. */
@@ -27,6 +34,10 @@ export class SimulatedCluster {
   readonly store: PlacementStore;
   readonly nodes = new Map<string, SimulatedNode>();
   readonly #world: World;
+  readonly #coordinator: SimulatedCoordinator;
+  readonly #clocks = new Map<string, Clock>();
+  /** That are to be on every node. */
+  readonly namespaces = new Map<string, NamespaceOptions>();
   readonly #random: SeededRandom;
 
   constructor({ seed, startMs, ...shared }: SimulatedClusterOptions) {
@@ -35,12 +46,20 @@ export class SimulatedCluster {
     this.network = new SimulatedNetwork(this.clock, new SeededRandom(seed * 3 + 1));
     const coordinator = new SimulatedCoordinator(this.clock, new SeededRandom(seed * 3 + 2), this.network);
     this.store = new PlacementStore(coordinator.seenFrom());
+    this.#coordinator = coordinator;
+    for (const options of shared.namespaces) void this.putNamespace(options);
     this.#world = {
       clock: this.clock,
       network: this.network,
       shardCount: shared.shardCount,
       storeOf: (id) => new PlacementStore(coordinator.seenFrom(id)),
-      namespaces: () => shared.namespaces,
+      clockOf: (id) => {
+        const known = this.#clocks.get(id) ?? new SkewedClock(this.clock, shared.skewMs?.() ?? 0);
+        this.#clocks.set(id, known);
+        return known;
+      },
+      coordinatorOf: (id) => coordinator.seenFrom(id),
+      isSynced: shared.isSynced ?? false,
       nodeOf: (id) => this.nodes.get(id),
       replication: shared.replication,
     };
@@ -64,6 +83,35 @@ export class SimulatedCluster {
       if (!node.isUp) await node.start();
     });
     await this.patiently(`the start of ${ids.join()}`, Promise.all(starts));
+  }
+
+  /** The operator makes one, or changes it; nodes hear of it. */
+  async putNamespace(options: NamespaceOptions): Promise<void> {
+    const { name } = options;
+    this.namespaces.set(name, options);
+    const text = entryText({ name, incarnation: name, options });
+    await this.#coordinator.seenFrom().put(`${NAMESPACE_PREFIX}${name}`, text);
+  }
+
+  async removeNamespace(name: string): Promise<void> {
+    this.namespaces.delete(name);
+    const text = entryText({ name, incarnation: name, options: undefined });
+    await this.#coordinator.seenFrom().put(`${NAMESPACE_PREFIX}${name}`, text);
+  }
+
+  /** Every node that is up has those that there are, and no others. */
+  async namespacesAreKnown(): Promise<void> {
+    const wait = async (): Promise<void> => {
+      while (!this.up.every(({ own }) => this.#knowsNamespaces(own))) await this.clock.sleep(500);
+    };
+    await this.patiently('the list of namespaces', wait());
+  }
+
+  #knowsNamespaces(engine: StorageEngine): boolean {
+    const names = engine.namespaces().map(({ name }) => name);
+    // One is there without anybody having made it.
+    const expected = new Set(['default', ...this.namespaces.keys()]);
+    return names.length === expected.size && names.every((name) => expected.has(name));
   }
 
   /** The first placement. */
@@ -119,6 +167,7 @@ export class SimulatedCluster {
         ({ isUp, life }) =>
           isUp &&
           life.engine.status().state === 'ready' &&
+          this.#knowsNamespaces(life.engine) &&
           life.placement.current?.version === placement?.version,
       )
     );
