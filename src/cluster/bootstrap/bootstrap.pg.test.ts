@@ -31,6 +31,13 @@ function node(...args: Parameters<GroupStage['node']>): GroupContext {
   return context;
 }
 
+/** A superuser who is not of the group. */
+async function client(i: number): Promise<Connection> {
+  const server = stage.servers.own[i];
+  if (!server) throw new Error(`there is no server ${i}`);
+  return Connection.open(server.admin('varve'), { connectTimeoutMs: 10_000 });
+}
+
 const MEMBERS_ONLY = ['wait-for-nodes', 'wait-for-members'];
 
 /** Without some of the steps. */
@@ -89,6 +96,9 @@ test('three empty servers become one group with the control schema on each', asy
     );
     expect(schedules).toBeGreaterThan(5);
     expect(instances).toBe(true);
+    // As a walsender has it that serves a subscription.
+    const givenUp = await one.onSelf('rdpg', (connection) => connection.one('show tcp_user_timeout'));
+    expect(givenUp).toEqual({ tcp_user_timeout: '8000' });
   }
   // Again, as after a restart of all: nothing is to be done, and nobody is waited for.
   const again = nodes[1] as GroupContext;
@@ -260,6 +270,22 @@ test('tables that are in the way are not wiped', async () => {
   });
   await using connection = await stage.servers.connect(0, 'varve');
   expect(await connection.one('select x from mine')).toEqual({ x: 1 });
+  // It is as it was, for its clients, too.
+  await using user = await client(0);
+  await user.query('insert into mine values (2)');
+});
+
+test('until there is a write master nobody writes into an access database, whoever made it', async () => {
+  await using admin = await stage.servers.connect(0, 'postgres');
+  await admin.query('create database varve');
+  await using early = await client(0);
+  const nodes = [0, 1].map((i) => node(i, { cluster: 'quiet', size: 3 }));
+  await Promise.all(nodes.map((one) => bootstrapOnly(one, MEMBERS_ONLY)));
+  await expect(early.query('create table mine (x int)')).rejects.toThrow();
+  for (const i of [0, 1]) {
+    await using late = await client(i);
+    await expect(late.query('create table mine (x int)')).rejects.toMatchObject({ sqlstate: '25006' });
+  }
 });
 
 test('a node without its peers says for whom it waited', async () => {

@@ -1,6 +1,7 @@
 import type { Connection } from '../../postgres/connection.ts';
 import { quoteIdent, quoteLiteral } from '../../postgres/sql.ts';
 import { endSessions } from '../master/client-sessions.ts';
+import { makeReadOnly } from '../master/read-only.ts';
 import { CONTROL_DATABASE, GROUP_ROLE, type GroupContext } from './context.ts';
 
 /**
@@ -20,11 +21,6 @@ const LIMIT = 'varve_group.connection_limit';
 const LOGIN_TRIGGERS_SINCE = 170_000;
 const UNLIMITED = -1;
 
-/** Before a database is closed: whoever applies changes is of the group's role, and writes there all the same. */
-export async function letGroupWrite(admin: Connection): Promise<void> {
-  await admin.query(`alter role ${quoteIdent(GROUP_ROLE)} set default_transaction_read_only = off`);
-}
-
 /** Where clients work; in the control database there are none. May be repeated. The group's schema is there. */
 export async function closeDatabase(context: GroupContext, database: string): Promise<void> {
   if (database === CONTROL_DATABASE) return;
@@ -34,7 +30,7 @@ export async function closeDatabase(context: GroupContext, database: string): Pr
       `select datconnlimit as limit, pg_catalog.current_setting('server_version_num')::int4 as version
          from pg_catalog.pg_database where datname = pg_catalog.current_database()`,
     );
-    await connection.query(`alter database ${name} set default_transaction_read_only = on`);
+    await makeReadOnly(connection, database);
     if (limit > 0)
       await connection.query(`alter database ${name} set ${LIMIT} = ${quoteLiteral(String(limit))}`);
     await connection.query(`alter database ${name} connection limit 0`);

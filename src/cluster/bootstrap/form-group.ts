@@ -3,8 +3,10 @@ import { VarveError } from '../../core/errors.ts';
 import { held } from '../../coordination/coordinator.ts';
 import type { StepWork } from '../../run/step.ts';
 import type { GroupRecord, MemberRecord, Versioned } from '../group-keys.ts';
+import { endSessions } from '../master/client-sessions.ts';
+import { letClientsWrite, letWrite, makeReadOnly, readOnlyDatabases } from '../master/read-only.ts';
 import { allLinks, type Link } from '../mesh/mesh.ts';
-import { addressOf, type GroupContext } from './context.ts';
+import { addressOf, GROUP_ROLE, type GroupContext } from './context.ts';
 import { refuseContent } from './joiner-databases.ts';
 import { membersOf, readRoster, type Roster } from './members.ts';
 import { checkPeer } from './peers.ts';
@@ -45,7 +47,7 @@ export async function createGroup(context: GroupContext): Promise<void> {
   const { keys, options, deps } = context;
   const lock = context.heldLock();
   const present = await keys.group.read();
-  if (options.size > 1) await refuseContent(context, context.databases);
+  if (options.size > 1) await keepClientsOut(context);
   if (!present) {
     const record: GroupRecord = {
       uuid: randomUUID(),
@@ -74,12 +76,42 @@ export async function joinForming(context: GroupContext, work: StepWork): Promis
   const members = membersOf(await readRoster(context.keys));
   work.report({ detail: `with ${members.map(({ node }) => node).join(', ')}` });
   await Promise.all(members.map((member) => checkPeer(context, member)));
-  await refuseContent(context, context.databases);
+  await keepClientsOut(context);
   await installOwn(context);
   context.heldLock();
   const links = linksWith(context, members);
   await Promise.all(links.map((link) => connectEmpty(context, link)));
   await becomeMember(context);
+}
+
+/**
+ * Before the first edge: what a client wrote here would be nowhere else, and would stop what comes from the others. A
+ * database that this node has made is read-only already; one that was here before becomes so, until there is a write
+ * master.
+ * @throws GROUP_NOT_EMPTY, and leaves that database to its clients
+ */
+async function keepClientsOut(context: GroupContext): Promise<void> {
+  const { deps, options, databases } = context;
+  await refuseContent(context, databases);
+  const database = options.accessDatabase;
+  if (database === undefined) return;
+  await deps.withAdmin('postgres', async (connection) => {
+    if ((await readOnlyDatabases(connection)).has(database)) return;
+    await letWrite(connection, GROUP_ROLE);
+    await makeReadOnly(connection, database);
+    try {
+      const { clock } = deps;
+      await endSessions({ clock, except: GROUP_ROLE }, connection, {
+        node: options.node,
+        databases: [database],
+      });
+      // Of those that have just ended.
+      await refuseContent(context, databases);
+    } catch (error) {
+      await letClientsWrite(connection, database);
+      throw error;
+    }
+  });
 }
 
 /** Half of an edge may be gone with somebody who was no member in between; there is nothing yet that it could lack. */

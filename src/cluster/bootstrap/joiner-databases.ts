@@ -2,7 +2,8 @@ import { VarveError } from '../../core/errors.ts';
 import type { Connection } from '../../postgres/connection.ts';
 import { quoteIdent, quoteLiteral } from '../../postgres/sql.ts';
 import { groupIdentity } from '../ddl/install.ts';
-import { closeDatabase, letGroupWrite, openDatabase } from './closed-database.ts';
+import { letWrite } from '../master/read-only.ts';
+import { closeDatabase, openDatabase } from './closed-database.ts';
 import { CONTROL_DATABASE, GROUP_ROLE, type GroupContext } from './context.ts';
 import { createControlExtensions } from './prepare-server.ts';
 
@@ -26,7 +27,7 @@ export async function prepareJoiner(
   for (const [database, state] of states) {
     if (state.exists && !state.marked && state.tables.length > 0) throw notEmpty(context, database, state);
   }
-  await context.deps.withAdmin('postgres', letGroupWrite);
+  await context.deps.withAdmin('postgres', (connection) => letWrite(connection, GROUP_ROLE));
   await Promise.all(
     databases.map(async (database) => {
       const state = states.get(database);

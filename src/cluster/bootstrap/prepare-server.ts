@@ -3,6 +3,8 @@ import { Connection } from '../../postgres/connection.ts';
 import { quoteIdent, quoteLiteral } from '../../postgres/sql.ts';
 import { SqlState, sqlStateOf } from '../../postgres/sqlstate.ts';
 import { done, todo, type Step } from '../../run/step.ts';
+import { publisherGivesUp } from '../mesh/dead-links.ts';
+import { letWrite, makeReadOnly } from '../master/read-only.ts';
 import { checkLimits } from '../mesh/limits.ts';
 import { CONTROL_DATABASE, GROUP_ROLE, HEALTH_DATABASE, HEALTH_ROLE, type GroupContext } from './context.ts';
 
@@ -156,6 +158,7 @@ async function createUsers({ deps, options }: GroupContext): Promise<void> {
         GROUP_ROLE,
         `login superuser createdb createrole inherit replication password ${quoteLiteral(options.groupPassword)}`,
       );
+      await connection.query(publisherGivesUp(GROUP_ROLE));
       await ensure(
         HEALTH_ROLE,
         `login nosuperuser nocreatedb nocreaterole inherit noreplication password ${quoteLiteral(options.healthPassword)}`,
@@ -170,8 +173,9 @@ async function missingDatabases(context: GroupContext): Promise<string[]> {
   const wanted = [...new Set([...context.databases, HEALTH_DATABASE])];
   return context.deps.withAdmin('postgres', async (connection) => {
     const { rows } = await connection.query<{ name: string }>(
-      // A database whose DROP was interrupted cannot be used.
-      'select datname as name from pg_catalog.pg_database where datname = any ($1) and datconnlimit <> -2',
+      // A database whose DROP was interrupted cannot be used, nor one that was not made to the end.
+      `select datname as name from pg_catalog.pg_database
+        where datname = any ($1) and datconnlimit <> -2 and datallowconn`,
       [wanted],
     );
     const present = new Set(rows.map(({ name }) => name));
@@ -192,9 +196,10 @@ async function createDatabases(context: GroupContext): Promise<void> {
 }
 
 async function createDatabase({ deps, options }: GroupContext, name: string): Promise<void> {
+  const isForClients = name === options.accessDatabase;
   const owner = name === HEALTH_DATABASE ? HEALTH_ROLE : GROUP_ROLE;
   // An access database belongs to whoever its users see as the administrator.
-  const clause = name === options.accessDatabase ? '' : `owner ${quoteIdent(owner)}`;
+  const clause = isForClients ? 'allow_connections false' : `owner ${quoteIdent(owner)}`;
   await deps.withAdmin('postgres', async (connection) => {
     try {
       await connection.query(
@@ -205,6 +210,11 @@ async function createDatabase({ deps, options }: GroupContext, name: string): Pr
       const state = sqlStateOf(error);
       if (state !== SqlState.duplicateDatabase && state !== SqlState.uniqueViolation) throw error;
     }
+    if (!isForClients) return;
+    // So from the first session on, until there is a write master: what somebody wrote here would be nowhere else.
+    await letWrite(connection, GROUP_ROLE);
+    await makeReadOnly(connection, name);
+    await connection.query(`alter database ${quoteIdent(name)} allow_connections true`);
   });
 }
 

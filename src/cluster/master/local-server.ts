@@ -3,11 +3,13 @@ import { VarveError } from '../../core/errors.ts';
 import type { Connection } from '../../postgres/connection.ts';
 import { quoteIdent, quoteLiteral } from '../../postgres/sql.ts';
 import type { QuorumRule } from '../group-keys.ts';
+import { publisherGivesUp } from '../mesh/dead-links.ts';
 import { GROUP_SCHEMA } from '../mesh/edge.ts';
 import type { GroupServers, ServerAddress } from '../mesh/group-servers.ts';
 import { endSessions } from './client-sessions.ts';
 import { parseLsn, type Lsn } from './lsn.ts';
 import { standbyNames } from './quorum.ts';
+import { letClientsWrite, letWrite, makeReadOnly, readOnlyDatabases } from './read-only.ts';
 
 export interface LocalServerDeps {
   readonly clock: Clock;
@@ -47,10 +49,11 @@ export class LocalServer {
 
   /** What the group's own role needs to work on a server that keeps clients out; for apply workers, too. */
   async prepare(): Promise<void> {
-    const user = quoteIdent(this.#deps.servers.user);
+    const { user } = this.#deps.servers;
     await this.#admin(async (connection) => {
-      await connection.query(`alter role ${user} set default_transaction_read_only = off`);
-      await connection.query(`alter role ${user} set synchronous_commit = local`);
+      await letWrite(connection, user);
+      await connection.query(`alter role ${quoteIdent(user)} set synchronous_commit = local`);
+      await connection.query(publisherGivesUp(user));
     });
   }
 
@@ -82,9 +85,7 @@ export class LocalServer {
         .filter((database) => !readOnly.has(database) || !this.#closed.has(database));
       for (const database of open) {
         this.#closed.delete(database);
-        await connection.query(
-          `alter database ${quoteIdent(database)} set default_transaction_read_only = on`,
-        );
+        await makeReadOnly(connection, database);
       }
       if (open.length === 0) return;
       const { clock, servers } = this.#deps;
@@ -104,7 +105,7 @@ export class LocalServer {
       for (const database of this.#options.clientDatabases()) {
         // Whatever the server's own default is.
         await connection.query(`alter database ${quoteIdent(database)} set synchronous_commit = on`);
-        await connection.query(`alter database ${quoteIdent(database)} reset default_transaction_read_only`);
+        await letClientsWrite(connection, database);
       }
     });
   }
@@ -206,13 +207,4 @@ export class LocalServer {
       await this.#deps.clock.sleep(POLL_MS);
     }
   }
-}
-
-async function readOnlyDatabases(connection: Connection): Promise<ReadonlySet<string>> {
-  const { rows } = await connection.query<{ name: string }>(
-    `select d.datname as name
-       from pg_catalog.pg_db_role_setting s join pg_catalog.pg_database d on d.oid = s.setdatabase
-      where s.setrole = 0 and 'default_transaction_read_only=on' = any (s.setconfig)`,
-  );
-  return new Set(rows.map(({ name }) => name));
 }

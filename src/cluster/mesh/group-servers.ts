@@ -1,6 +1,7 @@
 import { isLoopback } from '../../core/loopback.ts';
 import { Connection, PLAIN_SESSION, type Endpoint, type TlsOptions } from '../../postgres/connection.ts';
 import { Pool } from '../../postgres/pool.ts';
+import { SUBSCRIBER_GIVES_UP } from './dead-links.ts';
 
 /** Where a member's PostgreSQL is reached by its peers. */
 export interface ServerAddress {
@@ -95,9 +96,7 @@ export class GroupServers implements AsyncDisposable {
       connect_timeout: String(CONNECT_TIMEOUT_S),
       // On this machine nobody listens in: TLS only where the server insists.
       sslmode: tls?.mode ?? (isLoopback(server.host) ? 'allow' : 'prefer'),
-      keepalives_idle: '10',
-      keepalives_interval: '5',
-      keepalives_count: '3',
+      ...SUBSCRIBER_GIVES_UP,
     };
     return Object.entries(parts)
       .map(([name, value]) => `${name}='${value.replaceAll('\\', '\\\\').replaceAll("'", "\\'")}'`)
