@@ -108,7 +108,7 @@ function adding(scenario: Scenario): StoppedCall {
     call: (session) => add(session, scenario),
     fingerprint: () => fingerprint(scenario),
     cleanUp: (session) => remove(session, scenario),
-    drawOneIn: 5,
+    drawOneIn: 9,
   };
 }
 

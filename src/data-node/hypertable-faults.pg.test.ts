@@ -104,7 +104,7 @@ function stopped(scenario: Scenario): StoppedCall {
     call: (session) => session.query(scenario.call),
     fingerprint,
     cleanUp,
-    drawOneIn: 22,
+    drawOneIn: 43,
   };
 }
 

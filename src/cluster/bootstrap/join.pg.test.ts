@@ -147,7 +147,7 @@ test('a member leaves and keeps its content; a node with content is not joined u
   expect(await writers.digest(2)).toBe(await writers.digest(0));
   // Done is done.
   await tendMembership(returning, work);
-  expect((await n1.keys.requests.at(id).read())?.value.state).toBe('done');
+  expect((await n1.keys.requests.at(id).read())?.value).toMatchObject({ state: 'done', detail: '' });
   expect((await n1.keys.members.at('n3').read())?.value.joinedAt).toBe(joinedAt);
 
   // Of one that has left and runs on it can be asked, too.
@@ -261,7 +261,7 @@ test('a dead member is replaced by another node', async () => {
   const request = { kind: 'replace', node: 'n3', successor: 'n4' } as const;
   const id = await askMembers(n1.keys, request, { by: 'test', nowMs: Date.now() });
   await Promise.all([bootstrap(successor), tendMembership(n1, work)]);
-  expect((await n1.keys.requests.at(id).read())?.value.state).toBe('done');
+  expect((await n1.keys.requests.at(id).read())?.value).toMatchObject({ state: 'done', detail: '' });
   expect([...(await n1.keys.members.list()).keys()]).toEqual(['n1', 'n2', 'n4']);
   await writers.stop();
   await caughtUp([n1, nodes[1] as GroupContext, successor]);
@@ -301,7 +301,7 @@ test.skipIf(process.env['VARVE_SOAK'] !== '1')(
     const tended = tendMembership(n1, work);
     await expect.poll(async () => n1.keys.members.at('n3').read(), { timeout: 60_000 }).toBeUndefined();
     await Promise.all([bootstrap(successor), tended]);
-    expect((await n1.keys.requests.at(id).read())?.value.state).toBe('done');
+    expect((await n1.keys.requests.at(id).read())?.value).toMatchObject({ state: 'done', detail: '' });
     expect((await n1.keys.members.at('n3').read())?.value.nodeUuid).toBe(stage.nodeUuid(3));
     await writers.stop();
     await caughtUp([n1, n2, successor]);
