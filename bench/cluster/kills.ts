@@ -93,19 +93,25 @@ export async function measureKills(options: KillOptions): Promise<void> {
   const outcomes = new Map<string, Outcome>();
   const limitMs = await patienceMs(options);
   const jobs: (() => Promise<void>)[] = [];
+  // Told as they come, too: the table is only there when all have been tried.
+  const note = (key: string, who: string, outcome: Outcome): void => {
+    outcomes.set(key, outcome);
+    console.log(`  ${who}: ${outcome.text}`);
+  };
   for (const what of ['machine', 'daemon'] as const) {
     for (const [index, point] of points.entries()) {
       const key = `${index} ${what}`;
       jobs.push(async () => {
         const flag = join(flags, key.replace(' ', '-'));
         const cluster = `kill-${index}-${what}`;
-        outcomes.set(key, await killVarve({ ...point, what, flag }, { ...options, cluster, limitMs }));
+        const outcome = await killVarve({ ...point, what, flag }, { ...options, cluster, limitMs });
+        note(key, `${point.step} (${point.role}), ${what}`, outcome);
       });
       // After ours of the same name: what is compared stands or falls together when time is short.
       const { patroni } = point;
       if (what === 'machine' && patroni && options.withPatroni) {
-        jobs.push(
-          async () => void outcomes.set(patroni, await killPatroni(patroni, { ...options, limitMs })),
+        jobs.push(async () =>
+          note(patroni, `Patroni, ${patroni}`, await killPatroni(patroni, { ...options, limitMs })),
         );
       }
     }
