@@ -30,15 +30,20 @@ begin
   for role in
     select e from jsonb_array_elements(roles) e where not exists (select from pg_roles r where r.rolname = e ->> 'name')
   loop
-    execute format('create role %I %s %s %s %s %s %s %s', role ->> 'name',
-      case when (role ->> 'superuser')::boolean then 'superuser' else 'nosuperuser' end,
-      case when (role ->> 'inherit')::boolean then 'inherit' else 'noinherit' end,
-      case when (role ->> 'createrole')::boolean then 'createrole' else 'nocreaterole' end,
-      case when (role ->> 'createdb')::boolean then 'createdb' else 'nocreatedb' end,
-      case when (role ->> 'login')::boolean then 'login' else 'nologin' end,
-      case when (role ->> 'replication')::boolean then 'replication' else 'noreplication' end,
-      case when (role ->> 'bypassrls')::boolean then 'bypassrls' else 'nobypassrls' end);
-    execute 'insert into varve_group.copied_role (role) values ($1) on conflict do nothing' using role ->> 'name';
+    begin
+      execute format('create role %I %s %s %s %s %s %s %s', role ->> 'name',
+        case when (role ->> 'superuser')::boolean then 'superuser' else 'nosuperuser' end,
+        case when (role ->> 'inherit')::boolean then 'inherit' else 'noinherit' end,
+        case when (role ->> 'createrole')::boolean then 'createrole' else 'nocreaterole' end,
+        case when (role ->> 'createdb')::boolean then 'createdb' else 'nocreatedb' end,
+        case when (role ->> 'login')::boolean then 'login' else 'nologin' end,
+        case when (role ->> 'replication')::boolean then 'replication' else 'noreplication' end,
+        case when (role ->> 'bypassrls')::boolean then 'bypassrls' else 'nobypassrls' end);
+      execute 'insert into varve_group.copied_role (role) values ($1) on conflict do nothing' using role ->> 'name';
+    exception
+      -- Roles are of the whole server: another of its databases, which is filled at the same time, was faster.
+      when unique_violation or duplicate_object then null;
+    end;
   end loop;
   for role in select e from jsonb_array_elements(roles) e loop
     for parent in
@@ -47,7 +52,11 @@ begin
         and not exists (select from pg_auth_members m join pg_roles g on g.oid = m.roleid
           join pg_roles r on r.oid = m.member where g.rolname = p and r.rolname = role ->> 'name')
     loop
-      execute format('grant %I to %I', parent, role ->> 'name');
+      begin
+        execute format('grant %I to %I', parent, role ->> 'name');
+      exception
+        when unique_violation then null;
+      end;
     end loop;
   end loop;
 end
