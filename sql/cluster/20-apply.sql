@@ -19,6 +19,20 @@ as $$
   from pg_roles r where not varve_group._is_internal(r.rolname)
 $$;
 
+-- What a role may, as it stands in CREATE ROLE and ALTER ROLE.
+create or replace function varve_group._role_attributes(role jsonb) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select concat_ws(' ',
+    case when (role ->> 'superuser')::boolean then 'superuser' else 'nosuperuser' end,
+    case when (role ->> 'inherit')::boolean then 'inherit' else 'noinherit' end,
+    case when (role ->> 'createrole')::boolean then 'createrole' else 'nocreaterole' end,
+    case when (role ->> 'createdb')::boolean then 'createdb' else 'nocreatedb' end,
+    case when (role ->> 'login')::boolean then 'login' else 'nologin' end,
+    case when (role ->> 'replication')::boolean then 'replication' else 'noreplication' end,
+    case when (role ->> 'bypassrls')::boolean then 'bypassrls' else 'nobypassrls' end)
+$$;
+
 -- Makes the roles that are missing here, with their memberships. What is there already is the daemon's matter.
 create or replace function varve_group._make_roles(roles jsonb) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -31,14 +45,7 @@ begin
     select e from jsonb_array_elements(roles) e where not exists (select from pg_roles r where r.rolname = e ->> 'name')
   loop
     begin
-      execute format('create role %I %s %s %s %s %s %s %s', role ->> 'name',
-        case when (role ->> 'superuser')::boolean then 'superuser' else 'nosuperuser' end,
-        case when (role ->> 'inherit')::boolean then 'inherit' else 'noinherit' end,
-        case when (role ->> 'createrole')::boolean then 'createrole' else 'nocreaterole' end,
-        case when (role ->> 'createdb')::boolean then 'createdb' else 'nocreatedb' end,
-        case when (role ->> 'login')::boolean then 'login' else 'nologin' end,
-        case when (role ->> 'replication')::boolean then 'replication' else 'noreplication' end,
-        case when (role ->> 'bypassrls')::boolean then 'bypassrls' else 'nobypassrls' end);
+      execute format('create role %I %s', role ->> 'name', varve_group._role_attributes(role));
       execute 'insert into varve_group.copied_role (role) values ($1) on conflict do nothing' using role ->> 'name';
     exception
       -- Roles are of the whole server: another of its databases, which is filled at the same time, was faster.

@@ -74,13 +74,7 @@ create or replace function varve_group._role_options(role jsonb) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select concat_ws(' ',
-    case when (role ->> 'superuser')::boolean then 'superuser' else 'nosuperuser' end,
-    case when (role ->> 'inherit')::boolean then 'inherit' else 'noinherit' end,
-    case when (role ->> 'createrole')::boolean then 'createrole' else 'nocreaterole' end,
-    case when (role ->> 'createdb')::boolean then 'createdb' else 'nocreatedb' end,
-    case when (role ->> 'login')::boolean then 'login' else 'nologin' end,
-    case when (role ->> 'replication')::boolean then 'replication' else 'noreplication' end,
-    case when (role ->> 'bypassrls')::boolean then 'bypassrls' else 'nobypassrls' end,
+    varve_group._role_attributes(role),
     'connection limit ' || (role ->> 'connections'),
     case when role ->> 'password' is null then 'password null' else format('password %L', role ->> 'password') end,
     format('valid until %L', coalesce((role ->> 'until') || case when role ->> 'until' like '%infinity' then '' else '+00' end, 'infinity')))
